@@ -1,0 +1,1 @@
+"""Configuration, training loop, distributed setup, checkpoints, logging and evaluation."""

@@ -1,0 +1,20 @@
+"""The one exception for bad input, and how a command line reports it."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Input that cannot be used: a path, a flag, a file's content.
+
+    The message is one line that names the file, flag or field and what to do about it.
+    """
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run an entry point; a `UserError` becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
