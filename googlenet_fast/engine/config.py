@@ -1,0 +1,274 @@
+"""The training configuration: dataclasses, YAML recipes and command-line overrides."""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import jsonargparse
+import yaml
+
+from googlenet_fast.errors import UserError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    preset: Literal["paper", "paddleclas", "torchvision"] = "torchvision"
+    """Whose GoogLeNet: Szegedy et al. and Caffe's, PaddleClas's, or torchvision's (batch norm)."""
+    num_classes: int | None = None
+    """Number of classes; default: those of the dataset."""
+    aux: bool = True
+    """Train with the two auxiliary classifiers."""
+    lrn: bool | None = None
+    """Local response normalisation in the stem; default: the preset's."""
+    dropout: float | None = None
+    """Dropout before the classifier; default: the preset's."""
+    weights: Path | None = None
+    """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a checkpoint of ours."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """The images."""
+
+    path: Path | None = None
+    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, or class
+    folders alone; default: the embedded handwritten digits. `--data PATH` for short."""
+    train_list: Path | None = None
+    """List of training images, "relative/path label" a line, in place of `path`."""
+    val_list: Path | None = None
+    """List of validation images."""
+    root: Path | None = None
+    """Folder that the paths of the lists start from; default: the folder of the list."""
+    delimiter: str = " "
+    """What separates path and label in the lists."""
+    relabel: bool = False
+    """Number the labels of the lists anew from 0, in sorted order."""
+    class_names: Path | None = None
+    """File with a class name a line, in label order."""
+    loader: Literal["auto", "dali", "torchvision", "synthetic"] = "auto"
+    """What reads the images; auto takes DALI where it is installed."""
+    image_size: int = 224
+    """Side of the square the network sees, in pixels."""
+    resize_size: int | None = None
+    """Short side before the centre crop of evaluation; default: image_size * 256 / 224."""
+    batch_size: int = 64
+    """Images a step in each process."""
+    num_workers: int = 2
+    """Decoding threads (DALI) or processes (torchvision) of each process."""
+    min_area: float = 0.08
+    """Least share of the image that a random training crop covers."""
+    aspect_ratio: float = 4 / 3
+    """Greatest aspect ratio of a random training crop (its inverse is the least)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.05
+    """Learning rate after warm-up, for the global batch as it is (no rescaling)."""
+    momentum: float = 0.9
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    weight_decay: float = 1e-4
+    """L2 penalty."""
+    decay_bias_and_norm: bool = True
+    """Apply the L2 penalty to biases and batch-norm parameters too, as PaddleClas does."""
+    classifier_lr_scale: float = 1.0
+    """Multiplies the learning rate of the classifiers; more than 1 suits fine-tuning."""
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """The learning rate over time, updated at every step."""
+
+    name: Literal["cosine", "step", "polynomial", "constant"] = "cosine"
+    """Shape of the decay after warm-up."""
+    warmup_epochs: float = 5.0
+    """Epochs of linear warm-up from 0."""
+    final_lr: float = 0.0
+    """Where cosine and polynomial decay end."""
+    step_epochs: float = 30.0
+    """step: epochs between two decays."""
+    gamma: float = 0.1
+    """step: factor of each decay."""
+    power: float = 1.0
+    """polynomial: exponent (Caffe's quick solver: 0.5)."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    epochs: int = 90
+    """Passes over the training images."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    accumulate: int = 1
+    """Batches whose gradients add up to one step."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    amp: Literal["auto", "off", "fp16", "bf16"] = "auto"
+    """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
+    compile: bool = False
+    """Run the network through torch.compile."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    seed: int = 0
+    """Seed of initialisation, order, augmentation and dropout."""
+    eval_interval: int = 1
+    """Epochs between evaluations (the last epoch is always evaluated)."""
+    log_interval: int = 20
+    """Steps between log lines."""
+    output: Path | None = None
+    """Folder of the run; default: a new one below runs/."""
+    resume: str | None = None
+    """"auto" continues the run in the output folder if it has begun; a path, that checkpoint."""
+
+
+_POSITIVE = (
+    "epochs", "accumulate", "eval_interval", "log_interval", "model.num_classes", "data.image_size",
+    "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
+    "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",
+    "seed",
+)  # fmt: skip
+_FRACTIONS = (
+    "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
+    "data.min_area",
+)  # fmt: skip
+_OWN_DATA = r"--data\.(path|train_list)\b"
+
+
+def load_config(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line asks for.
+
+    `-c RECIPE` names a YAML file or a recipe of the package (configs/RECIPE.yaml), and
+    `--section.field VALUE` overrides it. With neither recipe nor data the recipe is `digits`.
+
+    Raises:
+        UserError: an unknown key, a bad value, a recipe that cannot be read.
+    """
+    parser = _parser()
+    short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    short.add_argument("-c", "--config")
+    short.add_argument("--data")
+    try:
+        named, overrides = short.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    if named.data is not None:
+        overrides += ["--data.path", named.data]
+    if named.config is None and not any(re.match(_OWN_DATA, a) for a in overrides):
+        named.config = "digits"
+    if named.config is not None:
+        recipe = str(_recipe(named.config))
+        _check_recipe(parser, recipe)
+        overrides = ["--config", recipe, *overrides]
+    config = parser.instantiate(parser.parse_args(overrides))
+    fields = {key: getattr(config, key) for key in TrainConfig.__dataclass_fields__}
+    return _checked(TrainConfig(**fields))
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The configuration as YAML that `-c` reads back."""
+    return yaml.safe_dump(config_values(config), sort_keys=False)
+
+
+def config_values(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def _recipe(name: str) -> Path:
+    """The YAML file that `-c name` means: a path, or a recipe of the package."""
+    if Path(name).is_file():
+        return Path(name)
+    recipes = sorted(Path(str(resources.files("googlenet_fast") / "configs")).glob("*.yaml"))
+    for recipe in recipes:
+        if name == recipe.stem:
+            return recipe
+    stems = [recipe.stem for recipe in recipes]
+    raise UserError(
+        f"--config {name}: no such file, and the recipes are {', '.join(stems)}."
+        + _hint(name, stems)
+    )
+
+
+def _check_recipe(parser: jsonargparse.ArgumentParser, recipe: str) -> None:
+    """Parse the recipe alone, so that what is wrong in it is reported with its name."""
+    try:
+        parser.parse_path(recipe)
+    except UserError as error:
+        raise UserError(f"{recipe}: {error}") from None
+
+
+def _checked(config: TrainConfig) -> TrainConfig:
+    """Refuse values outside their range."""
+    for keys, valid, wanted in (
+        (_POSITIVE, lambda value: value > 0, "more than 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
+        (_FRACTIONS, lambda value: 0 <= value <= 1, "between 0 and 1"),
+    ):
+        for key in keys:
+            value = functools.reduce(getattr, key.split("."), config)
+            if value is not None and not valid(value):
+                raise UserError(f"--{key} {value}: must be {wanted}")
+    if config.data.aspect_ratio < 1:
+        raise UserError(f"--data.aspect_ratio {config.data.aspect_ratio}: must be 1 or more")
+    return config
+
+
+def _parser() -> "_Parser":
+    parser = _Parser(
+        prog="python -m googlenet_fast.train",
+        description="Train GoogLeNet. With no arguments: on embedded handwritten digits.",
+    )
+    parser.add_argument(
+        "-c", "--config", action="config", help="A YAML file, or a recipe of the package."
+    )
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    return parser
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Reports what is wrong as one line, with the nearest valid key or value."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as a `UserError`."""
+        line = " ".join(message.split())
+        literal = re.search(r"Literal\[(.*)\]\. Got value: (\S+)", line)
+        if literal:
+            raise UserError(line + _hint(literal[2], re.findall(r"'(\w+)'", literal[1])))
+        keys = [action.dest for action in self._actions]
+        group = re.search(r"Group '(\S+)' does not accept option '(\S+)'", line)
+        if group:
+            raise UserError(line + _hint(f"{group[1]}.{group[2]}", keys))
+        unknown = re.search(r"unrecognized arguments: -*([^\s=]+)|Option '(\S+)'", line)
+        raise UserError(line + (_hint(unknown[1] or unknown[2], keys) if unknown else ""))
+
+
+def _hint(word: str, choices: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, choices, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

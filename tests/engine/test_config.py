@@ -1,0 +1,97 @@
+"""The configuration: recipes, overrides, and one clear line for each mistake."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from googlenet_fast.engine.config import dump_config, load_config
+from googlenet_fast.errors import UserError
+
+RECIPES = ("digits", "finetune", "imagenet", "imagenet_best", "imagenet_torchvision")
+
+
+def test_no_arguments_mean_the_digits_recipe() -> None:
+    config = load_config([])
+    assert config == load_config(["-c", "digits"])
+    assert config.data.path is None
+    assert config.data.image_size == 64
+
+
+def test_own_data_without_a_recipe_takes_the_defaults(tmp_path: Path) -> None:
+    config = load_config(["--data", str(tmp_path)])
+    assert config.data.path == tmp_path
+    assert config.data.image_size == 224
+    assert load_config([f"--data={tmp_path}"]) == config
+    assert load_config(["--data.path", str(tmp_path)]) == config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_valid_and_survive_a_round_trip(recipe: str, tmp_path: Path) -> None:
+    config = load_config(["-c", recipe, "--epochs", "7", "--output", str(tmp_path / "a b")])
+    assert config.epochs == 7
+    stored = tmp_path / "config.yaml"
+    stored.write_text(dump_config(config))
+    assert load_config(["-c", str(stored)]) == config
+
+
+def test_reference_recipe_is_the_one_of_paddleclas() -> None:
+    config = load_config(["-c", "imagenet"])
+    assert (config.epochs, config.data.batch_size, config.optimizer.lr) == (200, 64, 0.01)
+    assert config.optimizer.weight_decay == 1e-4
+    assert config.schedule.warmup_epochs == 5
+    assert config.model.preset == "paddleclas"
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optimizer: {lr: 1e-3}\n")
+    assert load_config(["-c", str(recipe)]).optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--optimizer.lrr", "1"], "Did you mean 'optimizer.lr'?"),
+        (["--model.preset", "papper"], "Did you mean 'paper'?"),
+        (["--epochs", "many"], "\"epochs\": Expected a <class 'int'>"),
+        (["--epochs", "0"], "--epochs 0: must be more than 0"),
+        (["--seed", "-1"], "--seed -1: must be 0 or more"),
+        (["--data.flip", "1.5"], "--data.flip 1.5: must be between 0 and 1"),
+        (["--data.aspect_ratio", "0.5"], "--data.aspect_ratio 0.5: must be 1 or more"),
+        (["-c", "digit"], "Did you mean 'digits'?"),
+        (["-c", "no/such.yaml"], "--config no/such.yaml: no such file"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--config"], "expected one argument"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: list[str], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(arguments)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer:\n  lrr: 3\n", "Did you mean 'optimizer.lr'?"),
+        ("optimzer: {lr: 1}\n", "Did you mean 'optimizer.lr'?"),
+        ("epochs: abc\n", '"epochs"'),
+        ("schedule: {name: cosin}\n", "Did you mean 'cosine'?"),
+        ("data: [1\n", "line 1"),
+        ("!!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+    ],
+)
+def test_mistakes_in_a_recipe_name_the_file(text: str, expected: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "my recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(["-c", str(recipe)])
+    assert str(error.value).startswith(f"{recipe}: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_dump_is_plain_yaml() -> None:
+    assert yaml.safe_load(dump_config(load_config([])))["model"]["preset"] == "torchvision"
