@@ -1,0 +1,176 @@
+"""The three published GoogLeNets, each as a row of choices for the one implementation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from googlenet_fast.errors import UserError
+
+MIN_SIZE = 64
+"""Smallest input side in pixels: below it the deepest blocks have nothing left to see."""
+
+_SEARCH_LIMIT = 1024
+"""Sides up to here are tried when an error lists the sizes that auxiliary heads take."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How pixels become network input: `(pixel - mean) / std`, channels in `channel_order`.
+
+    `mean` and `std` are in 0..255 units and follow `channel_order`.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: Literal["RGB", "BGR"]
+
+
+CAFFE_BGR = Normalization((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), "BGR")
+"""ImageNet mean as the BVLC reference model uses it."""
+
+IMAGENET_RGB = Normalization(
+    (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255), "RGB"
+)
+"""ImageNet mean and standard deviation as torchvision and PaddleClas use them."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What distinguishes one published GoogLeNet from another."""
+
+    name: str
+    conv_bias: bool
+    """Convolutions have a bias."""
+    batch_norm: bool
+    """Batch normalisation (eps 1e-3) between each convolution and its ReLU."""
+    conv_relu: bool
+    """ReLU after every convolution; otherwise only on each Inception block's output."""
+    branch3_kernel: int
+    """Kernel side of the "5x5" branch."""
+    lrn: bool
+    """Local response normalisation (5, 1e-4, 0.75) in the stem."""
+    ceil_mode: bool
+    """Stride-2 pools round their output size up."""
+    last_pool: int
+    """Kernel side of the stride-2 pool after block 4e."""
+    aux_grid: int
+    """Side of the grid the auxiliary heads' first fully connected layer sees."""
+    aux_adaptive: bool
+    """Auxiliary heads pool any input to their grid; otherwise by a 5x5/3 average."""
+    aux_fc_relu: tuple[bool, bool]
+    """ReLU after the first fully connected layer of auxiliary head 1 and 2."""
+    dropout: float
+    """Dropout probability before the classifier."""
+    aux_dropout: float
+    """Dropout probability before the auxiliary classifiers."""
+    downscale_in_infer: bool
+    """Dropout leaves training unscaled and multiplies by 1 - p in inference."""
+    initialization: Literal["caffe", "paddle", "torchvision"]
+    """Whose customary random weights a fresh network gets."""
+    normalization: Normalization
+
+    def check_input_size(self, size: int | tuple[int, int], aux: bool) -> None:
+        """Check that the network takes images of `size` pixels, a side or (H, W).
+
+        Raises:
+            UserError: a side is too small, or does not give the grid the auxiliary heads need.
+        """
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < MIN_SIZE:
+            raise UserError(
+                f"image size {height}x{width}: preset {self.name} takes {MIN_SIZE} pixels a side"
+                " or more"
+            )
+        if aux and not (self._aux_takes(height) and self._aux_takes(width)):
+            sides = [side for side in range(MIN_SIZE, _SEARCH_LIMIT) if self._aux_takes(side)]
+            raise UserError(
+                f"image size {height}x{width}: preset {self.name} with auxiliary heads takes"
+                f" {sides[0]} to {sides[-1]} pixels a side; choose such a size, switch the"
+                " auxiliary heads off, or use preset torchvision"
+            )
+
+    def _aux_takes(self, side: int) -> bool:
+        """Whether an image `side` comes out of block 4 with the grid the heads need."""
+        if self.aux_adaptive:
+            return True
+        side = (side - 1) // 2 + 1
+        for _ in range(3):
+            side = self._pooled(side)
+        return (side - 5) // 3 + 1 == self.aux_grid
+
+    def _pooled(self, side: int) -> int:
+        """Output side of a 3x3/2 pool without padding."""
+        return (side - 3 + self.ceil_mode) // 2 + 1
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="paper",
+            conv_bias=True,
+            batch_norm=False,
+            conv_relu=True,
+            branch3_kernel=5,
+            lrn=True,
+            ceil_mode=True,
+            last_pool=3,
+            aux_grid=4,
+            aux_adaptive=False,
+            aux_fc_relu=(True, True),
+            dropout=0.4,
+            aux_dropout=0.7,
+            downscale_in_infer=False,
+            initialization="caffe",
+            normalization=CAFFE_BGR,
+        ),
+        Preset(
+            name="paddleclas",
+            conv_bias=False,
+            batch_norm=False,
+            conv_relu=False,
+            branch3_kernel=5,
+            lrn=False,
+            ceil_mode=False,
+            last_pool=3,
+            aux_grid=3,
+            aux_adaptive=False,
+            aux_fc_relu=(True, False),
+            dropout=0.4,
+            aux_dropout=0.7,
+            downscale_in_infer=True,
+            initialization="paddle",
+            normalization=IMAGENET_RGB,
+        ),
+        Preset(
+            name="torchvision",
+            conv_bias=False,
+            batch_norm=True,
+            conv_relu=True,
+            branch3_kernel=3,
+            lrn=False,
+            ceil_mode=True,
+            last_pool=2,
+            aux_grid=4,
+            aux_adaptive=True,
+            aux_fc_relu=(True, True),
+            dropout=0.2,
+            aux_dropout=0.7,
+            downscale_in_infer=False,
+            initialization="torchvision",
+            normalization=IMAGENET_RGB,
+        ),
+    )
+}
+"""By name: `paper` (Szegedy et al. 2014 as BVLC Caffe trained it; aux head shapes of the paper),
+`paddleclas` (PaddleClas's GoogLeNet) and `torchvision` (torchvision's GoogLeNet)."""
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r}: there is none; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
