@@ -1,0 +1,57 @@
+"""A request to stop (SIGINT, SIGTERM) that all processes honour at the same step."""
+
+import signal
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request; a second one acts as usual.
+
+    In a run of several processes the request is agreed upon by an asynchronous all-reduce over
+    gloo, whose result is read one step later: no step waits for it.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self.signal: signal.Signals | None = None
+        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._flag = torch.zeros(1, dtype=torch.int32)
+        self._pending: dist.Work | None = None
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pending is not None and error is None:
+            self._pending.wait()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(number, self._previous[signal.Signals(number)])
+
+    def poll(self) -> bool:
+        """Whether to stop now; every process must call it once a step and gets the same answer."""
+        if self._group is None:
+            return self.signal is not None
+        agreed = False
+        if self._pending is not None:
+            self._pending.wait()
+            agreed = bool(self._flag.item())
+        self._flag = torch.tensor([self.signal is not None], dtype=torch.int32)
+        self._pending = dist.all_reduce(
+            self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return agreed

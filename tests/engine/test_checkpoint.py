@@ -1,0 +1,92 @@
+"""Checkpoints are whole or absent, and never unpickle arbitrary objects."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
+from googlenet_fast.errors import UserError
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "run ä" / "last.pt"
+    path.parent.mkdir()
+    weights = torch.randn(3, 4)
+    save_checkpoint(path, {"step": 3, "model": {"w": weights}, "names": ["a", "ä"]})
+    state = load_checkpoint(path)
+    assert state["step"] == 3
+    assert state["names"] == ["a", "ä"]
+    assert torch.equal(state["model"]["w"], weights)
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "fdopen"])
+def test_full_disk_keeps_the_previous_checkpoint(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(UserError, match=r"last\.pt: No space left on device; the previous one"):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_device_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    fdopen = os.fdopen
+
+    def open_full_device(descriptor: int, mode: str) -> object:
+        os.close(descriptor)
+        return fdopen(os.open("/dev/full", os.O_WRONLY), mode)
+
+    monkeypatch.setattr(os, "fdopen", open_full_device)
+    with pytest.raises(UserError, match="No space left on device"):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    with pytest.raises(UserError, match=r"last\.pt: no such file"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"step": 1, "model": torch.randn(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read"):
+        load_checkpoint(path)
+    torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="not a checkpoint of this trainer"):
+        load_checkpoint(path)
+
+
+class Hostile:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hostile_checkpoint_runs_nothing(zipped: bool, tmp_path: Path) -> None:
+    path, marker = tmp_path / "last.pt", tmp_path / "ran"
+    if zipped:
+        torch.save({"format": Hostile(marker)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"format": Hostile(marker)}, protocol=2))
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(path)
+    assert not marker.exists()
