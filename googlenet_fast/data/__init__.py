@@ -1,0 +1,18 @@
+"""Datasets of labelled images, and the loaders that turn them into batches."""
+
+from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.loader import Loader, build_loader
+from googlenet_fast.data.sample import sample_dataset
+from googlenet_fast.data.sampling import Augmentation
+from googlenet_fast.data.splits import Splits, find_splits, open_splits
+
+__all__ = [
+    "Augmentation",
+    "ImageDataset",
+    "Loader",
+    "Splits",
+    "build_loader",
+    "find_splits",
+    "open_splits",
+    "sample_dataset",
+]

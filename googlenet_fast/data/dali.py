@@ -1,0 +1,252 @@
+"""The loader on NVIDIA DALI: one pipeline, on the CPU or a GPU."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dali_math
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+from torch import Tensor
+
+from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.sampling import (
+    AREA,
+    ATTEMPTS,
+    FLIP,
+    LEFT,
+    RATIO,
+    TOP,
+    Augmentation,
+    Batch,
+    BatchSampler,
+)
+from googlenet_fast.model.presets import Normalization
+
+LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
+"""Of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the JPEG decoder."""
+
+
+class DaliLoader:
+    """Batches of a dataset, read and augmented by DALI; see `googlenet_fast.data.Loader`.
+
+    File names and crops come from the sampler rather than from DALI's own reader and random crop:
+    their state cannot be set to a given epoch and step, and each would hold the whole file list.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        sampler: BatchSampler,
+        *,
+        image_size: int,
+        resize_size: int,
+        normalization: Normalization,
+        device: torch.device,
+        dtype: torch.dtype,
+        num_threads: int,
+    ) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+        self._dtype = dtype
+        self._device = device
+        self._definition = {
+            "augmentation": sampler.augmentation,
+            "image_size": image_size,
+            "resize_size": resize_size,
+            "normalization": normalization,
+            "on_gpu": device.type == "cuda",
+            "half": dtype == torch.float16,
+            "device_id": device.index or 0 if device.type == "cuda" else None,
+            "num_threads": num_threads,
+        }
+        self._epoch, self._start_step = 0, 0
+        self._pipeline: Pipeline | None = None
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Make the next iteration that of `epoch`, from batch `start_step` on."""
+        self._epoch, self._start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._batches = self._sampler.batches(self._epoch, self._start_step)
+        self._in_flight: deque[Batch] = deque()
+        # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
+        # that ended is used again.
+        pipeline, self._pipeline = self._pipeline or self.build_pipeline(), None
+        while outputs := self._run(pipeline):
+            self._in_flight.popleft()
+            images, labels = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+            yield images.permute(0, 3, 1, 2).to(self._dtype), labels
+        pipeline.reset()
+        self._pipeline = pipeline
+
+    def build_pipeline(self) -> Pipeline:
+        """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
+        return _image_pipeline(
+            batch_size=self._sampler.batch_size, source=self._next_inputs, **self._definition
+        )
+
+    def _next_inputs(self) -> tuple[Any, ...]:
+        """What the pipeline asks for ahead of each batch; StopIteration ends the epoch."""
+        batch = next(self._batches)
+        self._in_flight.append(batch)
+        return _inputs(self._dataset, batch)
+
+    def _run(self, pipeline: Pipeline) -> tuple[Any, ...] | None:
+        """The pipeline's next outputs, None at the end of the epoch."""
+        stream = None
+        if self._device.type == "cuda":
+            stream = torch.cuda.current_stream(self._device)
+        try:
+            return pipeline.run(stream)
+        except StopIteration:
+            return None
+        except RuntimeError as error:
+            self._raise_for_undecodable(error)
+            raise
+
+    def _raise_for_undecodable(self, error: RuntimeError) -> None:
+        """Find the file at fault by reading those in flight one at a time, and name it."""
+        alone: list[Batch] = []
+        pipeline = _image_pipeline(
+            batch_size=1,
+            exec_pipelined=False,
+            exec_async=False,
+            source=lambda: _inputs(self._dataset, alone.pop()),
+            **self._definition,
+        )
+        for batch in self._in_flight:
+            for i, index in enumerate(batch.indices):
+                draws = None if batch.draws is None else batch.draws[i : i + 1]
+                alone.append(Batch(batch.indices[i : i + 1], draws))
+                try:
+                    pipeline.run()
+                except RuntimeError as reason:
+                    raise undecodable(self._dataset.path(index), reason) from error
+
+
+def _inputs(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
+    """File names as bytes, labels and, in training, draws: what `_image_pipeline` takes."""
+    names = [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
+    labels = dataset.labels[batch.indices]
+    return (names, labels) if batch.draws is None else (names, labels, batch.draws)
+
+
+@pipeline_def
+def _image_pipeline(
+    source: Callable[[], tuple[Any, ...]],
+    augmentation: Augmentation | None,
+    image_size: int,
+    resize_size: int,
+    normalization: Normalization,
+    on_gpu: bool,
+    half: bool,
+) -> tuple[DataNode, DataNode]:
+    """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
+
+    On a GPU, file access and the headers stay with the CPU and everything from the JPEG's
+    decoding on is the GPU's.
+    """
+    types_and_ranks = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT64, 1)]
+    if augmentation is None:
+        del types_and_ranks[2]
+    name, label, *draws = fn.external_source(
+        source=source,
+        num_outputs=len(types_and_ranks),
+        dtype=[dtype for dtype, _ in types_and_ranks],
+        ndim=[rank for _, rank in types_and_ranks],
+    )
+    encoded = fn.io.file.read(name)
+    shape = fn.peek_image_shape(encoded)
+    bgr = normalization.channel_order == "BGR"
+    decoding = {
+        "device": "mixed" if on_gpu else "cpu",
+        "output_type": types.BGR if bgr else types.RGB,
+        # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
+        "jpeg_fancy_upsampling": augmentation is None,
+        "preallocate_width_hint": LARGEST_WIDTH if on_gpu else 0,
+        "preallocate_height_hint": LARGEST_HEIGHT if on_gpu else 0,
+    }
+    mirror: DataNode | int = 0
+    if augmentation is None:
+        images = fn.decoders.image(encoded, **decoding)
+        images = _resize_and_crop_center(images, shape, resize_size, image_size)
+    else:
+        start, size = _crop_window(draws[0], shape, augmentation.aspect_ratio)
+        images = fn.decoders.image_slice(
+            encoded, start=start, shape=size, axis_names="HW", **decoding
+        )
+        images = _resize(images, [image_size, image_size])
+        mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
+    images = fn.crop_mirror_normalize(
+        images,
+        mirror=mirror,
+        mean=list(normalization.mean),
+        std=list(normalization.std),
+        dtype=types.FLOAT16 if half else types.FLOAT,
+        output_layout="HWC",
+    )
+    return images, label.gpu() if on_gpu else label
+
+
+def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:
+    """Linear and antialiased, which is torchvision's and Pillow's bilinear."""
+    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def _crop_window(
+    draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]
+) -> tuple[DataNode, DataNode]:
+    """`sampling.crop_window` as a graph: start (top, left) and size (height, width), int32."""
+    height, width = (fn.cast(shape[i], dtype=types.FLOAT64) for i in (0, 1))
+    area = height * width * draws[AREA]
+    widths = dali_math.floor(dali_math.sqrt(area * draws[RATIO]) + 0.5)
+    heights = dali_math.floor(dali_math.sqrt(area / draws[RATIO]) + 0.5)
+    fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
+    # The first attempt that fits has the highest score; 0 says that none does.
+    score = fits * types.Constant(np.arange(ATTEMPTS, 0, -1, dtype=np.float64))
+    best = fn.reductions.max(score)
+    chosen = fits & (score == best)
+    widest = dali_math.min(width, dali_math.floor(height * aspect_ratio[1] + 0.5))
+    highest = dali_math.min(height, dali_math.floor(width / aspect_ratio[0] + 0.5))
+    w = _only(chosen, widths) + (best == 0) * widest
+    h = _only(chosen, heights) + (best == 0) * highest
+    top = dali_math.floor(draws[TOP] * (height - h + 1))
+    left = dali_math.floor(draws[LEFT] * (width - w + 1))
+    start, size = fn.stack(top, left), fn.stack(h, w)
+    return fn.cast(start, dtype=types.INT32), fn.cast(size, dtype=types.INT32)
+
+
+def _only(chosen: DataNode, values: DataNode) -> DataNode:
+    """The value where `chosen` is set, 0 if nowhere; exact in float32 up to 2**24."""
+    return fn.reductions.sum(fn.cast(chosen * values, dtype=types.FLOAT))
+
+
+def _resize_and_crop_center(
+    images: DataNode, shape: DataNode, resize_size: int, image_size: int
+) -> DataNode:
+    """Short side to `resize_size`, then the central square, rounded as torchvision does."""
+    height, width = shape[0], shape[1]
+    short = dali_math.min(height, width)
+    h, w = height * resize_size // short, width * resize_size // short
+    images = _resize(images, fn.cast(fn.stack(h, w), dtype=types.FLOAT))
+    start = fn.stack(_half_to_even(h - image_size), _half_to_even(w - image_size))
+    return fn.slice(
+        images,
+        start=fn.cast(start, dtype=types.INT32),
+        shape=[image_size, image_size],
+        axis_names="HW",
+    )
+
+
+def _half_to_even(value: DataNode) -> DataNode:
+    """round(value / 2) of Python, which torchvision places its crop by: ties to the even one."""
+    half = value // 2
+    return half + (value - 2 * half) * (half - 2 * (half // 2))

@@ -1,0 +1,139 @@
+"""The description of a labelled set of image files that feeds every loader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_fast.data.folders import list_class_folders
+from googlenet_fast.data.lists import ImageList, read_image_list
+from googlenet_fast.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Image files and their labels."""
+
+    root: Path
+    """Folder that `files` are relative to."""
+    files: list[str]
+    """Paths of the images."""
+    labels: NDArray[np.int64]
+    """Class indices, (len(files),)."""
+    class_names: tuple[str, ...]
+    """Names in the order of the class indices."""
+    source: Path
+    """The folder or list file that this was read from."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, those without an image included."""
+        return len(self.class_names)
+
+    def path(self, index: int) -> str:
+        """Path of an image."""
+        return f"{self.root}/{self.files[index]}"
+
+    def subset(self, indices: NDArray[np.int64]) -> "ImageDataset":
+        """The images at `indices`, with all the classes."""
+        files = [self.files[i] for i in indices]
+        return ImageDataset(self.root, files, self.labels[indices], self.class_names, self.source)
+
+    def check_labels(self, num_classes: int) -> None:
+        """Refuse labels that a classifier of `num_classes` classes has no output for.
+
+        Raises:
+            UserError: names the list and line, or the image, of the first such label.
+        """
+        too_large = np.flatnonzero(self.labels >= num_classes)
+        if too_large.size:
+            index = int(too_large[0])
+            raise UserError(
+                f"{self.source}: {self.files[index]} has label {self.labels[index]}, but there are "
+                f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
+                "num_classes, or number the labels anew with relabel"
+            )
+
+    @classmethod
+    def from_folder(
+        cls, root: Path | str, *, class_names: Sequence[str] | None = None
+    ) -> "ImageDataset":
+        """Read a tree of class folders, root/CLASS/**/IMAGE, in sorted order.
+
+        Args:
+            root: The folder of the class folders.
+            class_names: All the classes, in the order of their indices; default: the folders.
+
+        Raises:
+            UserError: no such folder, no class folders, one without an image, one that
+                `class_names` lacks.
+        """
+        root = Path(root)
+        folders = list_class_folders(root)
+        names = tuple(class_names or folders)
+        index = {name: i for i, name in enumerate(names)}
+        for name, files in folders.items():
+            if not files:
+                raise UserError(
+                    f"{root / name}: this class folder holds no image; fill or remove it"
+                )
+            if name not in index:
+                raise UserError(
+                    f"{root / name}: a class that is not among the {len(names)} expected"
+                )
+        counts = [len(files) for files in folders.values()]
+        labels = np.repeat(np.array([index[name] for name in folders], dtype=np.int64), counts)
+        paths = [f"{name}/{file}" for name, files in folders.items() for file in files]
+        return cls(root, paths, labels, names, root)
+
+    @classmethod
+    def from_list(
+        cls,
+        list_file: Path | str,
+        root: Path | str | None = None,
+        *,
+        delimiter: str = " ",
+        relabel: bool = False,
+        class_names: Sequence[str] | None = None,
+    ) -> "ImageDataset":
+        """Read a list with a line "relative/path<delimiter>label" for each image.
+
+        Args:
+            list_file: The list; the last delimiter of a line separates path and label.
+            root: Folder that the paths start from; default: the folder of the list.
+            delimiter: What separates path and label.
+            relabel: Number the labels that occur anew from 0, in sorted order.
+            class_names: Names by label; default: the folders of the images where each class has
+                one of its own, else the labels.
+
+        Raises:
+            UserError: names the file and the line: a line without an integer label >= 0, a path
+                that is absolute or leaves the root, an image that does not exist.
+        """
+        images = read_image_list(Path(list_file), root, delimiter)
+        return cls.from_image_list(images, images.classes() if relabel else None, class_names)
+
+    @classmethod
+    def from_image_list(
+        cls,
+        images: ImageList,
+        classes: NDArray[np.int64] | None,
+        class_names: Sequence[str] | None,
+    ) -> "ImageDataset":
+        """The dataset of a list whose labels are indices, or elements of `classes`."""
+        labels = images.labels if classes is None else np.searchsorted(classes, images.labels)
+        names = tuple(class_names or images.class_names(classes))
+        dataset = cls(images.root, images.files, labels.astype(np.int64), names, images.source)
+        dataset.check_labels(len(names))
+        return dataset
+
+
+def undecodable(path: str, reason: Exception) -> UserError:
+    """The error for a file that is not an image which can be read."""
+    text = " ".join(str(reason).split())
+    return UserError(f"{path}: cannot be read as an image; repair or remove it ({text[:300]})")

@@ -1,0 +1,124 @@
+"""Reading lists of images: PaddleClas' train_list.txt and its file of class names."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_fast.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList:
+    """A list as it was written."""
+
+    source: Path
+    """The list file."""
+    root: Path
+    """Folder that `files` are relative to."""
+    files: list[str]
+    """Paths of the images."""
+    labels: NDArray[np.int64]
+    """Labels, >= 0, (len(files),)."""
+
+    def classes(self) -> NDArray[np.int64]:
+        """The labels that occur, sorted."""
+        return np.unique(self.labels)
+
+    def class_names(self, classes: NDArray[np.int64] | None = None) -> list[str]:
+        """Names by label, or of `classes`.
+
+        They are those of the images' folders where each class has one of its own, else the labels.
+        """
+        folders: dict[int, str] = {}
+        distinct = {
+            (os.path.dirname(file), label)  # noqa: PTH120 (a million times)
+            for file, label in zip(self.files, self.labels.tolist(), strict=True)
+        }
+        for folder, label in distinct:
+            folders[label] = os.path.basename(folder)  # noqa: PTH119
+        if len(folders) < len(distinct) or len(set(folders.values())) < len(folders):
+            folders = {}
+        if classes is None:
+            classes = np.arange(self.labels.max() + 1)
+        return [folders.get(label) or str(label) for label in classes.tolist()]
+
+
+def read_image_list(
+    list_file: Path, root: Path | str | None = None, delimiter: str = " "
+) -> ImageList:
+    """Read a list with a line "relative/path<delimiter>label" for each image.
+
+    Raises:
+        UserError: names the file and the line.
+    """
+    root = list_file.parent if root is None else Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: the image root of {list_file} is not a folder")
+    files: list[str] = []
+    labels: list[int] = []
+    numbers: list[int] = []
+    for number, line in enumerate(_read_lines(list_file), start=1):
+        if not (line := line.strip()):
+            continue
+        file, _, label = line.rpartition(delimiter)
+        # isdecimal() alone would let other scripts' digits and numbers past int64 through.
+        if not file or not (label.isascii() and label.isdecimal() and len(label) < 19):
+            raise UserError(
+                f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a label "
+                f"of 0 or more, but found {line[:80]!r}"
+            )
+        files.append(file)
+        labels.append(int(label))
+        numbers.append(number)
+    if not files:
+        raise UserError(f"{list_file}: holds no image")
+    _check_files(list_file, root, files, numbers)
+    return ImageList(list_file, root, files, np.array(labels, dtype=np.int64))
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read a name a line, or "index name" a line (PaddleClas' class_id_map_file).
+
+    Raises:
+        UserError: a file that cannot be read or holds no name.
+    """
+    lines = [line.strip() for line in _read_lines(path) if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: holds no class name")
+    if all(line.split()[0] == str(i) and len(line.split()) > 1 for i, line in enumerate(lines)):
+        lines = [line.split(maxsplit=1)[1] for line in lines]
+    return tuple(lines)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
+
+
+def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[int]) -> None:
+    """Check that the files exist below root, listing each folder once: no million stat calls."""
+    folders: dict[str, list[int]] = {}
+    for i, file in enumerate(files):
+        folders.setdefault(file.rpartition("/")[0], []).append(i)
+    for folder, indices in folders.items():
+        line = f"{list_file}, line {numbers[indices[0]]}"
+        if files[indices[0]].startswith("/") or ".." in folder.split("/"):
+            raise UserError(f"{line}: {files[indices[0]]}: must be a path below the root {root}")
+        try:
+            with os.scandir(root / folder) as entries:
+                present = {entry.name for entry in entries}
+        except OSError:
+            present = set()
+        for i in indices:
+            if files[i].rpartition("/")[2] not in present:
+                raise UserError(
+                    f"{list_file}, line {numbers[i]}: there is no {root / files[i]}; remove the "
+                    "line or set the root that the paths start from"
+                )

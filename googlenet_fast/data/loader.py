@@ -1,0 +1,111 @@
+"""What every loader does, and the choice between them."""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.sampling import Augmentation, BatchSampler
+from googlenet_fast.errors import UserError
+from googlenet_fast.model.presets import Normalization
+
+Kind = Literal["auto", "dali", "torchvision", "synthetic"]
+
+
+class Loader(Protocol):
+    """Batches of one rank, epoch by epoch.
+
+    Iterating yields (images, labels): normalised images (N, 3, H, W), channels_last, on the device
+    and in the dtype asked for, and int64 labels (N,) on the device. In training every rank has the
+    same number of full batches; in evaluation each image comes once over all ranks, in order.
+    """
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        ...
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch that the next iterations yield, from batch `start_step` on.
+
+        The batches are a function of seed and epoch alone: an epoch resumed in the middle
+        continues with the batches that an uninterrupted one has.
+        """
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches.
+
+        Raises:
+            UserError: a file that cannot be decoded, named.
+        """
+        ...
+
+
+def build_loader(
+    dataset: ImageDataset,
+    *,
+    train: bool,
+    batch_size: int,
+    image_size: int,
+    normalization: Normalization,
+    kind: Kind = "auto",
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 2,
+    seed: int = 0,
+    resize_size: int | None = None,
+    augmentation: Augmentation | None = None,
+) -> Loader:
+    """Make a loader.
+
+    Args:
+        dataset: The images.
+        train: Shuffle, crop at random and flip; else evaluate: short side to `resize_size`
+            (bilinear, antialiased), central square of `image_size`.
+        batch_size: Images a batch of this rank.
+        image_size: Side of the square images, in pixels.
+        normalization: Mean and standard deviation in units of 0..255, and channel order.
+        kind: What reads the images; auto takes DALI where it is installed, else torchvision.
+            synthetic yields fixed random batches, for measurements.
+        device: Where the batches go; default: the CPU. DALI also decodes there.
+        dtype: Of the images: float32, float16 or bfloat16.
+        rank: Of this process among `world_size`.
+        world_size: Number of processes that share the images.
+        num_workers: Threads (DALI) or processes (torchvision; 0 reads in this one) that decode.
+        seed: Of order and augmentation, >= 0.
+        resize_size: Of evaluation, in pixels; default: image_size * 256 / 224.
+        augmentation: Of training; default: `Augmentation()`.
+
+    Raises:
+        UserError: too few images for one training batch, a resize_size below image_size, a loader
+            that is not installed.
+    """
+    device = device or torch.device("cpu")
+    resize_size = resize_size or round(image_size * 256 / 224)
+    if resize_size < image_size:
+        raise UserError(f"resize_size {resize_size}: must be image_size, {image_size}, or more")
+    sampler = BatchSampler(
+        num_images=len(dataset),
+        batch_size=batch_size,
+        augmentation=(augmentation or Augmentation()) if train else None,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    from googlenet_fast.data.dali import DaliLoader
+
+    return DaliLoader(
+        dataset,
+        sampler,
+        image_size=image_size,
+        resize_size=resize_size,
+        normalization=normalization,
+        device=device,
+        dtype=dtype,
+        num_threads=max(num_workers, 1),
+    )

@@ -1,0 +1,74 @@
+"""The embedded dataset: the handwritten digits that scikit-learn ships, as JPEG files."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from googlenet_fast.data.cache import cache_dir
+from googlenet_fast.errors import UserError
+
+SIZE = 64
+"""Side of the written images, in pixels; the originals have 8, of 17 grey levels."""
+VALIDATION = 0.2
+"""Share of each digit's images that validates."""
+
+
+def sample_dataset() -> Path:
+    """The folder of 1,797 real handwritten digits, written to the cache at the first call.
+
+    It holds train/DIGIT/*.jpg and val/DIGIT/*.jpg with train_list.txt and val_list.txt.
+    Several processes may call this at once.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    folder = cache_dir() / f"digits-{SIZE}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="digits-", dir=folder.parent))
+        try:
+            _write(unfinished)
+            _publish(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write the sample dataset ({error.strerror}); set "
+            "GOOGLENET_FAST_CACHE to a folder with room that you may write"
+        ) from None
+    return folder
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    """Give the folder its name, unless another process was faster."""
+    unfinished.chmod(0o755)  # mkdtemp's is private
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _write(folder: Path) -> None:
+    from sklearn.datasets import load_digits  # slow to import, and needed once
+
+    digits = load_digits()
+    lists: dict[str, list[str]] = {"train": [], "val": []}
+    for digit in range(10):
+        members = np.random.default_rng(digit).permutation(np.flatnonzero(digits.target == digit))
+        validating = round(VALIDATION * len(members))
+        for i, index in enumerate(members):
+            split = "val" if i < validating else "train"
+            file = f"{split}/{digit}/{index:04d}.jpg"
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            pixels = (digits.images[index] * (255 / 16)).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            image.convert("RGB").save(folder / file, quality=95)
+            lists[split].append(f"{file} {digit}\n")
+    for split, lines in lists.items():
+        (folder / f"{split}_list.txt").write_text("".join(sorted(lines)))

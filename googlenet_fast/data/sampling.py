@@ -1,0 +1,142 @@
+"""Which images make up a batch, and how each is cropped, as a function of (seed, epoch, position).
+
+Order and augmentation depend on nothing else: not on the loader, the number of workers, the batch
+size or the number of ranks. So a run resumed in the middle of an epoch sees the batches of an
+uninterrupted one without replaying it, two ranks see together what one would see alone, and both
+loaders cut the same windows.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_fast.errors import UserError
+
+ATTEMPTS = 10
+"""Windows tried before the fallback of a random-area crop, as torchvision's RandomResizedCrop."""
+AREA = slice(0, ATTEMPTS)
+RATIO = slice(ATTEMPTS, 2 * ATTEMPTS)
+TOP, LEFT, FLIP = 2 * ATTEMPTS, 2 * ATTEMPTS + 1, 2 * ATTEMPTS + 2
+DRAWS = FLIP + 2
+"""Length of a row of draws: the areas (shares of the image) and aspect ratios (width / height) of
+the attempts, the window's place between top (left) and bottom (right) in [0, 1), flip (0 or 1),
+and one unused: a step of the Philox counter gives four numbers, and a row takes whole steps."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random-area crop and horizontal flip of training images."""
+
+    area: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest share of the image that a crop covers."""
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width / height of a crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise UserError(f"area {self.area}: must be 0 < least <= greatest <= 1")
+        if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
+            raise UserError(f"aspect_ratio {self.aspect_ratio}: must be 0 < least <= greatest")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip {self.flip}: must be between 0 and 1")
+
+    def draw(self, seed: int, epoch: int, first: int, count: int) -> NDArray[np.float64]:
+        """The draws (count, DRAWS) for positions first .. first + count - 1 of an epoch."""
+        generator = np.random.Philox(key=[seed, epoch])
+        generator.advance(first * DRAWS // 4)
+        uniform = np.random.Generator(generator).random((count, DRAWS))
+        low, high = self.area
+        uniform[:, AREA] = low + uniform[:, AREA] * (high - low)
+        low, high = np.log(self.aspect_ratio)
+        uniform[:, RATIO] = np.exp(low + uniform[:, RATIO] * (high - low))
+        uniform[:, FLIP] = uniform[:, FLIP] < self.flip
+        return uniform
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def crop_window(
+    draws: NDArray[np.float64], height: int, width: int, aspect_ratio: tuple[float, float]
+) -> Window:
+    """The window that a row of draws cuts from an image: the first attempt that fits.
+
+    The rule is torchvision's RandomResizedCrop's: if no attempt fits, the window is the largest
+    one within the range of aspect ratios.
+    """
+    area = height * width * draws[AREA]
+    widths = np.floor(np.sqrt(area * draws[RATIO]) + 0.5)
+    heights = np.floor(np.sqrt(area / draws[RATIO]) + 0.5)
+    fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
+    if fits.any():
+        first = int(fits.argmax())
+        w, h = int(widths[first]), int(heights[first])
+    else:
+        w = min(width, math.floor(height * aspect_ratio[1] + 0.5))
+        h = min(height, math.floor(width / aspect_ratio[0] + 0.5))
+    top = math.floor(draws[TOP] * (height - h + 1))
+    left = math.floor(draws[LEFT] * (width - w + 1))
+    return Window(top, left, h, w)
+
+
+class Batch(NamedTuple):
+    """What a loader reads for one batch of one rank."""
+
+    indices: NDArray[np.int64]
+    """Images of the dataset, (N,)."""
+    draws: NDArray[np.float64] | None
+    """Augmentation, (N, DRAWS); None in evaluation."""
+
+
+@dataclass(frozen=True)
+class BatchSampler:
+    """The batches of one rank.
+
+    Training shuffles all images anew each epoch and cuts the order into global batches, whose
+    r-th part is rank r's; the incomplete last one is dropped. Evaluation (no augmentation) gives
+    rank r the images r, r + world_size, ... in order, each once; ranks may differ by a batch.
+    """
+
+    num_images: int
+    batch_size: int
+    augmentation: Augmentation | None
+    seed: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.augmentation is not None and len(self) == 0:
+            raise UserError(
+                f"{self.num_images} training images do not fill one batch of {self.batch_size} in "
+                f"each of {self.world_size} processes: choose a smaller batch_size"
+            )
+
+    def __len__(self) -> int:
+        if self.augmentation is not None:
+            return self.num_images // (self.batch_size * self.world_size)
+        return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start_step` on."""
+        if self.augmentation is None:
+            order = np.arange(self.rank, self.num_images, self.world_size)
+            for step in range(start_step, len(self)):
+                yield Batch(order[step * self.batch_size : (step + 1) * self.batch_size], None)
+            return
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        for step in range(start_step, len(self)):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            draws = self.augmentation.draw(self.seed, epoch, first, self.batch_size)
+            yield Batch(order[first : first + self.batch_size], draws)

@@ -1,0 +1,144 @@
+"""Finding the training and validation images of a dataset."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.lists import ImageList, read_class_names, read_image_list
+from googlenet_fast.data.sample import sample_dataset
+from googlenet_fast.errors import UserError
+
+HELD_OUT = 0.1
+"""Share of each class that validates where a dataset has no validation images of its own."""
+
+_log = logging.getLogger("googlenet_fast")
+
+
+class Splits(NamedTuple):
+    """The two parts of a dataset, with the same classes."""
+
+    train: ImageDataset
+    """Images to train on."""
+    val: ImageDataset
+    """Images to validate on."""
+
+
+def open_splits(
+    path: Path | str | None = None,
+    train_list: Path | str | None = None,
+    val_list: Path | str | None = None,
+    *,
+    root: Path | str | None = None,
+    delimiter: str = " ",
+    relabel: bool = False,
+    class_names: Path | str | None = None,
+) -> Splits:
+    """The training and validation images that the arguments describe.
+
+    Args:
+        path: A dataset folder, see `find_splits`; default, without lists: `sample_dataset()`.
+        train_list: List of training images, in place of `path`.
+        val_list: List of validation images; default: a tenth of the training images, held out.
+        root: Folder that the paths of the lists start from; default: the folder of each list.
+        delimiter: What separates path and label in the lists.
+        relabel: Number the labels of the training list anew from 0, in sorted order.
+        class_names: File with a class name a line, in the order of the class indices.
+
+    Raises:
+        UserError: names the argument, file or folder that does not fit.
+    """
+    if train_list is None:
+        if val_list is not None:
+            raise UserError(f"val_list {val_list}: needs a train_list beside it")
+        folder = sample_dataset() if path is None else Path(path)
+        return _from_folder(folder, root, delimiter, relabel, class_names)
+    if path is not None:
+        raise UserError(f"train_list {train_list}: give either it or the dataset folder {path}")
+    train = read_image_list(Path(train_list), root, delimiter)
+    val = None if val_list is None else read_image_list(Path(val_list), root, delimiter)
+    return _from_lists(train, val, relabel, class_names)
+
+
+def find_splits(path: Path | str) -> Splits:
+    """The training and validation images of a dataset folder.
+
+    It holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/ with
+    class folders, or class folders alone, of which a tenth is held out for validation.
+
+    Raises:
+        UserError: names the file or folder that does not fit.
+    """
+    return open_splits(path)
+
+
+def _from_folder(
+    path: Path,
+    root: Path | str | None,
+    delimiter: str,
+    relabel: bool,
+    class_names: Path | str | None,
+) -> Splits:
+    if not path.is_dir():
+        raise UserError(f"{path}: no such dataset folder")
+    train_list, val_list = path / "train_list.txt", path / "val_list.txt"
+    if train_list.is_file():
+        train = read_image_list(train_list, root, delimiter)
+        val = read_image_list(val_list, root, delimiter) if val_list.is_file() else None
+        return _from_lists(train, val, relabel, class_names)
+    names = None if class_names is None else read_class_names(Path(class_names))
+    separate = (path / "train").is_dir()
+    dataset = ImageDataset.from_folder(path / "train" if separate else path, class_names=names)
+    if separate and (path / "val").is_dir():
+        val_set = ImageDataset.from_folder(path / "val", class_names=dataset.class_names)
+        return _checked(dataset, val_set)
+    return _hold_out(dataset)
+
+
+def _from_lists(
+    train: ImageList, val: ImageList | None, relabel: bool, class_names: Path | str | None
+) -> Splits:
+    """Both lists with the classes of the training list."""
+    known = train.classes()
+    classes = known if relabel else None
+    names = (
+        train.class_names(classes) if class_names is None else read_class_names(Path(class_names))
+    )
+    dataset = ImageDataset.from_image_list(train, classes, names)
+    if val is None:
+        return _hold_out(dataset)
+    unknown = np.flatnonzero(~np.isin(val.labels, known))
+    if unknown.size:
+        index = int(unknown[0])
+        raise UserError(
+            f"{val.source}: {val.files[index]} has label {val.labels[index]}, which no image of "
+            f"{train.source} has"
+        )
+    return _checked(dataset, ImageDataset.from_image_list(val, classes, names))
+
+
+def _hold_out(dataset: ImageDataset) -> Splits:
+    """Hold out the same tenth of each class every time, at least one image of two."""
+    held_out = np.zeros(len(dataset), dtype=bool)
+    for label in np.unique(dataset.labels):
+        members = np.flatnonzero(dataset.labels == label)
+        count = max(round(HELD_OUT * len(members)), 1) if len(members) > 1 else 0
+        held_out[np.random.default_rng(0).permutation(members)[:count]] = True
+    splits = _checked(
+        dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+    )
+    _log.info(
+        "%s has no validation images: %d of its %d images are held out for validation",
+        dataset.source, len(splits.val), len(dataset),
+    )  # fmt: skip
+    return splits
+
+
+def _checked(train: ImageDataset, val: ImageDataset) -> Splits:
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(
+            f"{train.source}: has images of one class only; a classifier needs two or more"
+        )
+    return Splits(train, val)
