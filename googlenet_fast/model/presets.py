@@ -5,6 +5,9 @@ from typing import Literal
 
 from googlenet_fast.errors import UserError
 
+Scheme = Literal["caffe", "paddle", "torchvision"]
+"""Whose customary random weights a network starts from."""
+
 MIN_SIZE = 64
 """Smallest input side in pixels: below it the deepest blocks have nothing left to see."""
 
@@ -64,8 +67,7 @@ class Preset:
     """Dropout probability before the auxiliary classifiers."""
     downscale_in_infer: bool
     """Dropout leaves training unscaled and multiplies by 1 - p in inference."""
-    initialization: Literal["caffe", "paddle", "torchvision"]
-    """Whose customary random weights a fresh network gets."""
+    initialization: Scheme
     normalization: Normalization
 
     def check_input_size(self, size: int | tuple[int, int], aux: bool) -> None:

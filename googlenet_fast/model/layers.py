@@ -1,0 +1,60 @@
+"""Layers shared by the stem, the Inception blocks and the heads."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from googlenet_fast.model.presets import Preset
+from googlenet_fast.ops import bias_relu_pool
+
+
+class Conv(nn.Module):
+    """ "Same" convolution with the batch normalisation and ReLU its preset gives it.
+
+    Input (N, in_channels, H, W), output (N, out_channels, H / stride, W / stride) rounded up.
+    """
+
+    def __init__(
+        self, preset: Preset, in_channels: int, out_channels: int, kernel: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, bias=preset.conv_bias
+        )
+        self.bn = nn.BatchNorm2d(out_channels, eps=1e-3) if preset.batch_norm else None
+        self.relu = preset.conv_relu
+
+    def unclipped(self, x: Tensor) -> Tensor:
+        """Return the output before ReLU."""
+        y = self.conv(x)
+        return y if self.bn is None else self.bn(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output after ReLU, where the preset has one."""
+        y = self.unclipped(x)
+        return F.relu(y, inplace=True) if self.relu else y
+
+    def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
+        """Return the 3x3/2 maxima of `forward(x)`; bias and ReLU are done by the pool's op."""
+        conv = self.conv
+        y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+        if self.bn is not None:
+            y = self.bn(y)
+        return bias_relu_pool(y, conv.bias, relu=self.relu, ceil_mode=ceil_mode)
+
+
+class Dropout(nn.Module):
+    """Dropout that scales kept values up in training, or all values down in inference.
+
+    With `downscale_in_infer` training only masks, and inference multiplies by 1 - p (PaddlePaddle's
+    mode of that name).
+    """
+
+    def __init__(self, p: float, downscale_in_infer: bool) -> None:
+        super().__init__()
+        self.p = p
+        self.downscale_in_infer = downscale_in_infer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with dropout applied, of the same shape."""
+        x = F.dropout(x, self.p, self.training)
+        return x * (1 - self.p) if self.downscale_in_infer else x
