@@ -48,7 +48,7 @@ class DaliLoader:
         normalization: Normalization,
         device: torch.device,
         dtype: torch.dtype,
-        num_threads: int,
+        num_workers: int,
     ) -> None:
         self._dataset = dataset
         self._sampler = sampler
@@ -62,7 +62,7 @@ class DaliLoader:
             "on_gpu": device.type == "cuda",
             "half": dtype == torch.float16,
             "device_id": device.index or 0 if device.type == "cuda" else None,
-            "num_threads": num_threads,
+            "num_threads": max(num_workers, 1),
         }
         self._epoch, self._start_step = 0, 0
         self._pipeline: Pipeline | None = None

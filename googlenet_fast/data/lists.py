@@ -67,8 +67,8 @@ def read_image_list(
         # isdecimal() alone would let other scripts' digits and numbers past int64 through.
         if not file or not (label.isascii() and label.isdecimal() and len(label) < 19):
             raise UserError(
-                f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a label "
-                f"of 0 or more, but found {line[:80]!r}"
+                f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a "
+                f"label of 0 or more, but found {line[:80]!r}"
             )
         files.append(file)
         labels.append(int(label))

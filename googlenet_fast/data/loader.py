@@ -1,16 +1,20 @@
 """What every loader does, and the choice between them."""
 
-import importlib.util
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
+from googlenet_fast.data.synthetic import SyntheticLoader
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import Normalization
+
+if TYPE_CHECKING:
+    from googlenet_fast.data.dali import DaliLoader
+    from googlenet_fast.data.torchvision_loader import TorchvisionLoader
 
 Kind = Literal["auto", "dali", "torchvision", "synthetic"]
 
@@ -97,9 +101,11 @@ def build_loader(
         rank=rank,
         world_size=world_size,
     )
-    from googlenet_fast.data.dali import DaliLoader
-
-    return DaliLoader(
+    if kind == "synthetic":
+        return SyntheticLoader(
+            dataset.num_classes, sampler, image_size=image_size, device=device, dtype=dtype
+        )
+    return _reading_loader(kind)(
         dataset,
         sampler,
         image_size=image_size,
@@ -107,5 +113,26 @@ def build_loader(
         normalization=normalization,
         device=device,
         dtype=dtype,
-        num_threads=max(num_workers, 1),
+        num_workers=num_workers,
     )
+
+
+def _reading_loader(kind: Kind) -> "type[DaliLoader] | type[TorchvisionLoader]":
+    """The class of a loader that is installed."""
+    if kind != "torchvision":
+        try:
+            from googlenet_fast.data.dali import DaliLoader
+        except ImportError as reason:
+            if kind == "dali":
+                raise UserError(
+                    f"loader dali: cannot be used ({reason}); pip install nvidia-dali-cuda130"
+                ) from None
+        else:
+            return DaliLoader
+    try:
+        from googlenet_fast.data.torchvision_loader import TorchvisionLoader
+    except ImportError as reason:
+        raise UserError(
+            f"loader {kind}: cannot be used ({reason}); pip install torchvision"
+        ) from None
+    return TorchvisionLoader

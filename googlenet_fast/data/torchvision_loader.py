@@ -1,0 +1,137 @@
+"""The loader on Pillow and torchvision transforms, for machines without DALI."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tf
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.sampling import FLIP, Augmentation, BatchSampler, crop_window
+from googlenet_fast.errors import UserError
+from googlenet_fast.model.presets import Normalization
+
+Item = tuple[str, int, NDArray[np.float64] | None]
+"""Path, label and draws of an image: all a worker is told, so none holds the list of files."""
+
+
+class TorchvisionLoader:
+    """Batches of a dataset, read by Pillow; see `googlenet_fast.data.Loader`.
+
+    Workers send uint8 pixels; they are normalised on the device.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        sampler: BatchSampler,
+        *,
+        image_size: int,
+        resize_size: int,
+        normalization: Normalization,
+        device: torch.device,
+        dtype: torch.dtype,
+        num_workers: int,
+    ) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+        self._device = device
+        self._dtype = dtype
+        self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
+        self._epoch, self._start_step = 0, 0
+        self._batches = DataLoader(
+            _Reader(image_size, resize_size, normalization.channel_order, sampler.augmentation),
+            batch_sampler=_Items(self),
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Make the next iteration that of `epoch`, from batch `start_step` on."""
+        self._epoch, self._start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._batches:
+            if isinstance(batch, UserError):
+                raise batch
+            pixels, labels = (part.to(self._device, non_blocking=True) for part in batch)
+            images = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std
+            yield images.to(self._dtype), labels
+
+    def items(self) -> Iterator[list[Item]]:
+        """The items of each batch of the epoch."""
+        for batch in self._sampler.batches(self._epoch, self._start_step):
+            draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
+            yield [
+                (self._dataset.path(i), int(self._dataset.labels[i]), row)
+                for i, row in zip(batch.indices, draws, strict=True)
+            ]
+
+
+class _Items:
+    """The batch sampler of the DataLoader: it asks anew each epoch."""
+
+    def __init__(self, loader: TorchvisionLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return self._loader.items()
+
+
+class _Reader(Dataset):
+    """Turns the items of a batch into uint8 pixels (N, H, W, 3) and labels (N,).
+
+    It returns a UserError instead of raising it: a worker's exception would arrive as a traceback.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        resize_size: int,
+        channel_order: str,
+        augmentation: Augmentation | None,
+    ) -> None:
+        self._image_size = image_size
+        self._resize_size = resize_size
+        self._channels = slice(None, None, -1) if channel_order == "BGR" else slice(None)
+        self._augmentation = augmentation
+
+    def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            pixels = [self._read(path, draws) for path, _, draws in items]
+        except UserError as error:
+            return error
+        labels = torch.tensor([label for _, label, _ in items])
+        return torch.from_numpy(np.stack(pixels)), labels
+
+    def _read(self, path: str, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+        try:
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")
+        except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
+            raise undecodable(path, reason) from None
+        image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
+        return np.asarray(image)[:, :, self._channels]
+
+    def _crop_center(self, image: Image.Image) -> Image.Image:
+        return tf.center_crop(tf.resize(image, [self._resize_size]), [self._image_size])
+
+    def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
+        assert self._augmentation is not None
+        window = crop_window(draws, image.height, image.width, self._augmentation.aspect_ratio)
+        image = tf.resized_crop(image, *window, size=[self._image_size, self._image_size])
+        return tf.horizontal_flip(image) if draws[FLIP] else image
+
+
+def _as_is(batch: object) -> object:
+    return batch
