@@ -129,7 +129,13 @@ class DaliLoader:
                 try:
                     pipeline.run()
                 except RuntimeError as reason:
-                    raise undecodable(self._dataset.path(index), reason) from error
+                    raise undecodable(self._dataset.path(index), _cause(reason)) from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """DALI's reason without the operator's traceback around it."""
+    text = str(error).rpartition("encountered:")[2].strip()
+    return text.partition("\n")[0]
 
 
 def _inputs(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """The description of a labelled set of image files that feeds every loader."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from googlenet_fast.data.folders import list_class_folders
 from googlenet_fast.data.lists import ImageList, read_image_list
 from googlenet_fast.errors import UserError
+
+MOST_CLASSES = 1_000_000
+"""More than any classifier here can have: a greater label is an identifier or a slip."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +130,14 @@ class ImageDataset:
     ) -> "ImageDataset":
         """The dataset of a list whose labels are indices, or elements of `classes`."""
         labels = images.labels if classes is None else np.searchsorted(classes, images.labels)
-        names = tuple(class_names or images.class_names(classes))
-        dataset = cls(images.root, images.files, labels.astype(np.int64), names, images.source)
-        dataset.check_labels(len(names))
+        names = None if class_names is None else tuple(class_names)
+        dataset = cls(images.root, images.files, labels, names or (), images.source)
+        dataset.check_labels(MOST_CLASSES if names is None else len(names))
+        if names is None:
+            return replace(dataset, class_names=tuple(images.class_names(classes)))
         return dataset
 
 
-def undecodable(path: str, reason: Exception) -> UserError:
+def undecodable(path: str, reason: str) -> UserError:
     """The error for a file that is not an image which can be read."""
-    text = " ".join(str(reason).split())
-    return UserError(f"{path}: cannot be read as an image; repair or remove it ({text[:300]})")
+    return UserError(f"{path}: cannot be read as an image; repair or remove it ({reason})")

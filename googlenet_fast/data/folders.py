@@ -1,37 +1,116 @@
-"""Listing a tree of class folders."""
+"""Listing a tree of class folders, and remembering the listing of a large one."""
 
+import hashlib
+import json
+import logging
 import os
+import tempfile
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from googlenet_fast.data.cache import cache_dir
 from googlenet_fast.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
 """Of image files, in either case; other files in a class folder are passed over."""
+CACHED_FROM = 10_000
+"""Images from which on a listing is worth a file in the cache."""
+SETTLED = 2.0
+"""Seconds since a folder's last change after which another one must move its time stamp."""
+
+_log = logging.getLogger("googlenet_fast")
+
+
+@dataclass
+class _Listing:
+    """The images below a folder, and what shows that they are still the same."""
+
+    images: dict[str, list[str]] = field(default_factory=dict)
+    """Class name -> paths relative to its folder, all sorted."""
+    changed: dict[str, int] = field(default_factory=dict)
+    """Each folder, relative to the root -> time of its last change in ns, before it was read."""
 
 
 def list_class_folders(root: Path) -> dict[str, list[str]]:
     """The images in each folder below root, sorted: class name -> paths relative to its folder.
 
+    The listing of a large tree is kept in the cache for as long as no folder in it changes.
+
     Raises:
-        UserError: no such folder, or no folder in it.
+        UserError: no such folder, one that cannot be read, or no folder in it.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
+    cache = cache_dir() / "listings" / f"{_digest(root)}.json"
+    if listing := _load(cache, root):
+        return listing.images
+    started = time.time_ns()
+    try:
+        listing = _scan(root)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from None
+    if not listing.images:
+        raise UserError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE.jpg")
+    settled = max(listing.changed.values()) < started - SETTLED * 1e9
+    if settled and sum(map(len, listing.images.values())) >= CACHED_FROM:
+        _save(cache, listing)
+    return listing.images
+
+
+def _scan(root: Path) -> _Listing:
+    listing = _Listing(changed={"": root.stat().st_mtime_ns})
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    if not names:
-        raise UserError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE.jpg")
-    return {name: sorted(_images_below(root / name)) for name in names}
+    for name in names:
+        listing.images[name] = sorted(_scan_class(root / name, "", name, listing.changed))
+    return listing
 
 
-def _images_below(folder: Path, prefix: str = "") -> list[str]:
+def _scan_class(folder: Path, prefix: str, name: str, changed: dict[str, int]) -> list[str]:
+    """The images below a folder as prefix + path; notes the folders' changes under `name`."""
     images = []
+    changed[name] = folder.stat().st_mtime_ns
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                images += _images_below(Path(entry), f"{prefix}{entry.name}/")
-            elif entry.name.lower().endswith(EXTENSIONS):
+            if entry.name.lower().endswith(EXTENSIONS):
                 images.append(prefix + entry.name)
+            elif entry.is_dir(follow_symlinks=False):  # a link could lead back here
+                below = f"{prefix}{entry.name}/"
+                images += _scan_class(Path(entry), below, f"{name}/{entry.name}", changed)
     return images
+
+
+def _digest(root: Path) -> str:
+    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+
+
+def _load(cache: Path, root: Path) -> _Listing | None:
+    """The cached listing, if there is one and no folder has changed since."""
+    try:
+        listing = _Listing(**json.loads(cache.read_text(encoding="utf-8")))
+        unchanged = all(
+            os.stat(root / folder).st_mtime_ns == changed  # noqa: PTH116 (thousands of them)
+            for folder, changed in listing.changed.items()
+        )
+    except FileNotFoundError:  # no cache, or a folder that is gone
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s: ignored, the folders are listed anew (%s)", cache, error)
+        return None
+    return listing if unchanged else None
+
+
+def _save(cache: Path, listing: _Listing) -> None:
+    """Write the cache file whole or not at all; a cache that cannot be written is done without."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=cache.parent, delete=False
+        ) as file:
+            json.dump(vars(listing), file)
+        Path(file.name).replace(cache)
+    except OSError as error:
+        _log.warning("%s: the listing is not cached (%s)", cache, error.strerror)

@@ -1,6 +1,7 @@
 """Finding the training and validation images of a dataset."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,16 +51,17 @@ def open_splits(
     Raises:
         UserError: names the argument, file or folder that does not fit.
     """
+    names = None if class_names is None else read_class_names(Path(class_names))
     if train_list is None:
         if val_list is not None:
             raise UserError(f"val_list {val_list}: needs a train_list beside it")
         folder = sample_dataset() if path is None else Path(path)
-        return _from_folder(folder, root, delimiter, relabel, class_names)
+        return _splits_of_folder(folder, root, delimiter, relabel, names)
     if path is not None:
         raise UserError(f"train_list {train_list}: give either it or the dataset folder {path}")
     train = read_image_list(Path(train_list), root, delimiter)
     val = None if val_list is None else read_image_list(Path(val_list), root, delimiter)
-    return _from_lists(train, val, relabel, class_names)
+    return _splits_of_lists(train, val, relabel, names)
 
 
 def find_splits(path: Path | str) -> Splits:
@@ -74,12 +76,54 @@ def find_splits(path: Path | str) -> Splits:
     return open_splits(path)
 
 
-def _from_folder(
+def open_dataset(
+    path: Path | str,
+    *,
+    root: Path | str | None = None,
+    delimiter: str = " ",
+    relabel: bool = False,
+    class_names: Sequence[str] | None = None,
+) -> ImageDataset:
+    """The images to evaluate on.
+
+    Args:
+        path: A list file, a folder of class folders, or a dataset folder, see `find_splits`, whose
+            own validation images are meant.
+        root: Folder that the paths of a list start from; default: the folder of the list.
+        delimiter: What separates path and label in a list.
+        relabel: Number the labels of a list anew from 0, in sorted order (of the training list of
+            a dataset folder).
+        class_names: All the classes by index, as the network knows them; class folders are looked
+            up among them. Default: the classes of the dataset.
+
+    Raises:
+        UserError: names the file or folder that does not fit.
+    """
+    path = Path(path)
+    val_list, val_folder = path / "val_list.txt", path / "val"
+    has_train = (path / "train_list.txt").is_file() or (path / "train").is_dir()
+    has_val = val_list.is_file() or val_folder.is_dir()
+    if has_train and (relabel or class_names is None or not has_val):
+        return _splits_of_folder(path, root, delimiter, relabel, class_names).val
+    if path.is_file() or val_list.is_file():
+        return ImageDataset.from_list(
+            path if path.is_file() else val_list,
+            root,
+            delimiter=delimiter,
+            relabel=relabel,
+            class_names=class_names,
+        )
+    return ImageDataset.from_folder(
+        val_folder if val_folder.is_dir() else path, class_names=class_names
+    )
+
+
+def _splits_of_folder(
     path: Path,
     root: Path | str | None,
     delimiter: str,
     relabel: bool,
-    class_names: Path | str | None,
+    class_names: Sequence[str] | None,
 ) -> Splits:
     if not path.is_dir():
         raise UserError(f"{path}: no such dataset folder")
@@ -87,26 +131,23 @@ def _from_folder(
     if train_list.is_file():
         train = read_image_list(train_list, root, delimiter)
         val = read_image_list(val_list, root, delimiter) if val_list.is_file() else None
-        return _from_lists(train, val, relabel, class_names)
-    names = None if class_names is None else read_class_names(Path(class_names))
-    separate = (path / "train").is_dir()
-    dataset = ImageDataset.from_folder(path / "train" if separate else path, class_names=names)
-    if separate and (path / "val").is_dir():
-        val_set = ImageDataset.from_folder(path / "val", class_names=dataset.class_names)
-        return _checked(dataset, val_set)
-    return _hold_out(dataset)
+        return _splits_of_lists(train, val, relabel, class_names)
+    train_folder, val_folder = path / "train", path / "val"
+    if not train_folder.is_dir():
+        return _hold_out(ImageDataset.from_folder(path, class_names=class_names))
+    dataset = ImageDataset.from_folder(train_folder, class_names=class_names)
+    if not val_folder.is_dir():
+        return _hold_out(dataset)
+    return _checked(dataset, ImageDataset.from_folder(val_folder, class_names=dataset.class_names))
 
 
-def _from_lists(
-    train: ImageList, val: ImageList | None, relabel: bool, class_names: Path | str | None
+def _splits_of_lists(
+    train: ImageList, val: ImageList | None, relabel: bool, class_names: Sequence[str] | None
 ) -> Splits:
     """Both lists with the classes of the training list."""
     known = train.classes()
     classes = known if relabel else None
-    names = (
-        train.class_names(classes) if class_names is None else read_class_names(Path(class_names))
-    )
-    dataset = ImageDataset.from_image_list(train, classes, names)
+    dataset = ImageDataset.from_image_list(train, classes, class_names)
     if val is None:
         return _hold_out(dataset)
     unknown = np.flatnonzero(~np.isin(val.labels, known))
@@ -116,7 +157,7 @@ def _from_lists(
             f"{val.source}: {val.files[index]} has label {val.labels[index]}, which no image of "
             f"{train.source} has"
         )
-    return _checked(dataset, ImageDataset.from_image_list(val, classes, names))
+    return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 
 
 def _hold_out(dataset: ImageDataset) -> Splits:

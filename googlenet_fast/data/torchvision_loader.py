@@ -119,7 +119,7 @@ class _Reader(Dataset):
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")
         except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
-            raise undecodable(path, reason) from None
+            raise undecodable(path, " ".join(str(reason).split())) from None
         image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
 
