@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.aux_head import AuxHead
 from googlenet_fast.model.inception import Inception, Widths
-from googlenet_fast.model.initialization import initialize
+from googlenet_fast.model.initialization import initialize_layer
 from googlenet_fast.model.layers import Conv, Dropout
 from googlenet_fast.model.presets import IMAGENET_RGB, get_preset
 from googlenet_fast.ops import bias_relu_pool, local_response_norm
@@ -87,7 +87,7 @@ class GoogLeNet(nn.Module):
         self.dropout = Dropout(self.preset.dropout, self.preset.downscale_in_infer)
         self.fc = nn.Linear(1024, num_classes)
 
-        self._initialize()
+        self.initialize("")
         self.to(memory_format=torch.channels_last)
 
     def classifiers(self) -> dict[str, nn.Linear]:
@@ -96,11 +96,16 @@ class GoogLeNet(nn.Module):
         classifiers = {f"{name}.fc2": head.fc2 for name, head in heads.items() if head is not None}
         return {**classifiers, "fc": self.fc}
 
-    def _initialize(self) -> None:
-        classifiers = self.classifiers()
-        for name, layer in self.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                initialize(layer, self.preset.initialization, classifier=name in classifiers)
+    def initialize(self, *names: str) -> None:
+        """Give the submodules called `names` (`""`: the whole network) fresh random weights."""
+        classifiers = set(self.classifiers().values())
+        for name in names:
+            for layer in self.get_submodule(name).modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.reset_parameters()
+                elif isinstance(layer, nn.Conv2d | nn.Linear):
+                    scheme = self.preset.initialization
+                    initialize_layer(layer, scheme, classifier=layer in classifiers)
 
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         """Classify images.

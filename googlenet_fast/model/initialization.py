@@ -9,7 +9,7 @@ from googlenet_fast.model.presets import Scheme
 
 
 @torch.no_grad()
-def initialize(layer: nn.Conv2d | nn.Linear, scheme: Scheme, *, classifier: bool) -> None:
+def initialize_layer(layer: nn.Conv2d | nn.Linear, scheme: Scheme, *, classifier: bool) -> None:
     """Give `layer` fresh random weights.
 
     `caffe`: uniform Xavier by fan-in, bias 0.2, but 0 for classifiers (BVLC's train_val.prototxt).

@@ -1,0 +1,99 @@
+"""PyTorch weights: `.pth` state dicts, this project's checkpoints, and `.safetensors`."""
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from googlenet_fast.engine.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from googlenet_fast.errors import UserError
+from googlenet_fast.model.weights.weight_file import Description
+
+TORCHVISION_SHA256 = "1378be20"
+"""How the SHA-256 of torchvision's published googlenet-1378be20.pth begins."""
+
+
+def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Description]:
+    """Read what `torch.save` wrote: a state dict, or a checkpoint that holds one as "model".
+
+    Of this project's checkpoints the averaged weights are taken where there are any.
+
+    Raises:
+        UserError: damaged, no state dict in it, or it holds other things than tensors and plain
+            values.
+    """
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load's errors on bad bytes have no common class
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"refused, it asks for {asked[1]}, not a tensor"
+            if asked
+            else f"cannot be read ({type(error).__name__}); it is damaged or not a file of weights"
+        )
+        raise UserError(f"weights {path}: {reason}") from None
+    values: Any = {}
+    if isinstance(saved, dict) and saved.get("format") == CHECKPOINT_FORMAT:
+        values, saved = saved.get("meta"), saved.get("ema", saved.get("model"))
+    elif isinstance(saved, dict) and isinstance(saved.get("model"), dict):
+        saved = saved["model"]
+    elif hashlib.sha256(content).hexdigest().startswith(TORCHVISION_SHA256):
+        values = {"preset": "torchvision", "transform_input": True}
+    if not isinstance(saved, dict) or not isinstance(values, dict):
+        raise UserError(f"weights {path}: holds no state dict")
+    state = dict(saved)
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    return state, Description.checked(path, values)
+
+
+def write_torch(state: dict[str, Tensor]) -> bytes:
+    """Return the `.pth` file of a state dict."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """Read a `.safetensors` file, with the description that `write_safetensors` puts in.
+
+    Raises:
+        UserError: damaged, or its description is.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise UserError(f"weights {path}: cannot be read as .safetensors ({error})") from None
+    try:
+        values = {
+            key: json.loads(value)
+            for key, value in metadata.items()
+            if key in Description.__dataclass_fields__ and key != "preset"
+        }
+    except ValueError:
+        raise UserError(f"weights {path}: its metadata are not JSON values") from None
+    return state, Description.checked(path, {**values, "preset": metadata.get("preset")})
+
+
+def write_safetensors(state: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
+    """Return the `.safetensors` file of a state dict.
+
+    Metadata are JSON values, but for `preset`, which stands as it is.
+    """
+    return safetensors.torch.save(
+        state,
+        {
+            key: value if key == "preset" else json.dumps(value)
+            for key, value in metadata.items()
+            if value is not None
+        },
+    )
