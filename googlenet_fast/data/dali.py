@@ -171,10 +171,8 @@ def _image_pipeline(
     )
     encoded = fn.io.file.read(name)
     shape = fn.peek_image_shape(encoded)
-    bgr = normalization.channel_order == "BGR"
     decoding = {
         "device": "mixed" if on_gpu else "cpu",
-        "output_type": types.BGR if bgr else types.RGB,
         # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
         "jpeg_fancy_upsampling": augmentation is None,
         "preallocate_width_hint": LARGEST_WIDTH if on_gpu else 0,
@@ -191,6 +189,8 @@ def _image_pipeline(
         )
         images = _resize(images, [image_size, image_size])
         mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
+    if normalization.channel_order == "BGR":  # decoding straight to BGR is slower
+        images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     images = fn.crop_mirror_normalize(
         images,
         mirror=mirror,
