@@ -1,0 +1,19 @@
+"""The fused operations that GoogLeNet is made of, each with several implementations.
+
+Every op takes and returns (N, C, H, W) tensors, channels_last, and works with autograd, autocast
+and torch.compile. `dispatch` says how an implementation is chosen.
+"""
+
+from googlenet_fast.ops.bias_relu_pool import bias_relu_pool
+from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
+from googlenet_fast.ops.dispatch import use_impl
+from googlenet_fast.ops.inception import inception
+from googlenet_fast.ops.local_response_norm import local_response_norm
+
+__all__ = [
+    "bias_relu_pool",
+    "concat_bias_relu",
+    "inception",
+    "local_response_norm",
+    "use_impl",
+]
