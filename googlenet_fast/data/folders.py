@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from googlenet_fast.data.cache import cache_dir
@@ -26,9 +26,9 @@ _log = logging.getLogger("googlenet_fast")
 class _Listing:
     """The images below a folder, and what shows that they are still the same."""
 
-    images: dict[str, list[str]] = field(default_factory=dict)
+    images: dict[str, list[str]]
     """Class name -> paths relative to its folder, all sorted."""
-    changed: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int]
     """Each folder, relative to the root -> time of its last change in ns, before it was read."""
 
 
@@ -59,7 +59,7 @@ def list_class_folders(root: Path) -> dict[str, list[str]]:
 
 
 def _scan(root: Path) -> _Listing:
-    listing = _Listing(changed={"": root.stat().st_mtime_ns})
+    listing = _Listing({}, {"": root.stat().st_mtime_ns})
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
@@ -91,6 +91,8 @@ def _load(cache: Path, root: Path) -> _Listing | None:
     """The cached listing, if there is one and no folder has changed since."""
     try:
         listing = _Listing(**json.loads(cache.read_text(encoding="utf-8")))
+        if not listing.images.keys() < listing.changed.keys():
+            raise ValueError("incomplete")
         unchanged = all(
             os.stat(root / folder).st_mtime_ns == changed  # noqa: PTH116 (thousands of them)
             for folder, changed in listing.changed.items()

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from googlenet_fast.data import ImageDataset, read_class_names
+from googlenet_fast.errors import UserError
+
+
+def touch(root: Path, *files: str) -> None:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+
+
+def write_list(root: Path, content: str, *, create: bool = True) -> Path:
+    """A list file; `create` makes the files that its lines name."""
+    path = root / "list.txt"
+    path.write_bytes(content.encode())
+    if create:
+        for line in content.lstrip("\ufeff").splitlines():
+            touch(root, line.rpartition(" ")[0] or "empty line")
+    return path
+
+
+class TestLists:
+    def test_paths_and_labels(self, tmp_path: Path) -> None:
+        path = write_list(tmp_path, "cats/one.jpg 0\n./dogs/two.JPEG 1\nthree.png 1\n")
+        dataset = ImageDataset.from_list(path)
+        assert dataset.files == ["cats/one.jpg", "./dogs/two.JPEG", "three.png"]
+        assert dataset.labels.tolist() == [0, 1, 1]
+        assert dataset.labels.dtype == np.int64
+        assert Path(dataset.path(0)).is_file()
+        assert dataset.source == path
+
+    def test_names_with_spaces_windows_line_ends_byte_order_mark_blank_lines(
+        self, tmp_path: Path
+    ) -> None:
+        path = write_list(tmp_path, "\ufeffa b/one two.jpg 3\r\n\r\nc/ü.jpg 4\r\n")
+        dataset = ImageDataset.from_list(path)
+        assert dataset.files == ["a b/one two.jpg", "c/ü.jpg"]
+        assert dataset.labels.tolist() == [3, 4]
+
+    def test_other_delimiter_and_root(self, tmp_path: Path) -> None:
+        touch(tmp_path / "images", "a b.jpg")
+        path = write_list(tmp_path, "a b.jpg\t2\n", create=False)
+        dataset = ImageDataset.from_list(path, tmp_path / "images", delimiter="\t")
+        assert dataset.files == ["a b.jpg"]
+
+    def test_relabel_numbers_sorted_labels_from_zero(self, tmp_path: Path) -> None:
+        path = write_list(tmp_path, "x/a 30\nx/b 7\nx/c 30\nx/d 1000000000000\n")
+        dataset = ImageDataset.from_list(path, relabel=True)
+        assert dataset.labels.tolist() == [1, 0, 1, 2]
+        assert dataset.class_names == ("7", "30", "1000000000000")
+
+    def test_classes_are_named_by_their_folders(self, tmp_path: Path) -> None:
+        path = write_list(tmp_path, "train/tench/a 0\ntrain/shark/b 2\ntrain/tench/c 0\n")
+        assert ImageDataset.from_list(path).class_names == ("tench", "1", "shark")
+
+    @pytest.mark.parametrize("other", ["x/b 1", "y/b 0\nx/c 1", "a/x/b 1", "b 1"])
+    def test_classes_are_numbered_where_folders_are_ambiguous(
+        self, tmp_path: Path, other: str
+    ) -> None:
+        path = write_list(tmp_path, f"x/a 0\n{other}\n")
+        names = ImageDataset.from_list(path).class_names
+        assert names == (("x", "1") if other == "b 1" else ("0", "1"))
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("a.jpg", "expected"),
+            ("a.jpg ", "expected"),
+            ("a.jpg one", "expected"),
+            ("a.jpg -1", "expected"),
+            ("a.jpg 1.0", "expected"),
+            ("a.jpg ²", "expected"),
+            ("a.jpg 99999999999999999999", "expected"),
+            ("/etc/passwd 0", "below the root"),
+            ("../a.jpg 0", "below the root"),
+            ("x/../../a.jpg 0", "below the root"),
+            ("gone.jpg 0", "gone.jpg; remove"),
+            ("no folder/gone.jpg 0", "gone.jpg; remove"),
+        ],
+    )
+    def test_errors_name_file_and_line(self, tmp_path: Path, line: str, message: str) -> None:
+        touch(tmp_path, "fine.jpg", "a.jpg", "x/fine.jpg")
+        path = write_list(tmp_path, f"fine.jpg 0\n\n{line}\n", create=False)
+        with pytest.raises(UserError, match=message) as error:
+            ImageDataset.from_list(path)
+        assert f"{path}, line 3: " in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_other_errors(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"none.txt: cannot be read"):
+            ImageDataset.from_list(tmp_path / "none.txt")
+        with pytest.raises(UserError, match="holds no image"):
+            ImageDataset.from_list(write_list(tmp_path, "\n"))
+        with pytest.raises(UserError, match="nowhere: the image root"):
+            ImageDataset.from_list(write_list(tmp_path, "a 0\n"), tmp_path / "nowhere")
+        (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(UserError, match="not a text file"):
+            ImageDataset.from_list(tmp_path / "binary.txt")
+
+    def test_label_out_of_range(self, tmp_path: Path) -> None:
+        path = write_list(tmp_path, "a.jpg 0\nb.jpg 5\n")
+        dataset = ImageDataset.from_list(path)
+        dataset.check_labels(6)
+        with pytest.raises(
+            UserError, match=r"list.txt: b.jpg has label 5, but there are 5 classes"
+        ):
+            dataset.check_labels(5)
+        with pytest.raises(UserError, match=r"b.jpg has label 5, but there are 2 classes"):
+            ImageDataset.from_list(path, class_names=["one", "two"])
+
+    def test_a_label_too_large_to_count_up_to(self, tmp_path: Path) -> None:
+        path = write_list(tmp_path, "a.jpg 0\nb.jpg 999999999999\n")
+        with pytest.raises(UserError, match=r"b.jpg has label 999999999999.*relabel"):
+            ImageDataset.from_list(path)
+
+
+def test_class_names_file(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("tench, Tinca tinca\ngoldfish\n")
+    assert read_class_names(path) == ("tench, Tinca tinca", "goldfish")
+    path.write_text("0 tench, Tinca tinca\n1 goldfish\n")
+    assert read_class_names(path) == ("tench, Tinca tinca", "goldfish")
+    path.write_text("0\n1\n")
+    assert read_class_names(path) == ("0", "1")
+    path.write_text("\n")
+    with pytest.raises(UserError, match="holds no class name"):
+        read_class_names(path)
+
+
+class TestFolders:
+    def test_sorted_classes_and_images(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b/2.JPEG", "b/1.png", "a/x.jpg", "a/deep/er/y.jpg", "a/notes.txt")
+        touch(tmp_path, ".hidden/z.jpg", "stray.jpg", "b/._1.png")
+        dataset = ImageDataset.from_folder(tmp_path)
+        assert dataset.class_names == ("a", "b")
+        assert dataset.files == ["a/deep/er/y.jpg", "a/x.jpg", "b/1.png", "b/2.JPEG"]
+        assert dataset.labels.tolist() == [0, 0, 1, 1]
+        assert dataset.num_classes == 2
+        assert len(dataset) == 4
+
+    def test_labels_follow_given_classes(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b/1.jpg", "d/2.jpg")
+        dataset = ImageDataset.from_folder(tmp_path, class_names=["d", "c", "b"])
+        assert dataset.labels.tolist() == [2, 0]
+        assert dataset.num_classes == 3
+        with pytest.raises(UserError, match="d: a class that is not among the 2"):
+            ImageDataset.from_folder(tmp_path, class_names=["a", "b"])
+
+    def test_errors(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="missing: no such folder"):
+            ImageDataset.from_folder(tmp_path / "missing")
+        with pytest.raises(UserError, match="holds no class folders"):
+            ImageDataset.from_folder(tmp_path)
+        touch(tmp_path, "a/1.jpg", "b/notes.txt")
+        with pytest.raises(UserError, match="b: this class folder holds no image"):
+            ImageDataset.from_folder(tmp_path)
+
+    def test_a_link_to_a_parent_does_not_loop(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/1.jpg", "b/1.jpg")
+        (tmp_path / "a" / "up").symlink_to(tmp_path)
+        assert len(ImageDataset.from_folder(tmp_path)) == 2
