@@ -88,7 +88,6 @@ class GoogLeNet(nn.Module):
         self.fc = nn.Linear(1024, num_classes)
 
         self.initialize("")
-        self.to(memory_format=torch.channels_last)
 
     def classifiers(self) -> dict[str, nn.Linear]:
         """Return the layers that depend on `num_classes`, by name."""

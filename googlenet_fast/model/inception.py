@@ -54,9 +54,18 @@ class Inception(nn.Module):
         """Return the concatenated branches after ReLU; channels_last in and out."""
         if self.batch_norm:
             return self._forward_batch_norm(x)
-        convs = [module.conv for module in (self.conv_in, self.conv3, self.conv5, self.project)]
-        parameters = [parameter for conv in convs for parameter in (conv.weight, conv.bias)]
-        return inception(x, *parameters, reduce_relu=self.reduce_relu)
+        return inception(
+            x,
+            self.conv_in.conv.weight,
+            self.conv_in.conv.bias,
+            self.conv3.conv.weight,
+            self.conv3.conv.bias,
+            self.conv5.conv.weight,
+            self.conv5.conv.bias,
+            self.project.conv.weight,
+            self.project.conv.bias,
+            reduce_relu=self.reduce_relu,
+        )
 
     def _forward_batch_norm(self, x: Tensor) -> Tensor:
         y1, r3, r5 = self.conv_in.unclipped(x).split(self.siblings, dim=1)

@@ -1,5 +1,6 @@
 """Layers shared by the stem, the Inception blocks and the heads."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ class Conv(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, kernel // 2, bias=preset.conv_bias
         )
+        weight = self.conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.conv.weight = nn.Parameter(weight)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3) if preset.batch_norm else None
         self.relu = preset.conv_relu
 

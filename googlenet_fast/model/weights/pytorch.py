@@ -49,7 +49,7 @@ def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Descripti
         values = {"preset": "torchvision", "transform_input": True}
     if not isinstance(saved, dict) or not isinstance(values, dict):
         raise UserError(f"weights {path}: holds no state dict")
-    state = dict(saved)
+    state = {str(key): value for key, value in saved.items()}
     consume_prefix_in_state_dict_if_present(state, "module.")
     return state, Description.checked(path, values)
 
