@@ -1,8 +1,14 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers already fill the cores; more threads would only wait for each other. Set before torch
+    # is imported, and inherited by the processes that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Reference data too large to commit; tests that need it skip where it is absent."""

@@ -2,7 +2,6 @@
 
 import io
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace the content of `path`, whole or not at all; raise `UserError` where that fails."""
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         kept = "; the previous one is unharmed" if path.exists() else ""
         raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
 

@@ -21,6 +21,8 @@ def plot_curves(metrics: Path, output: Path) -> None:
                 axes.plot(*zip(*points, strict=True), style, label=kind, markersize=4)
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
+        if key == "loss":
+            axes.set_yscale("log")
         if key != "lr":
             axes.legend()
     figure.savefig(output, dpi=100)

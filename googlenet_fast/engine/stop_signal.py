@@ -16,7 +16,11 @@ class StopSignal:
 
     def __init__(self, world_size: int) -> None:
         self.signal: signal.Signals | None = None
-        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._group: dist.ProcessGroup | None = None
+        if world_size > 1:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # every process is a member
+            self._group = group
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
 

@@ -1,0 +1,37 @@
+"""What the trainer adds to a bare loop over the same training step, with the synthetic loader."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from harness import interleave
+
+from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.stop_signal import StopSignal
+from googlenet_fast.engine.trainer import Trainer
+
+
+def bench_trainer_overhead(tmp_path: Path) -> None:
+    """An epoch of the digits recipe: trainer against bare loop; the ratio is to be 0.97 or more."""
+    config = load_config(
+        ["--data.loader", "synthetic", "--epochs", "1000", "--output", str(tmp_path)]
+    )
+    with distributed(config.device) as process, StopSignal(world_size=1) as stop:
+        trainer = Trainer(config, process)
+        model, optimizer = trainer.model, trainer.train_step.optimizer
+        images, labels = next(iter(trainer.train_loader))
+
+        def bare_loop() -> None:
+            for _ in range(trainer.steps_per_epoch):
+                loss = F.cross_entropy(model(images), labels)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+
+        interleave(
+            "trainer overhead",
+            {"bare loop": bare_loop, "trainer": lambda: trainer.train_epoch(stop)},
+        )

@@ -1,0 +1,98 @@
+"""Interleaved timing and one record format for every benchmark.
+
+`pytest benchmarks/ -s` runs all of them and prints their tables; with GOOGLENET_FAST_BENCH_OUT set
+to a file, each measurement is also appended there as a line of JSON.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import googlenet_fast
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of one provider on one piece of work."""
+
+    benchmark: str
+    """Name of the benchmark, with what distinguishes its cases (shape, dtype, layout)."""
+    provider: str
+    """What did the work."""
+    p20: float
+    """20th percentile of the times, in ms."""
+    p50: float
+    """Median, in ms."""
+    p80: float
+    """80th percentile, in ms."""
+    ratio: float
+    """Median over the repeats of the baseline's time by this provider's: above 1 is faster."""
+    error: float | None
+    """Largest relative error against the reference, where the work has a result to compare."""
+
+
+def interleave(
+    benchmark: str,
+    providers: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 7,
+    errors: Mapping[str, float] | None = None,
+) -> dict[str, Measurement]:
+    """Time every provider in turn, `repeats` times, after one untimed round.
+
+    The first provider is the baseline of the ratios, which are taken within a round so that a
+    machine that slows down for a while slows both sides. Prints a table and records it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in providers}
+    for work in providers.values():
+        work()
+    for _ in range(repeats):
+        for name, work in providers.items():
+            start = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    baseline = next(iter(times.values()))
+    measurements = {}
+    print(f"\n{benchmark}")
+    for name, samples in times.items():
+        p20, p50, p80 = (statistics.quantiles(samples, n=10)[i] for i in (1, 4, 7))
+        ratio = statistics.median(b / s for b, s in zip(baseline, samples, strict=True))
+        measurement = Measurement(benchmark, name, p20, p50, p80, ratio, (errors or {}).get(name))
+        measurements[name] = measurement
+        print(f"  {name:28} p20 {p20:9.3f}  p50 {p50:9.3f}  p80 {p80:9.3f} ms  x{ratio:.3f}")
+        _record(measurement)
+    return measurements
+
+
+def _record(measurement: Measurement) -> None:
+    output = os.environ.get("GOOGLENET_FAST_BENCH_OUT")
+    if output:
+        with Path(output).open("a") as file:
+            file.write(json.dumps({**asdict(measurement), **_environment()}) + "\n")
+
+
+def _environment() -> dict[str, str | int]:
+    cuda = torch.cuda.is_available()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    return {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "version": googlenet_fast.__version__,
+        "commit": commit.stdout.strip(),
+    }

@@ -1,0 +1,113 @@
+"""Builds the parts of a run from its configuration: data, network, training step."""
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from googlenet_fast.data import (
+    Augmentation,
+    ImageDataset,
+    Loader,
+    Splits,
+    build_loader,
+    open_splits,
+)
+from googlenet_fast.engine.config import DataConfig, TrainConfig
+from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.optimizer import build_optimizer
+from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.presets import Normalization
+
+
+def open_data(data: DataConfig) -> Splits:
+    """The training and validation images that the configuration names."""
+    return open_splits(
+        data.path,
+        train_list=data.train_list,
+        val_list=data.val_list,
+        root=data.root,
+        delimiter=data.delimiter,
+        relabel=data.relabel,
+        class_names=data.class_names,
+    )
+
+
+def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> GoogLeNet:
+    """A freshly initialised network in channels_last on `device`.
+
+    Raises:
+        UserError: labels that do not fit the classes, an image size the preset cannot take.
+    """
+    options = config.model
+    num_classes = options.num_classes or splits.train.num_classes
+    for split in (splits.train, splits.val):
+        split.check_labels(num_classes)
+    torch.manual_seed(config.seed)
+    model = GoogLeNet(
+        options.preset, num_classes, aux=options.aux, dropout=options.dropout, lrn=options.lrn
+    )
+    model.preset.check_input_size(config.data.image_size, options.aux)
+    return model.to(device)
+
+
+def amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision, or None for none."""
+    auto = "fp16" if device.type == "cuda" else "off"
+    amp = auto if config.amp == "auto" else config.amp
+    return {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
+
+
+def build_data_loader(
+    dataset: ImageDataset,
+    config: TrainConfig,
+    process: Process,
+    normalization: Normalization,
+    *,
+    train: bool,
+) -> Loader:
+    """This process's share of a split, as batches in the dtype of mixed precision."""
+    data = config.data
+    return build_loader(
+        dataset,
+        train=train,
+        kind=data.loader,
+        batch_size=data.batch_size,
+        image_size=data.image_size,
+        resize_size=data.resize_size,
+        normalization=normalization,
+        device=process.device,
+        dtype=amp_dtype(config, process.device) or torch.float32,
+        rank=process.rank,
+        world_size=process.world_size,
+        num_workers=data.num_workers,
+        seed=config.seed,
+        augmentation=Augmentation(
+            area=(data.min_area, 1.0),
+            aspect_ratio=(1 / data.aspect_ratio, data.aspect_ratio),
+            flip=data.flip,
+        ),
+    )
+
+
+def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
+    """The training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
+    ema = None
+    if config.ema_decay is not None:
+        average = get_ema_multi_avg_fn(config.ema_decay)
+        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    if config.compile:
+        model.compile()
+    wrapped: nn.Module = model
+    if process.world_size > 1:
+        devices = [process.device] if process.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+    return TrainStep(
+        wrapped,
+        build_optimizer(model, config.optimizer),
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
+        amp_dtype=amp_dtype(config, process.device),
+        ema=ema,
+    )

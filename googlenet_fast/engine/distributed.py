@@ -1,0 +1,119 @@
+"""One process of a training or evaluation run: its rank, device and peers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from googlenet_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process's place in the run. One process alone is rank 0 of 1, with no process group."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_tensor(self, tensor: torch.Tensor) -> None:
+        """Overwrite `tensor` with the main process's."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, a plain Python object."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Process]:
+    """Join the run that torchrun started, or be a run of one process.
+
+    CUDA tensors travel over NCCL, CPU tensors over gloo.
+
+    Raises:
+        UserError: no such device, or the rendezvous port is taken.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    process = Process(
+        rank=int(os.environ.get("RANK", 0)),
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        local_rank=local_rank,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        device=_choose_device(device, local_rank),
+    )
+    if process.device.type == "cuda":
+        torch.cuda.set_device(process.device)
+    else:
+        _share_cores(process.local_world_size)
+    if process.world_size > 1:
+        _join(process)
+    try:
+        yield process
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"--device cuda: process {local_rank} of this machine has no GPU ({count} found); "
+            "start fewer processes (--nproc-per-node) or take --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _share_cores(local_world_size: int) -> None:
+    """Divide the cores among this machine's processes.
+
+    torchrun sets OMP_NUM_THREADS=1 when it starts several, which leaves the other cores idle.
+    """
+    if local_world_size > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, (cores or 1) // local_world_size))
+
+
+def _join(process: Process) -> None:
+    backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    except dist.DistNetworkError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"cannot meet the other processes at {address}: {str(error).splitlines()[0]}; "
+            "if the port is in use, choose another with torchrun --master-port"
+        ) from None

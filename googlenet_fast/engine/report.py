@@ -1,0 +1,70 @@
+"""What a run tells: log lines or a progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from googlenet_fast.engine.run_folder import RunFolder
+from googlenet_fast.errors import UserError
+
+
+class Report:
+    """Reports a run of `total_steps` steps from its main process.
+
+    On a terminal a progress bar shows the last line; elsewhere each line is printed.
+    """
+
+    def __init__(self, folder: RunFolder, total_steps: int, start_step: int) -> None:
+        self._metrics = folder.metrics.open("a", buffering=1)
+        self._tensorboard = SummaryWriter(str(folder.path), purge_step=start_step)
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def log(self, kind: str, step: int, values: dict[str, float], line: str) -> None:
+        """Record values of one kind ("train" or "val") at a step."""
+        record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        try:
+            self._metrics.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._metrics.name}: {error.strerror}") from None
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        if self._bar is not None and kind == "train":
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(line)
+        else:
+            self.say(line)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if self._bar is not None:
+            self._bar.close()
+        self._tensorboard.close()
+        self._metrics.close()
+
+
+def format_time(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def memory_used(device: torch.device) -> str:
+    """Peak memory of the GPU that this process uses, or "" on a CPU."""
+    if device.type != "cuda":
+        return ""
+    return f" mem {torch.cuda.max_memory_allocated(device) / 2**30:.1f}GiB"

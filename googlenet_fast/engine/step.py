@@ -1,0 +1,97 @@
+"""One training step: forward, loss, backward, update."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from googlenet_fast.model import GoogLeNetOutputs
+
+AUX_WEIGHT = 0.3
+"""Weight of each auxiliary loss (Szegedy et al. 2014, section 5)."""
+
+
+def googlenet_loss(
+    outputs: GoogLeNetOutputs | Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The loss to minimise and the logits it came from.
+
+    Cross-entropy of the logits (N, num_classes) against labels (N,), plus 0.3 times that of each
+    auxiliary classifier where the network gives them.
+    """
+    if isinstance(outputs, Tensor):
+        return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing), outputs
+    main, aux1, aux2 = (
+        F.cross_entropy(logits, labels, label_smoothing=label_smoothing) for logits in outputs
+    )
+    return main + AUX_WEIGHT * (aux1 + aux2), outputs.logits
+
+
+class TrainStep:
+    """Trains the network on one batch at a time and sums up loss and accuracy on the device.
+
+    Args:
+        model: the network, wrapped in DistributedDataParallel or not.
+        optimizer: what updates its parameters.
+        label_smoothing: share of the target spread over all classes.
+        accumulate: calls whose gradients are averaged into one update.
+        amp_dtype: dtype of autocast, or None for none.
+        ema: average of the weights to update after each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        *,
+        label_smoothing: float = 0.0,
+        accumulate: int = 1,
+        amp_dtype: torch.dtype | None = None,
+        ema: AveragedModel | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.label_smoothing = label_smoothing
+        self.accumulate = accumulate
+        self.amp_dtype = amp_dtype
+        self.ema = ema
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=128.0, enabled=amp_dtype == torch.float16
+        )
+        self.totals = torch.zeros(3, device=self.device, dtype=torch.float64)
+        """Sum of losses, correct predictions and images since they were last taken."""
+
+    def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
+        """Add the gradients of a batch, and update the parameters if `update`.
+
+        images: (N, 3, H, W) channels_last; labels: (N,) int64, both on the network's device.
+        """
+        with self._without_all_reduce(update):
+            with torch.autocast(
+                self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+            ):
+                loss, logits = googlenet_loss(self.model(images), labels, self.label_smoothing)
+            self.scaler.scale(loss / self.accumulate).backward()
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            count = torch.full_like(correct, len(labels))
+            self.totals += torch.stack([loss.double() * len(labels), correct, count])
+        if update:
+            self._update()
+
+    def _without_all_reduce(self, update: bool) -> AbstractContextManager[None]:
+        """DDP averages gradients over the processes once, with the batch that updates."""
+        if isinstance(self.model, DistributedDataParallel) and not update:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _update(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(getattr(self.model, "module", self.model))

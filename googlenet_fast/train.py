@@ -1,0 +1,29 @@
+"""Train GoogLeNet: `torchrun -m googlenet_fast.train` or `python -m googlenet_fast.train`."""
+
+import json
+import logging
+import sys
+from contextlib import closing
+
+from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.trainer import Trainer
+from googlenet_fast.errors import run_command
+
+
+def main() -> None:
+    """Train as the command line says; print one RESULT line at the end."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    config = load_config(sys.argv[1:])
+    with distributed(config.device) as process, closing(Trainer(config, process)) as trainer:
+        result = trainer.run()
+        if trainer.folder is None:
+            return
+        if trainer.stopped_by is not None:
+            print(f"stopped at step {trainer.step}; to continue: {trainer.folder.resume_command()}")
+            sys.exit(128 + trainer.stopped_by)
+        print(f"RESULT {json.dumps(result)}", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
