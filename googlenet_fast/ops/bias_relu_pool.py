@@ -23,7 +23,7 @@ def bias_relu_pool(
         (N, C, H', W') in the dtype of `x`, channels_last; H' is (H - 3) / 2 + 1, rounded up if
         `ceil_mode` and down otherwise.
     """
-    x = autocast(x)
+    (x,) = autocast([x])
     choose("bias_relu_pool", x.device.type, (x, bias, relu, ceil_mode))
     return bias_relu_pool_reference(x, bias, relu, ceil_mode)
 

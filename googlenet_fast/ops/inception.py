@@ -52,7 +52,7 @@ def inception(
             f"inception: weights {', '.join(str(tuple(w.shape)) for w in (w_in, w3, w5, wp))}"
             " do not fit together"
         )
-    x = autocast(x)
+    (x,) = autocast([x])
     arguments = (x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu)
     if choose("inception", x.device.type, arguments) == "aten":
         return _inception_aten(*arguments)

@@ -26,7 +26,7 @@ def local_response_norm(
     Returns:
         (N, C, H, W) in the dtype of `x`, channels_last.
     """
-    x = autocast(x)
+    (x,) = autocast([x])
     choose("local_response_norm", x.device.type, (x, size, alpha, beta, k))
     return local_response_norm_reference(x, size, alpha, beta, k)
 

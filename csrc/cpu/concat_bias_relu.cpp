@@ -1,0 +1,128 @@
+// Concatenation with bias and ReLU, and its gradient, one pass over memory each.
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <stdexcept>
+#include <type_traits>
+
+#include "../kernels.h"
+
+namespace googlenet_fast::cpu {
+namespace {
+
+using torch::stable::parallel_for;
+
+// Values that one task should handle at least, to be worth a thread.
+constexpr int64_t kGrain = 16384;
+
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T, bool kBias, bool kRelu>
+void forward_row(
+    const T* __restrict x, const Accumulator<T>* __restrict bias, T* __restrict y, int64_t n) {
+  using A = Accumulator<T>;
+  for (int64_t c = 0; c < n; ++c) {
+    A value = static_cast<A>(x[c]);
+    if constexpr (kBias) value += bias[c];
+    if constexpr (kRelu) value = value < A(0) ? A(0) : value;  // keeps NaN
+    y[c] = static_cast<T>(value);
+  }
+}
+
+template <typename T, bool kRelu, bool kBias>
+void backward_row(
+    const T* __restrict grad_y, const T* __restrict y, T* __restrict grad_x,
+    Accumulator<T>* __restrict sum, int64_t n) {
+  using A = Accumulator<T>;
+  for (int64_t c = 0; c < n; ++c) {
+    A value = static_cast<A>(grad_y[c]);
+    if constexpr (kRelu) value = static_cast<A>(y[c]) <= A(0) ? A(0) : value;
+    if constexpr (kBias) sum[c] += value;
+    grad_x[c] = static_cast<T>(value);
+  }
+}
+
+template <typename T>
+void forward(const ConcatBiasRelu& p) {
+  using A = Accumulator<T>;
+  const bool bias = p.branches[0].bias != nullptr;
+  const auto row_kernel = bias ? (p.relu ? forward_row<T, true, true> : forward_row<T, true, false>)
+                               : (p.relu ? forward_row<T, false, true> : forward_row<T, false, false>);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, p.columns));
+  parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int i = 0; i < p.count; ++i) {
+        const Branch& branch = p.branches[i];
+        row_kernel(
+            static_cast<const T*>(branch.data) + row * branch.stride,
+            static_cast<const A*>(branch.bias),
+            static_cast<T*>(p.y) + row * p.columns + branch.begin, branch.channels);
+      }
+    }
+  });
+}
+
+template <typename T>
+void backward(const ConcatBiasReluBackward& p) {
+  using A = Accumulator<T>;
+  const bool bias = p.grad_bias != nullptr;
+  const bool relu = p.y != nullptr;
+  const auto row_kernel = relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
+                               : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
+  const int64_t parts = bias_partials(p.rows);
+  A* const partial = static_cast<A*>(p.partial);
+
+  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      A* const sum = bias ? partial + part * p.columns : nullptr;
+      if (bias) std::fill_n(sum, p.columns, A(0));
+      for (int64_t row = part * p.rows / parts; row < (part + 1) * p.rows / parts; ++row) {
+        const T* const grad_y = static_cast<const T*>(p.grad_y) + row * p.grad_y_stride;
+        const T* const y = static_cast<const T*>(p.y) + (relu ? row * p.columns : 0);
+        for (int i = 0; i < p.count; ++i) {
+          const Branch& branch = p.branches[i];
+          row_kernel(
+              grad_y + branch.begin, relu ? y + branch.begin : nullptr,
+              static_cast<T*>(branch.data) + row * branch.stride,
+              bias ? sum + branch.begin : nullptr, branch.channels);
+        }
+      }
+    }
+  });
+
+  if (!bias) return;
+  A* const grad_bias = static_cast<A*>(p.grad_bias);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, parts));
+  parallel_for(0, p.columns, grain, [&](int64_t begin, int64_t end) {
+    std::fill(grad_bias + begin, grad_bias + end, A(0));
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t c = begin; c < end; ++c) grad_bias[c] += partial[part * p.columns + c];
+    }
+  });
+}
+
+// Call `function` with a value of the C++ type of `dtype`.
+template <typename F>
+void dispatch(Dtype dtype, const F& function) {
+  switch (dtype) {
+    case Dtype::kFloat16: return function(torch::headeronly::Half());
+    case Dtype::kBFloat16: return function(torch::headeronly::BFloat16());
+    case Dtype::kFloat32: return function(float());
+    case Dtype::kFloat64: return function(double());
+  }
+}
+
+}  // namespace
+
+void run(Dtype dtype, const ConcatBiasRelu& p) {
+  dispatch(dtype, [&](auto value) { forward<decltype(value)>(p); });
+}
+
+void run(Dtype dtype, const ConcatBiasReluBackward& p) {
+  dispatch(dtype, [&](auto value) { backward<decltype(value)>(p); });
+}
+
+}  // namespace googlenet_fast::cpu
