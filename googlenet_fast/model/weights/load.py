@@ -50,6 +50,8 @@ class ModelInfo:
     class_names: tuple[str, ...] | None
     image_size: int | None
     """Side in pixels of the images it was trained for."""
+    resize_size: int | None
+    """Short side in pixels before the centre crop, where it is not in the usual proportion."""
 
 
 def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
@@ -91,7 +93,9 @@ def load_model(
         preset or file.preset, file.num_classes, aux=False, dropout=said.dropout, lrn=said.lrn
     )
     _load_into(model, file)
-    info = ModelInfo(model.preset.name, file.num_classes, said.class_names, said.image_size)
+    info = ModelInfo(
+        model.preset.name, file.num_classes, said.class_names, said.image_size, said.resize_size
+    )
     return model.eval(), info
 
 

@@ -21,6 +21,7 @@ class Description:
     transform_input: bool | None = None
     class_names: tuple[str, ...] | None = None
     image_size: int | None = None
+    resize_size: int | None = None
 
     @classmethod
     def checked(cls, path: Path, values: dict[str, Any]) -> "Description":
@@ -39,6 +40,7 @@ class Description:
                 isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
             ),
             "image_size": lambda value: isinstance(value, int) and value > 0,
+            "resize_size": lambda value: isinstance(value, int) and value > 0,
         }
         for field, is_valid in valid.items():
             value = values.get(field)
