@@ -1,12 +1,12 @@
 """Evaluation: top-1, top-5, loss and the confusion matrix, exact over any number of processes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_fast.data import Loader
 from googlenet_fast.engine.distributed import Process
 
 
@@ -18,12 +18,25 @@ class Evaluation:
     """Number of images."""
     loss: float
     """Mean cross-entropy."""
-    top1: float
-    """Share of images, in %, whose label is the highest logit."""
-    top5: float
-    """Share of images, in %, whose label is among the five highest logits."""
+    top5_count: int
+    """Images whose label is among the five highest logits."""
     confusion: Tensor
     """Counts (num_classes, num_classes) int64 on the CPU: rows are labels, columns predictions."""
+
+    @property
+    def top1_count(self) -> int:
+        """Images whose label is the highest logit."""
+        return int(self.confusion.diagonal().sum())
+
+    @property
+    def top1(self) -> float:
+        """Share of images, in %, whose label is the highest logit."""
+        return 100 * self.top1_count / max(self.images, 1)
+
+    @property
+    def top5(self) -> float:
+        """Share of images, in %, whose label is among the five highest logits."""
+        return 100 * self.top5_count / max(self.images, 1)
 
     @property
     def per_class_top1(self) -> Tensor:
@@ -34,12 +47,12 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: Loader,
+    batches: Iterable[tuple[Tensor, Tensor]],
     process: Process,
     num_classes: int,
     amp_dtype: torch.dtype | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on every image of `loader`.
+    """Evaluate `model` on every image of `batches`, a loader's (images, labels).
 
     Sums are accumulated on the device and added up over all processes once, at the end, so
     processes may have different numbers of batches. The model is put in its evaluation mode and
@@ -47,27 +60,26 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=process.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=process.device)
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=process.device)
-    for images, labels in loader:
+    for images, labels in batches:
         with torch.autocast(process.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         top = logits.topk(min(5, num_classes), dim=1).indices
         top5 = (top == labels[:, None]).sum()
-        sums += torch.stack([loss.double(), top5, torch.full_like(top5, len(labels))])
-        confusion += torch.bincount(
-            labels * num_classes + top[:, 0], minlength=num_classes * num_classes
-        )
+        sums += torch.stack([loss.double(), top5.double()])
+        cells = labels * num_classes + top[:, 0]
+        confusion.index_add_(0, cells, torch.ones_like(cells))  # bincount would wait for a GPU
     model.train(was_training)
     process.sum(sums)
     process.sum(confusion)
-    loss_sum, top5_sum, count = sums.tolist()
+    loss_sum, top5_sum = sums.tolist()
     matrix = confusion.view(num_classes, num_classes).cpu()
+    images_seen = int(matrix.sum())
     return Evaluation(
-        images=int(count),
-        loss=loss_sum / max(count, 1),
-        top1=100 * matrix.diagonal().sum().item() / max(count, 1),
-        top5=100 * top5_sum / max(count, 1),
+        images=images_seen,
+        loss=loss_sum / max(images_seen, 1),
+        top5_count=int(top5_sum),
         confusion=matrix,
     )

@@ -1,0 +1,112 @@
+"""The confusion matrix as a picture and as tables."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.engine.display_names import shortened
+from googlenet_fast.engine.evaluation import Evaluation
+
+COUNTED = 40
+"""Most classes for which the picture gives the counts in figures."""
+NAMED = 80
+"""Most classes for which the picture gives the names; with more, their numbers."""
+LONGEST_NAME = 24
+"""Characters of a class name in the picture."""
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """How the images of one class fared."""
+
+    index: int
+    name: str
+    images: int
+    correct: int
+    taken_for: str
+    """The wrong class that was predicted most often; "" if none was."""
+
+    @property
+    def top1(self) -> float:
+        """Share of the class's images, in %, that were recognised."""
+        return 100 * self.correct / self.images
+
+
+def class_results(evaluation: Evaluation, names: Sequence[str]) -> list[ClassResult]:
+    """The results of each class that has images, by class index."""
+    results = []
+    for index in evaluation.confusion.sum(1).nonzero().flatten().tolist():
+        row = evaluation.confusion[index].clone()
+        images, correct = int(row.sum()), int(row[index])
+        row[index] = 0
+        taken_for = names[int(row.argmax())] if correct < images else ""
+        results.append(ClassResult(index, names[index], images, correct, taken_for))
+    return results
+
+
+def write_class_results(results: Sequence[ClassResult], path: Path) -> None:
+    """Write one line a class as CSV."""
+    header = ["index", "class", "images", "correct", "top1", "most_often_taken_for"]
+    _write_csv(
+        [header]
+        + [[r.index, r.name, r.images, r.correct, f"{r.top1:.2f}", r.taken_for] for r in results],
+        path,
+    )
+
+
+def write_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
+    """Write the counts as CSV: a row a label, a column a prediction."""
+    rows = zip(names, confusion.tolist(), strict=True)
+    _write_csv([["label \\ prediction", *names], *([name, *counts] for name, counts in rows)], path)
+
+
+def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
+    """Plot the classes that occur, as a label or as a prediction, into a PNG.
+
+    A cell's colour is the share of its row, the images with that label.
+    """
+    counts = evaluation.confusion
+    occurring = ((counts.sum(0) + counts.sum(1)) > 0).nonzero().flatten()
+    counts = counts[occurring][:, occurring]
+    number = len(occurring)
+    shares = counts / counts.sum(1, keepdim=True)  # NaN, left blank: no image has the label
+
+    side = 5 + (0.3 * number if number <= NAMED else 0.02 * number)  # inches; 2 pixels a class
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, label="share of the label's images", shrink=0.8)
+    axes.set(
+        xlabel="prediction",
+        ylabel="label",
+        title=f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images",
+    )
+    axes.set_facecolor("0.92")
+    if number <= NAMED:
+        shown = [shortened(names[i], LONGEST_NAME) for i in occurring]
+        axes.set_xticks(range(number), shown, rotation=90)
+        axes.set_yticks(range(number), shown)
+    else:
+        ticks = range(0, number, max(1, number // 20))
+        axes.set_xticks(ticks, [str(int(occurring[i])) for i in ticks])
+        axes.set_yticks(ticks, [str(int(occurring[i])) for i in ticks])
+    if number <= COUNTED:
+        for row, column in counts.nonzero().tolist():
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            count = str(int(counts[row, column]))
+            axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100)
+    write_atomically(path, content.getbuffer())

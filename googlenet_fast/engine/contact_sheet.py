@@ -1,0 +1,126 @@
+"""A contact sheet: photos in a grid, each with its likeliest classes."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.engine.prediction import Guess, Prediction, printable
+
+MOST_TILES = 200
+"""Images on a sheet."""
+MOST_COLUMNS = 5
+MOST_GUESSES = 3
+"""Classes shown for an image."""
+SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Formats by suffix."""
+
+# Pixels
+MARGIN, GAP, PADDING = 32, 20, 14
+WIDTH, PHOTO_HEIGHT = 300, 216
+BAR_HEIGHT, LINE = 6, 34
+TILE_HEIGHT = PHOTO_HEIGHT + PADDING + 24 + MOST_GUESSES * LINE + PADDING
+
+PAPER, CARD, MAT, INK, FAINT = "#eef0f3", "#ffffff", "#dfe3e8", "#1c2430", "#76808e"
+TRACK, BAR, FIRST_BAR = "#e6e9ee", "#a9c4ea", "#2f6fd0"
+
+
+def save_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
+    """Draw the first `MOST_TILES` images with their predictions and save the sheet.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    draw_contact_sheet(predictions[:MOST_TILES]).save(
+        content, SHEET_SUFFIXES[path.suffix.lower()], quality=92
+    )
+    write_atomically(path, content.getbuffer())
+
+
+def draw_contact_sheet(predictions: Sequence[Prediction]) -> Image.Image:
+    """Draw the sheet, from left to right and from top to bottom."""
+    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(predictions))))
+    rows = math.ceil(len(predictions) / columns)
+    sheet = Image.new(
+        "RGB",
+        (
+            2 * MARGIN + columns * (WIDTH + GAP) - GAP,
+            2 * MARGIN + rows * (TILE_HEIGHT + GAP) - GAP,
+        ),
+        PAPER,
+    )
+    fonts = _Fonts()
+    for i, prediction in enumerate(predictions):
+        row, column = divmod(i, columns)
+        place = MARGIN + column * (WIDTH + GAP), MARGIN + row * (TILE_HEIGHT + GAP)
+        sheet.paste(_tile(prediction, fonts), place)
+    return sheet
+
+
+class _Fonts:
+    """matplotlib's own fonts: the same on every machine, with most of the world's letters."""
+
+    def __init__(self) -> None:
+        folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        self.small = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 12)
+        self.plain = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 14)
+        self.bold = ImageFont.truetype(str(folder / "DejaVuSans-Bold.ttf"), 14)
+
+
+def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
+    tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
+    tile.paste(_photo(prediction.path), (0, 0))
+    draw = ImageDraw.Draw(tile)
+    y = PHOTO_HEIGHT + PADDING
+    name = printable(prediction.path.name)
+    draw.text((PADDING, y), _fitted(name, fonts.small, WIDTH - 2 * PADDING), FAINT, fonts.small)
+    y += 24
+    for rank, guess in enumerate(prediction.guesses[:MOST_GUESSES]):
+        _draw_guess(draw, y + rank * LINE, guess, fonts, first=rank == 0)
+    return tile
+
+
+def _photo(path: Path) -> Image.Image:
+    """The whole photo, upright, on a mat; the bare mat for what only the loader could read."""
+    mat = Image.new("RGB", (WIDTH, PHOTO_HEIGHT), MAT)
+    try:
+        with Image.open(path) as file:
+            file.draft("RGB", (2 * WIDTH, 2 * PHOTO_HEIGHT))  # JPEGs decode faster at half size
+            photo = ImageOps.exif_transpose(file).convert("RGB")
+    except Exception:  # Pillow's plugins raise all kinds
+        return mat
+    photo = ImageOps.contain(photo, mat.size, Image.Resampling.LANCZOS)
+    mat.paste(photo, ((WIDTH - photo.width) // 2, (PHOTO_HEIGHT - photo.height) // 2))
+    return mat
+
+
+def _draw_guess(
+    draw: ImageDraw.ImageDraw, y: int, guess: Guess, fonts: _Fonts, *, first: bool
+) -> None:
+    """A line with class and probability, over a bar as long as the probability."""
+    font = fonts.bold if first else fonts.plain
+    percent = f"{100 * guess.probability:.1f} %"
+    right = WIDTH - PADDING
+    space = right - PADDING - draw.textlength(percent, font) - PADDING
+    draw.text((PADDING, y), _fitted(guess.name, font, space), INK, font)
+    draw.text((right, y), percent, INK, font, anchor="ra")
+    box = PADDING, y + 20, right, y + 20 + BAR_HEIGHT
+    draw.rounded_rectangle(box, BAR_HEIGHT / 2, TRACK)
+    length = round((right - PADDING) * guess.probability)
+    if length >= BAR_HEIGHT:
+        box = PADDING, y + 20, PADDING + length, y + 20 + BAR_HEIGHT
+        draw.rounded_rectangle(box, BAR_HEIGHT / 2, FIRST_BAR if first else BAR)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut with an ellipsis where it is longer than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{(text.rpartition(',')[0] or text).rstrip()}…"

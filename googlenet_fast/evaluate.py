@@ -1,0 +1,237 @@
+"""Evaluate weights on labelled images: `python -m googlenet_fast.evaluate WEIGHTS`."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
+from googlenet_fast.engine.arguments import ClassifierOptions, Parser, add_classifier_options
+from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.engine.class_matching import match_classes
+from googlenet_fast.engine.classifier import Classifier
+from googlenet_fast.engine.confusion import (
+    ClassResult,
+    class_results,
+    plot_confusion,
+    write_class_results,
+    write_confusion,
+)
+from googlenet_fast.engine.display_names import shortened
+from googlenet_fast.engine.distributed import Process, distributed
+from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.errors import UserError, run_command
+
+MOST_ROWS = 20
+"""Classes up to which the table on the terminal is complete; of more, the worst and best ten."""
+LONGEST_NAME = 36
+"""Characters of a class name in the table."""
+
+
+class Options(ClassifierOptions):
+    """The command line."""
+
+    data: Path | None
+    list: Path | None
+    root: Path | None
+    delimiter: str
+    relabel: bool
+    output: Path | None
+    json: bool
+
+
+def main() -> None:
+    """Evaluate as the command line says; the last line is RESULT with one JSON object."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    options = parse(sys.argv[1:])
+    with distributed(options.device) as process:
+        if options.output is not None and process.is_main:
+            _make_folder(options.output)
+        classifier = Classifier(options, process)
+        dataset = _open_data(options, classifier, process)
+        if process.is_main and not options.json:
+            print(_description(classifier, dataset), flush=True)
+        started = time.perf_counter()
+        evaluation = evaluate(
+            classifier.model,
+            # disable=None: a bar on a terminal only
+            tqdm(
+                classifier.loader(dataset),
+                unit="batch",
+                leave=False,
+                disable=None if process.is_main else True,
+            ),
+            process,
+            classifier.num_classes,
+            classifier.amp_dtype,
+        )
+        seconds = time.perf_counter() - started
+        if process.is_main:
+            _report(options, classifier, dataset, evaluation, seconds)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; raise `UserError` where it cannot be understood."""
+    parser = Parser(
+        prog="python -m googlenet_fast.evaluate",
+        description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
+        "Runs in one process, or in several under torchrun.",
+    )
+    add_classifier_options(parser)
+    data = parser.add_argument_group("data")
+    source = data.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="class folders, or a dataset folder (train and val, as folders or as lists), of which "
+        "the validation images are meant; default: the embedded handwritten digits",
+    )
+    source.add_argument(
+        "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'
+    )
+    data.add_argument(
+        "--root", type=Path, metavar="DIR", help="where the list's paths start; default: beside it"
+    )
+    data.add_argument(
+        "--delimiter", default=" ", help="between path and label of a list; default: a space"
+    )
+    data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for results.json, per_class.csv, confusion.csv and confusion.png; "
+        "default: nothing is written",
+    )
+    output.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of the tables"
+    )
+    return parser.parse_args(arguments, namespace=Options())
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder}: cannot be written to ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _open_data(options: Options, classifier: Classifier, process: Process) -> ImageDataset:
+    """The images, labelled as the network numbers its classes."""
+    source = options.list or options.data
+    dataset = open_dataset(
+        source or sample_dataset(),
+        root=options.root,
+        delimiter=options.delimiter,
+        relabel=options.relabel,
+    )
+    if source is None and dataset.num_classes != classifier.num_classes:
+        raise UserError(
+            f"{options.weights} has {classifier.num_classes} classes, the embedded digits "
+            f"{dataset.num_classes}; name the images to evaluate on with --data or --list"
+        )
+    dataset, note = match_classes(dataset, classifier.num_classes, classifier.class_names)
+    if note is not None and process.is_main:
+        logging.getLogger("googlenet_fast").warning("note: %s", note)
+    return dataset
+
+
+def _description(classifier: Classifier, dataset: ImageDataset) -> str:
+    return (
+        f"GoogLeNet preset {classifier.model.preset.name}, {classifier.num_classes} classes, from "
+        f"{classifier.options.weights}\n"
+        f"{len(dataset)} images of {dataset.source} at {classifier.image_size} px on "
+        f"{classifier.process.device.type}"
+    )
+
+
+def _report(
+    options: Options,
+    classifier: Classifier,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    seconds: float,
+) -> None:
+    """Print and write the results."""
+    if not math.isfinite(evaluation.loss):
+        raise UserError(
+            f"{options.weights}: the loss is {evaluation.loss}; the weights are damaged, or "
+            "overflow in mixed precision (--amp off)"
+        )
+    names = classifier.names
+    classes = class_results(evaluation, names)
+    result: dict[str, Any] = {
+        "top1": round(evaluation.top1, 3),
+        "top5": round(evaluation.top5, 3),
+        "loss": round(evaluation.loss, 5),
+        "images": evaluation.images,
+        "top1_count": evaluation.top1_count,
+        "top5_count": evaluation.top5_count,
+        "images_per_second": round(evaluation.images / seconds, 1),
+        "weights": str(options.weights),
+        "data": str(dataset.source),
+        "preset": classifier.model.preset.name,
+        "num_classes": classifier.num_classes,
+        "image_size": classifier.image_size,
+        "world_size": classifier.process.world_size,
+    }
+    per_class = [
+        {"index": r.index, "class": r.name, "images": r.images, "correct": r.correct}
+        for r in classes
+    ]
+    document = json.dumps({**result, "classes": per_class}, indent=2)
+    if options.output is not None:
+        write_atomically(options.output / "results.json", f"{document}\n".encode())
+        write_class_results(classes, options.output / "per_class.csv")
+        write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
+        plot_confusion(evaluation, names, options.output / "confusion.png")
+    if options.json:
+        print(document)
+        return
+    print(f"\n{class_table(classes)}\n\n{_summary(evaluation)}")
+    if options.output is not None:
+        print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
+    print(f"RESULT {json.dumps(result)}", flush=True)
+
+
+def _summary(evaluation: Evaluation) -> str:
+    images = evaluation.images
+    return (
+        f"top-1 {evaluation.top1:6.2f} %  ({evaluation.top1_count}/{images})\n"
+        f"top-5 {evaluation.top5:6.2f} %  ({evaluation.top5_count}/{images})\n"
+        f"loss  {evaluation.loss:7.4f}"
+    )
+
+
+def class_table(classes: Sequence[ClassResult]) -> str:
+    """The accuracy of each class, or of the worst and best ten, as aligned text."""
+    rows = list(classes)
+    heading = f"accuracy of the {len(rows)} classes with images"
+    if len(rows) > MOST_ROWS:
+        rows.sort(key=lambda r: (r.top1, -r.images))
+        rows = rows[: MOST_ROWS // 2] + rows[-MOST_ROWS // 2 :]
+        heading += ": the worst and the best ten"
+    width = min(LONGEST_NAME, max(len(r.name) for r in rows))
+    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often taken for"]
+    lines += [
+        f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
+        f"{shortened(r.taken_for, LONGEST_NAME)}".rstrip()
+        for r in rows
+    ]
+    if len(classes) > MOST_ROWS:
+        lines.insert(2 + MOST_ROWS // 2, "...")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,128 @@
+"""Name what photos show: `python -m googlenet_fast.predict WEIGHTS IMAGES...`."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from googlenet_fast.engine.arguments import (
+    ClassifierOptions,
+    Parser,
+    add_classifier_options,
+    positive,
+)
+from googlenet_fast.engine.classifier import Classifier
+from googlenet_fast.engine.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.prediction import (
+    Prediction,
+    Unreadable,
+    find_images,
+    predict,
+    printable,
+)
+from googlenet_fast.errors import UserError, run_command
+
+
+class Options(ClassifierOptions):
+    """The command line."""
+
+    images: list[Path]
+    top: int
+    json: bool
+    sheet: Path | None
+
+
+def main() -> None:
+    """Predict as the command line says; exit status 2 if an image could not be read."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    options = parse(sys.argv[1:])
+    images, unreadable = find_images(options.images)
+    predictions = []
+    with distributed(options.device) as process:
+        if process.world_size > 1:
+            raise UserError("prediction runs in one process; start it without torchrun")
+        classifier = Classifier(options, process)
+        top = min(options.top, classifier.num_classes)
+        for outcome in predict(classifier, images, top) if images else ():
+            if isinstance(outcome, Unreadable):
+                unreadable.append(outcome)
+                continue
+            predictions.append(outcome)
+            if not options.json:
+                print(f"{table(outcome)}\n", flush=True)
+    if options.sheet is not None and predictions:
+        save_contact_sheet(predictions, options.sheet)
+    if options.json:
+        print(json.dumps(document(options.weights, predictions, unreadable), indent=2))
+    for image in unreadable:
+        print(f"error: {image.reason}", file=sys.stderr)
+    if unreadable:
+        sys.exit(2)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; raise `UserError` where it cannot be understood."""
+    parser = Parser(
+        prog="python -m googlenet_fast.predict",
+        description="The likeliest classes of photos. An image that cannot be read does not keep "
+        "the others from theirs; it is reported at the end, with exit status 2.",
+    )
+    add_classifier_options(parser)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGES",
+        help="image files, and folders that are searched for images at any depth",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--top", type=positive, default=5, metavar="K", help="classes an image; default: 5"
+    )
+    output.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of the tables"
+    )
+    output.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help=f"write a contact sheet of the first {MOST_TILES} images with their predictions; the "
+        "suffix (.png, .jpg) says the format",
+    )
+    options = parser.parse_args(arguments, namespace=Options())
+    if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
+    return options
+
+
+def table(prediction: Prediction) -> str:
+    """The file's name and a line a class, as aligned text."""
+    lines = [f"{100 * g.probability:8.2f} %  {g.name}" for g in prediction.guesses]
+    return "\n".join([printable(prediction.path), *lines])
+
+
+def document(
+    weights: Path, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
+) -> dict[str, Any]:
+    """Everything as plain values, for JSON."""
+    return {
+        "weights": str(weights),
+        "predictions": [
+            {
+                "image": str(prediction.path),
+                "classes": [
+                    {"index": g.index, "class": g.name, "probability": round(g.probability, 6)}
+                    for g in prediction.guesses
+                ],
+            }
+            for prediction in predictions
+        ],
+        "errors": [{"image": str(image.path), "reason": image.reason} for image in unreadable],
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)
