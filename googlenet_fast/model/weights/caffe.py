@@ -62,7 +62,7 @@ _FIELDS = {
 
 
 @cache
-def _net_parameter() -> type[Message]:
+def net_parameter() -> type[Message]:
     """Return the message class of a whole `.caffemodel`."""
     field_type = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
@@ -96,7 +96,7 @@ def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
     Raises:
         UserError: not a `.caffemodel`, or a layer with weights that GoogLeNet does not have.
     """
-    net: Any = _net_parameter()()
+    net: Any = net_parameter()()
     try:
         net.ParseFromString(content)
     except DecodeError:
@@ -121,7 +121,7 @@ def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
 
 def write_caffemodel(state: dict[str, Tensor]) -> bytes:
     """Return the `.caffemodel` file of a `paper` network's state dict."""
-    net: Any = _net_parameter()(name="GoogleNet")
+    net: Any = net_parameter()(name="GoogleNet")
     for module, name in MODULES.items():
         if key_of(module, "weight") not in state:
             continue

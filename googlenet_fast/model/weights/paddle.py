@@ -9,7 +9,7 @@ import io
 import math
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -143,7 +143,15 @@ _GLOBALS = {
 _FLOATS = {f"{order}f{size}" for order in "<>" for size in (2, 4, 8)}
 
 
-class _ArraysOnlyUnpickler(pickle.Unpickler):
+class _ArraysOnlyUnpickler(pickle._Unpickler):
+    """Unpickler in Python, whose memo is a dict: the one in C reserves what a file's index says."""
+
+    dispatch: ClassVar = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if opcode != pickle.BYTEARRAY8[0]  # reserves what the file says, and no array needs it
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
             raise _RefusedError(f"{module}.{name}")

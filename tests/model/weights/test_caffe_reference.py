@@ -10,7 +10,7 @@ from torch import Tensor
 
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, save_weights
-from googlenet_fast.model.weights.caffe import _net_parameter
+from googlenet_fast.model.weights.caffe import net_parameter
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_saved_again_it_is_the_same_network(folder: Path, tmp_path: Path) -> Non
     save_weights(model, tmp_path / "again.caffemodel")
     layers = []
     for path in (folder / "bvlc_googlenet.caffemodel", tmp_path / "again.caffemodel"):
-        net: Any = _net_parameter()()
+        net: Any = net_parameter()()
         net.ParseFromString(path.read_bytes())
         layers.append({layer.name: layer for layer in net.layer})
     theirs, ours = layers
@@ -71,7 +71,7 @@ def test_the_older_generation_of_the_format(tmp_path: Path) -> None:
     path = tmp_path / "w.caffemodel"
     model = GoogLeNet("paper", 3, aux=False)
     save_weights(model, path)
-    net: Any = _net_parameter()()
+    net: Any = net_parameter()()
     net.ParseFromString(path.read_bytes())
     for layer in net.layer:
         old = net.layers.add(name=layer.name)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, save_weights
-from googlenet_fast.model.weights.caffe import _net_parameter
+from googlenet_fast.model.weights.caffe import net_parameter
 
 LOAD_ERRORS = "damaged|cannot be read|declares shape|is not a whole array|is missing|no key"
 
@@ -67,6 +68,23 @@ def test_pdparams_that_reserve_memory(tmp_path: Path) -> None:
     ):
         content = pickle.dumps({"_fc_out.bias": payload}, protocol=4)
         assert_refused(tmp_path / "w.pdparams", content, LOAD_ERRORS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04Nr\xff\xff\xff\xff.",  # a memo index of 2**32 - 1
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 36) + b".",  # a bytearray of 64 GB
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 36) + b".",  # bytes of 64 GB
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 36) + b"N.",  # a frame of 64 GB
+    ],
+)
+def test_pickles_that_reserve_memory(content: bytes, tmp_path: Path) -> None:
+    tracemalloc.start()
+    assert_refused(tmp_path / "w.pdparams", content, "damaged|no dict of arrays")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 class Forged:
@@ -136,7 +154,7 @@ def test_torch_files_without_a_state_dict(content: Any, tmp_path: Path) -> None:
 
 
 def test_caffemodels_that_declare_more_than_they_hold(tmp_path: Path) -> None:
-    net: Any = _net_parameter()()
+    net: Any = net_parameter()()
     blob = net.layer.add(name="loss3/classifier").blobs.add(data=b"1234" * 4)
     blob.shape.dim.extend([1 << 40, 1024])
     assert_refused(tmp_path / "w.caffemodel", net.SerializeToString(), "loss3/classifier weight")
@@ -146,7 +164,7 @@ def test_caffemodels_that_declare_more_than_they_hold(tmp_path: Path) -> None:
 
 
 def test_caffemodel_of_another_network(tmp_path: Path) -> None:
-    net: Any = _net_parameter()()
+    net: Any = net_parameter()()
     net.layer.add(name="fc8").blobs.add(data=b"1234").shape.dim.append(1)
     assert_refused(tmp_path / "w.caffemodel", net.SerializeToString(), "layer 'fc8' is not one of")
 
