@@ -89,7 +89,7 @@ class DaliLoader:
 
     def build_pipeline(self) -> Pipeline:
         """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
-        return _image_pipeline(
+        return image_pipeline(
             batch_size=self._sampler.batch_size, source=self._next_inputs, **self._definition
         )
 
@@ -115,7 +115,7 @@ class DaliLoader:
     def _raise_for_undecodable(self, error: RuntimeError) -> None:
         """Find the file at fault by reading those in flight one at a time, and name it."""
         alone: list[Batch] = []
-        pipeline = _image_pipeline(
+        pipeline = image_pipeline(
             batch_size=1,
             exec_pipelined=False,
             exec_async=False,
@@ -139,14 +139,14 @@ def _cause(error: RuntimeError) -> str:
 
 
 def _inputs(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
-    """File names as bytes, labels and, in training, draws: what `_image_pipeline` takes."""
+    """File names as bytes, labels and, in training, draws: what `image_pipeline` takes."""
     names = [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
     labels = dataset.labels[batch.indices]
     return (names, labels) if batch.draws is None else (names, labels, batch.draws)
 
 
 @pipeline_def
-def _image_pipeline(
+def image_pipeline(
     source: Callable[[], tuple[Any, ...]],
     augmentation: Augmentation | None,
     image_size: int,

@@ -22,7 +22,9 @@ Item = tuple[str, int, NDArray[np.float64] | None]
 class TorchvisionLoader:
     """Batches of a dataset, read by Pillow; see `googlenet_fast.data.Loader`.
 
-    Workers send uint8 pixels; they are normalised on the device.
+    Workers send uint8 pixels; they are normalised on the device. They live for an epoch: those of
+    an iterator that waits for the garbage collector could be shut down from within a process that
+    was forked since, which then hangs.
     """
 
     def __init__(
@@ -37,19 +39,17 @@ class TorchvisionLoader:
         dtype: torch.dtype,
         num_workers: int,
     ) -> None:
-        self._dataset = dataset
         self._sampler = sampler
         self._device = device
         self._dtype = dtype
         self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
-        self._epoch, self._start_step = 0, 0
+        self._items = _Items(dataset, sampler)
         self._batches = DataLoader(
             _Reader(image_size, resize_size, normalization.channel_order, sampler.augmentation),
-            batch_sampler=_Items(self),
+            batch_sampler=self._items,
             collate_fn=_as_is,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )
 
@@ -58,7 +58,7 @@ class TorchvisionLoader:
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._epoch, self._start_step = epoch, start_step
+        self._items.epoch, self._items.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._batches:
@@ -68,24 +68,22 @@ class TorchvisionLoader:
             images = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std
             yield images.to(self._dtype), labels
 
-    def items(self) -> Iterator[list[Item]]:
-        """The items of each batch of the epoch."""
-        for batch in self._sampler.batches(self._epoch, self._start_step):
+
+class _Items:
+    """The items of each batch, which the DataLoader asks for anew each epoch."""
+
+    def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+        self.epoch, self.start_step = 0, 0
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in self._sampler.batches(self.epoch, self.start_step):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
                 (self._dataset.path(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
-
-
-class _Items:
-    """The batch sampler of the DataLoader: it asks anew each epoch."""
-
-    def __init__(self, loader: TorchvisionLoader) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        return self._loader.items()
 
 
 class _Reader(Dataset):
