@@ -37,7 +37,7 @@ def bias_relu_pool_reference(x: Tensor, bias: Tensor | None, relu: bool, ceil_mo
     y = F.max_pool2d(x, 3, stride=2, ceil_mode=ceil_mode)
     if bias is not None:
         y = (y + bias.view(-1, 1, 1)).to(x.dtype)
-    return F.relu(y) if relu else y
+    return (F.relu(y) if relu else y).contiguous(memory_format=torch.channels_last)
 
 
 register("bias_relu_pool", {"cpu": {"reference": always}, "cuda": {"reference": always}})

@@ -100,19 +100,18 @@ def _inception_aten(
     x = x.contiguous(memory_format=torch.channels_last)
     widths = _sibling_widths(w_in, w3, w5)
     y1, r3, r5 = _conv(x, w_in, None).split(widths, dim=1)
-    b1 = None
-    if b_in is not None:
-        b1, b3_reduce, b5_reduce = b_in.split(widths)
-        r3, r5 = (
-            concat_bias_relu([r3], [b3_reduce], reduce_relu),
-            concat_bias_relu([r5], [b5_reduce], reduce_relu),
-        )
-    elif reduce_relu:
-        r3, r5 = F.relu(r3), F.relu(r5)
+    b1, b3_reduce, b5_reduce = (None,) * 3 if b_in is None else b_in.split(widths)
+    if b_in is not None or reduce_relu:
+        r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
+        r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
     pooled = F.max_pool2d(x, 3, stride=1, padding=1)
     branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
-    biases = None if b1 is None else [b1, b3, b5, bp]
-    return concat_bias_relu(branches, biases)
+    return concat_bias_relu(branches, _given(b1, b3, b5, bp))
+
+
+def _given(*biases: Tensor | None) -> list[Tensor] | None:
+    """The biases as a list, or None where there are none."""
+    return [bias for bias in biases if bias is not None] or None
 
 
 def _sibling_widths(w_in: Tensor, w3: Tensor, w5: Tensor) -> tuple[int, int, int]:
@@ -126,10 +125,5 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight, bias, padding=weight.size(-1) // 2)
 
 
-register(
-    "inception",
-    {
-        "cpu": {"reference": always, "aten": always},
-        "cuda": {"aten": always, "reference": always},
-    },
-)
+_IMPLEMENTATIONS = {"aten": always, "reference": always}
+register("inception", {"cpu": _IMPLEMENTATIONS, "cuda": _IMPLEMENTATIONS})

@@ -1,0 +1,30 @@
+"""What the tests of all ops share."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+Check = Callable[[Tensor, Tensor, Tensor], None]
+
+
+@pytest.fixture
+def check_accuracy() -> Check:
+    """Assert that a result is at most twice as far from the exact one as plain PyTorch's is."""
+
+    def check(actual: Tensor, plain: Tensor, exact: Tensor) -> None:
+        assert actual.shape == exact.shape
+        if exact.numel() == 0:
+            return
+        floor = 1e-6 * max(1.0, exact.abs().max().item())
+        allowed = 2 * (plain.double() - exact).abs().max().item() + floor
+        assert (actual.double() - exact).abs().max().item() <= allowed
+
+    return check
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    """Keep what torch.compile remembers of one test out of the next."""
+    torch._dynamo.reset()
