@@ -248,6 +248,7 @@ class Trainer:
             "aux": options.aux,
             "lrn": options.lrn,
             "dropout": options.dropout,
+            "transform_input": self.model.transform_input,
             "image_size": data.image_size,
             "resize_size": data.resize_size,
             "class_names": list(self.splits.train.class_names),
@@ -284,6 +285,7 @@ class Trainer:
                 )
         step = self.train_step
         self.model.load_state_dict(state["model"])
+        self.model.transform_input = state["meta"]["transform_input"]
         hyperparameters = [
             {key: value for key, value in group.items() if key != "params"}
             for group in step.optimizer.param_groups
@@ -294,6 +296,7 @@ class Trainer:
         step.scaler.load_state_dict(state["scaler"])
         if step.ema is not None and "ema" in state:
             step.ema.module.load_state_dict(state["ema"])
+            step.ema.module.transform_input = self.model.transform_input
             step.ema.n_averaged.copy_(state["ema_updates"])
         self.step = state["step"] * self.steps_per_epoch // state["steps_per_epoch"]
         self.best_top1 = state["best_top1"]
