@@ -171,7 +171,7 @@ def image_pipeline(
     )
     encoded = fn.io.file.read(name)
     shape = fn.peek_image_shape(encoded)
-    decoding = {
+    decoding: dict[str, Any] = {
         "device": "mixed" if on_gpu else "cpu",
         # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
         "jpeg_fancy_upsampling": augmentation is None,

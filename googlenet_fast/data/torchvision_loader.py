@@ -1,5 +1,6 @@
 """The loader on Pillow and torchvision transforms, for machines without DALI."""
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,9 +23,7 @@ Item = tuple[str, int, NDArray[np.float64] | None]
 class TorchvisionLoader:
     """Batches of a dataset, read by Pillow; see `googlenet_fast.data.Loader`.
 
-    Workers send uint8 pixels; they are normalised on the device. They live for an epoch: those of
-    an iterator that waits for the garbage collector could be shut down from within a process that
-    was forked since, which then hangs.
+    Workers send uint8 pixels; they are normalised on the device. They live for an epoch.
     """
 
     def __init__(
@@ -61,6 +60,10 @@ class TorchvisionLoader:
         self._items.epoch, self._items.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._batches.num_workers:
+            # Or a forked worker may come to finalise what lies about here, such as another loader
+            # whose workers it would stop, or DALI's pipeline, whose threads it does not have.
+            gc.collect()
         for batch in self._batches:
             if isinstance(batch, UserError):
                 raise batch

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from googlenet_fast.data import Augmentation, ImageDataset, Loader, build_loader, open_splits
+from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.sampling import BatchSampler
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import CAFFE_BGR, IMAGENET_RGB, Normalization
@@ -22,7 +23,7 @@ from googlenet_fast.model.presets import CAFFE_BGR, IMAGENET_RGB, Normalization
 GREY_LEVELS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "RGB")
 """Pixels as they are, so that differences read as grey levels of 0..255."""
 
-KINDS = ["dali", "torchvision"]
+KINDS: tuple[Kind, ...] = ("dali", "torchvision")
 Make = Callable[..., Loader]
 Batch = tuple[Tensor, Tensor]
 
@@ -360,6 +361,20 @@ def test_weird_files_are_read_alike_or_named(shared_data: Path) -> None:
             read_by_both += 1
             assert (images[0] - images[1]).abs().mean() < 3, file
     assert read_by_both > 0.7 * len(files)
+
+
+def test_workers_do_not_touch_what_their_parent_left_behind(photos: ImageDataset) -> None:
+    """They crashed in the destructors of abandoned pipelines, and hung on abandoned workers."""
+    options: dict[str, Any] = {
+        "train": True, "batch_size": 4, "image_size": 48, "normalization": GREY_LEVELS,
+    }  # fmt: skip
+    for _ in range(3):
+        for kind in KINDS:
+            loader = build_loader(photos, kind=kind, num_workers=2, **options)
+            cycle: list[object] = [iter(loader)]
+            cycle.append(cycle)
+            next(cycle[0])  # type: ignore[call-overload]
+        assert len(list(build_loader(photos, kind="torchvision", num_workers=2, **options))) == 6
 
 
 class TestSynthetic:
