@@ -17,7 +17,7 @@ def _load() -> tuple[dict[str, str], str | None]:
     try:
         torch.ops.load_library(str(PATH))
     except OSError as error:
-        return {}, f"the compiled extension does not load: {error}"
+        return {}, f"the compiled extension does not load: {error.__cause__ or error}"
     describe = ctypes.CDLL(str(PATH)).googlenet_fast_build_info
     describe.restype = ctypes.c_char_p
     return json.loads(describe()), None

@@ -214,6 +214,7 @@ def test_autocast_casts_branches_and_keeps_biases(implementation: str, dtype: to
     assert grad.dtype == torch.float32
 
 
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 def test_fake_cuda_tensors_need_no_gpu() -> None:
     with FakeTensorMode():
         branches = [torch.empty(2, c, 5, 5, device="cuda", requires_grad=True) for c in (8, 3)]

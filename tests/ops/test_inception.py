@@ -165,6 +165,7 @@ def test_autocast(implementation: str, dtype: torch.dtype) -> None:
         assert grad.dtype == leaf.dtype == torch.float32
 
 
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
