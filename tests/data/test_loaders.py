@@ -367,7 +367,7 @@ def test_weird_files_are_read_alike_or_named(shared_data: Path) -> None:
 def test_workers_do_not_touch_what_their_parent_left_behind(
     photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They crashed in the destructors of abandoned pipelines, and hung on abandoned workers."""
+    """They crashed in the destructor of an abandoned DALI pipeline."""
     pytest.importorskip("nvidia.dali")
     from googlenet_fast.data.torchvision_loader import _Reader
 
@@ -385,11 +385,11 @@ def test_workers_do_not_touch_what_their_parent_left_behind(
     }  # fmt: skip
     gc.disable()
     try:
-        for kind in KINDS:
-            abandoned: list[object] = [iter(build_loader(photos, kind=kind, **options))]
-            abandoned.append(abandoned)
-            next(abandoned[0])  # type: ignore[call-overload]
-        del abandoned
+        batches = iter(build_loader(photos, kind="dali", **options))
+        next(batches)
+        abandoned: list[object] = [batches]
+        abandoned.append(abandoned)
+        del batches, abandoned
         monkeypatch.setattr(_Reader, "_read", collect_and_read)
         assert len(list(build_loader(photos, kind="torchvision", **options))) == 6
     finally:
