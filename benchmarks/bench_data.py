@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import interleave
 from PIL import Image
 
+from benchmarks.harness import interleave
 from googlenet_fast.data import ImageDataset, build_loader
 from googlenet_fast.model.presets import IMAGENET_RGB
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import interleave
 
+from benchmarks.harness import interleave
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.stop_signal import StopSignal

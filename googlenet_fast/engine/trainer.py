@@ -28,6 +28,7 @@ from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.schedule import lr_factor
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.errors import UserError
+from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_weights
 
 
@@ -296,6 +297,7 @@ class Trainer:
         step.scaler.load_state_dict(state["scaler"])
         if step.ema is not None and "ema" in state:
             step.ema.module.load_state_dict(state["ema"])
+            assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
             step.ema.n_averaged.copy_(state["ema_updates"])
         self.step = state["step"] * self.steps_per_epoch // state["steps_per_epoch"]

@@ -2,11 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from googlenet_fast.engine.stop_signal import StopSignal
 
@@ -30,20 +30,29 @@ def test_second_interrupt_acts() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _count_steps(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    steps = 0
-    with StopSignal(world_size=2) as stop:
-        while not stop.poll():
-            if rank == 1 and steps == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-            steps += 1
-    Path(folder, f"steps{rank}").write_text(str(steps))
-    dist.destroy_process_group()
+COUNT_STEPS = """
+import os, signal, sys
+from pathlib import Path
+import torch.distributed as dist
+from googlenet_fast.engine.stop_signal import StopSignal
+
+dist.init_process_group("gloo")
+steps = 0
+with StopSignal(world_size=2) as stop:
+    while not stop.poll():
+        if dist.get_rank() == 1 and steps == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        steps += 1
+Path(sys.argv[1], f"steps{dist.get_rank()}").write_text(str(steps))
+dist.destroy_process_group()
+"""
 
 
 def test_processes_agree_on_the_step(tmp_path: Path) -> None:
-    mp.spawn(_count_steps, args=(str(tmp_path),), nprocs=2)
+    script = tmp_path / "count_steps.py"
+    script.write_text(COUNT_STEPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=120)
     steps = [int((tmp_path / f"steps{rank}").read_text()) for rank in range(2)]
     assert steps[0] == steps[1]
     assert 6 <= steps[0] <= 8

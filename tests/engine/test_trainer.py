@@ -174,7 +174,11 @@ def torchrun(processes: int, arguments: list[str]) -> None:
 
 
 def test_two_processes_equal_one(few_digits: Path, tmp_path: Path) -> None:
-    """The same global batch without batch norm and dropout, to fp32 rounding."""
+    """The same global batch without batch norm and dropout, to fp32 rounding.
+
+    Rounding flips a few ReLUs, which moves gradients by a thousandth; a gradient summed rather than
+    averaged, or another batch, would move them by as much as they are.
+    """
     options = ("--model.preset", "paper", "--model.dropout", "0", "--optimizer.lr", "3e-4")
     torchrun(2, arguments(few_digits, tmp_path / "two", *options))
     with closing(
@@ -185,7 +189,7 @@ def test_two_processes_equal_one(few_digits: Path, tmp_path: Path) -> None:
     one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
     assert one["step"] == two["step"] == 10
     for key, expected in one["model"].items():
-        way = (expected - start[key]).norm()
-        assert (two["model"][key] - expected).norm() <= 1e-3 * way, key
+        allowed = 1e-2 * (expected - start[key]).norm() + 1e-7 * expected.norm()
+        assert (two["model"][key] - expected).norm() <= allowed, key
     metrics = [read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("one", "two")]
     assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-4)
