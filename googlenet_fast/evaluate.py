@@ -129,6 +129,8 @@ def _make_folder(folder: Path) -> None:
 def _open_data(options: Options, classifier: Classifier, process: Process) -> ImageDataset:
     """The images, labelled as the network numbers its classes."""
     source = options.list or options.data
+    if options.list is not None and not options.list.is_file():
+        raise UserError(f"--list {options.list}: no such file")
     dataset = open_dataset(
         source or sample_dataset(),
         root=options.root,

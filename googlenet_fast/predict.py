@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +40,11 @@ def main() -> None:
     """Predict as the command line says; exit status 2 if an image could not be read."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("prediction runs in one process; start it without torchrun")
     images, unreadable = find_images(options.images)
     predictions = []
     with distributed(options.device) as process:
-        if process.world_size > 1:
-            raise UserError("prediction runs in one process; start it without torchrun")
         classifier = Classifier(options, process)
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():

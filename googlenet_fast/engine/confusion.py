@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -80,33 +83,40 @@ def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> 
     counts = evaluation.confusion
     occurring = ((counts.sum(0) + counts.sum(1)) > 0).nonzero().flatten()
     counts = counts[occurring][:, occurring]
-    number = len(occurring)
-    shares = counts / counts.sum(1, keepdim=True)  # NaN, left blank: no image has the label
+    named = len(occurring) <= NAMED
+    side = 5 + (0.3 if named else 0.02) * len(occurring)  # inches; 2 pixels a class or more
+    with matplotlib.rc_context({"font.size": 10 if named else side}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        _draw_cells(axes, counts)
+        axes.set(
+            xlabel="prediction",
+            ylabel="label",
+            title=f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images",
+        )
+        if named:
+            shown = [shortened(names[i], LONGEST_NAME) for i in occurring]
+            axes.set_xticks(range(len(shown)), shown, rotation=90)
+            axes.set_yticks(range(len(shown)), shown)
+        else:
+            ticks = range(0, len(occurring), len(occurring) // 20)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_ticks(ticks, [str(int(occurring[i])) for i in ticks])
+        content = io.BytesIO()
+        figure.savefig(content, dpi=100)
+    write_atomically(path, content.getbuffer())
 
-    side = 5 + (0.3 * number if number <= NAMED else 0.02 * number)  # inches; 2 pixels a class
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, label="share of the label's images", shrink=0.8)
-    axes.set(
-        xlabel="prediction",
-        ylabel="label",
-        title=f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images",
-    )
+
+def _draw_cells(axes: Axes, counts: Tensor) -> None:
+    """Draw the cells and the scale of their colours; of few classes, the counts too."""
+    shares = counts / counts.sum(1, keepdim=True)  # NaN, left blank: no image has the label
+    # A cell of few pixels is seen only if its colour is strong, so there small shares get more.
+    norm = PowerNorm(1 if len(counts) <= NAMED else 0.5, 0, 1)
+    cells = axes.imshow(shares.numpy(), cmap="Blues", norm=norm, interpolation="nearest")
+    axes.figure.colorbar(cells, label="share of the label's images", shrink=0.8)
     axes.set_facecolor("0.92")
-    if number <= NAMED:
-        shown = [shortened(names[i], LONGEST_NAME) for i in occurring]
-        axes.set_xticks(range(number), shown, rotation=90)
-        axes.set_yticks(range(number), shown)
-    else:
-        ticks = range(0, number, max(1, number // 20))
-        axes.set_xticks(ticks, [str(int(occurring[i])) for i in ticks])
-        axes.set_yticks(ticks, [str(int(occurring[i])) for i in ticks])
-    if number <= COUNTED:
+    if len(counts) <= COUNTED:
         for row, column in counts.nonzero().tolist():
             colour = "white" if shares[row, column] > 0.5 else "black"
             count = str(int(counts[row, column]))
             axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=100)
-    write_atomically(path, content.getbuffer())

@@ -79,14 +79,17 @@ def predict(
                 ]
                 yield Prediction(images[done], guesses)
                 done += 1
+        return
     except UserError as error:
-        left = images[done:]
-        if len(left) == 1:
-            yield Unreadable(left[0], str(error))
-            return
-        half = len(left) // 2
-        yield from predict(classifier, left[:half], top)
-        yield from predict(classifier, left[half:], top)
+        reason = str(error)
+    del batches  # and with it the loader's processes, before the next ones start
+    left = images[done:]
+    if len(left) == 1:
+        yield Unreadable(left[0], reason)
+        return
+    half = len(left) // 2
+    yield from predict(classifier, left[:half], top)
+    yield from predict(classifier, left[half:], top)
 
 
 class _Files(ImageDataset):

@@ -1,0 +1,75 @@
+"""The tables and the picture of a confusion matrix."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from googlenet_fast.engine.confusion import (
+    class_results,
+    plot_confusion,
+    write_class_results,
+    write_confusion,
+)
+from googlenet_fast.engine.evaluation import Evaluation
+
+
+def evaluation(confusion: torch.Tensor) -> Evaluation:
+    images = int(confusion.sum())
+    return Evaluation(images=images, loss=0.5, top5_count=images, confusion=confusion)
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_class_results() -> None:
+    confusion = torch.tensor([[5, 3, 2], [0, 0, 0], [0, 0, 4]])
+    first, last = class_results(evaluation(confusion), ["ape", "bee", "cat"])
+    assert (first.name, first.images, first.correct, first.taken_for) == ("ape", 10, 5, "bee")
+    assert first.top1 == 50
+    assert (last.index, last.top1, last.taken_for) == (2, 100, "")
+
+
+def test_tables(tmp_path: Path) -> None:
+    names = ['a, "b"', "ü 山", "c"]
+    confusion = torch.randint(1, 10**12, (3, 3))
+    write_confusion(confusion, names, tmp_path / "confusion.csv")
+    header, *rows = read_csv(tmp_path / "confusion.csv")
+    assert header[1:] == [row[0] for row in rows] == names
+    assert [[int(count) for count in row[1:]] for row in rows] == confusion.tolist()
+
+    write_class_results(class_results(evaluation(confusion), names), tmp_path / "classes.csv")
+    header, *rows = read_csv(tmp_path / "classes.csv")
+    assert [row[1] for row in rows] == names
+    top1 = header.index("top1")
+    expected = 100 * confusion.diagonal() / confusion.sum(1)
+    assert [float(row[top1]) for row in rows] == pytest.approx(expected.tolist(), abs=0.01)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 60, 1000])
+def test_picture(num_classes: int, tmp_path: Path) -> None:
+    """A perfect diagonal shows every class as a square of its share of the picture's width."""
+    names = [f"class number {i} with a long name" for i in range(num_classes)]
+    path = tmp_path / "confusion.png"
+    plot_confusion(evaluation(7 * torch.eye(num_classes, dtype=torch.int64)), names, path)
+    with Image.open(path) as image:
+        assert max(image.size) < 3200
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    dark_blue = np.all(np.abs(pixels - [8, 48, 107]) < 12, axis=2)
+    diagonal = dark_blue[:, : int(0.85 * dark_blue.shape[1])]  # without the colour bar
+    width = np.count_nonzero(diagonal.any(0))
+    assert width > max(num_classes, 0.2 * image.width)
+    assert np.count_nonzero(diagonal) == pytest.approx(width**2 / num_classes, rel=0.25)
+
+
+def test_picture_leaves_out_classes_that_do_not_occur(tmp_path: Path) -> None:
+    confusion = torch.zeros(1000, 1000, dtype=torch.int64)
+    confusion[3, 500] = confusion[999, 999] = 1
+    plot_confusion(evaluation(confusion), [str(i) for i in range(1000)], tmp_path / "few.png")
+    with Image.open(tmp_path / "few.png") as image:
+        assert max(image.size) < 800

@@ -1,0 +1,175 @@
+"""The command line of prediction."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from googlenet_fast import predict
+from googlenet_fast.errors import run_command
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.weights import save_weights
+
+Command = Callable[..., tuple[int, str, str]]
+LOADERS = ["dali", "torchvision"]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process and gives its status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments), "--device", "cpu"])
+        status = 0
+        try:
+            run_command(predict.main)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(params=LOADERS)
+def loader(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "animals.safetensors"
+    model = GoogLeNet("torchvision", 3, aux=False)
+    save_weights(model, path, class_names=["ape", "bee", "cat"], image_size=64)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Nine photos, at several depths and under odd names, among other files."""
+    folder = tmp_path / "my photos"
+    for name in ("a.jpg", "b.PNG", "c ü.jpeg", "sub/a.jpg", "sub/sub/z.jpg", "sub/ä/1.webp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((90, 70), 80).convert("RGB").save(path)
+    (folder / "notes.txt").touch()
+    (folder / "._a.jpg").touch()
+    return folder
+
+
+def predictions(stdout: str) -> dict[str, list[tuple[int, str, float]]]:
+    """Image -> classes, from the JSON document."""
+    return {
+        entry["image"]: [(c["index"], c["class"], c["probability"]) for c in entry["classes"]]
+        for entry in json.loads(stdout)["predictions"]
+    }
+
+
+def test_photos_are_named(shared_data: Path, loader: str, command: Command) -> None:
+    caffe = shared_data / "bvlc_googlenet" / "bvlc_googlenet.caffemodel"
+    folder = shared_data / "dali_jpeg47"
+    status, stdout, _ = command(caffe, folder / "100", folder / "84", "--loader", loader)
+    assert status == 0
+    assert [line.split(maxsplit=2)[2] for line in stdout.splitlines() if line[2:3] == " "][::5] == [
+        "black swan, Cygnus atratus", "peacock",
+    ]  # fmt: skip
+
+
+def test_every_image_once_in_order_and_alike_in_any_batch(
+    weights: Path, photos: Path, loader: str, command: Command
+) -> None:
+    arguments = (weights, photos, photos / "sub" / "a.jpg", "--loader", loader, "--json")
+    status, stdout, _ = command(*arguments, "--batch-size", "2")
+    assert status == 0
+    files = [Path(entry["image"]) for entry in json.loads(stdout)["predictions"]]
+    found = ["a.jpg", "b.PNG", "c ü.jpeg", "sub/a.jpg", "sub/sub/z.jpg", "sub/ä/1.webp"]
+    assert files == [photos / name for name in [*found, "sub/a.jpg"]]
+    for classes in predictions(stdout).values():
+        assert {index: name for index, name, _ in classes} == {0: "ape", 1: "bee", 2: "cat"}
+        values = [value for _, _, value in classes]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+
+    together = predictions(command(*arguments, "--batch-size", "64")[1])
+    for image, classes in predictions(stdout).items():
+        alone = predictions(command(weights, image, "--loader", loader, "--json")[1])[image]
+        for other in (alone, together[image]):
+            assert sorted(other) == [
+                (index, name, pytest.approx(value, abs=1e-4))
+                for index, name, value in sorted(classes)
+            ]
+
+
+def test_table(weights: Path, photos: Path, command: Command) -> None:
+    status, stdout, _ = command(weights, photos / "a.jpg", "--top", "2")
+    assert status == 0
+    name, *lines = stdout.rstrip().splitlines()
+    assert name == str(photos / "a.jpg")
+    assert len(lines) == 2
+    assert {line.index("%") for line in lines} == {9}
+
+
+def test_unreadable_images_do_not_keep_the_others(
+    weights: Path, photos: Path, loader: str, tmp_path: Path, command: Command
+) -> None:
+    (photos / "bad 1.jpg").write_bytes(b"no JPEG")
+    (photos / "sub" / "bad 2.jpg").touch()
+    (tmp_path / "empty").mkdir()
+    sheet = tmp_path / "sheet.png"
+    status, stdout, stderr = command(
+        weights, tmp_path / "no.jpg", photos, tmp_path / "empty", "--loader", loader, "--json",
+        "--sheet", sheet, "--batch-size", "3",
+    )  # fmt: skip
+    assert status == 2
+    assert len(predictions(stdout)) == 6
+    lines = stderr.splitlines()
+    assert len(lines) == 4
+    bad = ("no.jpg: no such file", "empty: no image", "bad 1.jpg: cannot", "bad 2.jpg: cannot")
+    for line, expected in zip(lines, bad, strict=True):
+        assert line.startswith("error: ")
+        assert expected in line
+    errors = json.loads(stdout)["errors"]
+    assert [f"error: {entry['reason']}" for entry in errors] == lines
+    with Image.open(sheet) as image:
+        image.load()
+
+
+def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command) -> None:
+    status, stdout, stderr = command(weights, tmp_path / "no.jpg", "--sheet", tmp_path / "s.png")
+    assert (status, stdout) == (2, "")
+    assert stderr == f"error: {tmp_path / 'no.jpg'}: no such file or folder\n"
+    assert not (tmp_path / "s.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sheet", "sheet.gif"], "--sheet sheet.gif: choose a name that ends in .png or .jpg"),
+        (["--topp", "3"], "did you mean --top?"),
+        (["--top", "none"], "argument --top: 'none' is not a whole number"),
+        (["--preset", "caffe"], "argument --preset: invalid choice: 'caffe'"),
+        (["--class-names", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["--resize-size", "32"], "resize_size 32: must be image_size, 64, or more"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    arguments: list[str], expected: str, weights: Path, photos: Path, command: Command
+) -> None:
+    status, stdout, stderr = command(weights, photos, *arguments)
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert expected in stderr
+
+
+def test_torchrun_is_refused(
+    weights: Path, photos: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, stderr = command(weights, photos)
+    assert status == 2
+    assert "start it without torchrun" in stderr
