@@ -1,6 +1,7 @@
 """How fast the loaders turn photos on disk into training batches."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def bench_loaders(photos: ImageDataset, train: bool) -> None:
     measured = interleave(
         f"data: {'training' if train else 'evaluation'} epoch of {IMAGES} photos of "
         f"{size / 1000:.0f} kB, batches of {BATCH}",
-        {kind: lambda loader=loader: list(loader) for kind, loader in loaders.items()},
+        {kind: partial(list, loader) for kind, loader in loaders.items()},
         repeats=5,
     )
     for kind, measurement in measured.items():
