@@ -45,15 +45,14 @@ def always(*arguments: object) -> None:
     """Predicate of an implementation that takes every call."""
 
 
-def registered_ops() -> tuple[str, ...]:
-    """Names of the fused ops."""
-    return tuple(_registry)
+def implementations(op: str, device_type: str) -> Mapping[str, CanUse]:
+    """Return an op's implementations on a type of device, best first, and their predicates."""
+    return _registry[op].get(device_type, {"reference": always})
 
 
 def can_use(op: str, device_type: str, arguments: tuple[Any, ...]) -> dict[str, str | None]:
-    """Return an op's implementations, best first, each with None or why it cannot take the call."""
-    implementations = _registry[op].get(device_type, {"reference": always})
-    return {name: reason(*arguments) for name, reason in implementations.items()}
+    """Return the same names, each with None or why it cannot take the call."""
+    return {name: why(*arguments) for name, why in implementations(op, device_type).items()}
 
 
 @contextmanager
@@ -78,17 +77,15 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
     Raises:
         UserError: the implementation asked for cannot take the call; lists those that can.
     """
-    registered = _registry[op]
     if _requested != "auto":
         _check_name(VARIABLE, _requested)
-        if any(_requested in names for names in registered.values()):
+        if any(_requested in names for names in _registry[op].values()):
             return _require(op, device_type, arguments)
-    if device_type in registered:
-        for name, why_not in registered[device_type].items():
-            reason = why_not(*arguments)
-            if reason is None:
-                return name
-            _warn(op, name, reason)
+    for name, why_not in implementations(op, device_type).items():
+        reason = why_not(*arguments)
+        if reason is None:
+            return name
+        _warn(op, name, reason)
     return "reference"
 
 

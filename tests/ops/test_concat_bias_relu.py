@@ -269,7 +269,8 @@ def test_more_branches_than_the_kernel_takes_fall_back_with_one_warning(
     branches = make_branches((2,) * 5, 3)
     with pytest.warns(RuntimeWarning, match="falls back from native: 5 branches"):
         y = concat_bias_relu(branches)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         concat_bias_relu(branches)
     torch.testing.assert_close(y, concat_bias_relu_reference(branches, [], True))
     with use_impl("native"), pytest.raises(UserError, match=r"5 branches.*available: reference"):
