@@ -4,7 +4,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <stdexcept>
+#include <algorithm>
 #include <type_traits>
 
 #include "../kernels.h"
@@ -37,11 +37,12 @@ void backward_row(
     const T* __restrict grad_y, const T* __restrict y, T* __restrict grad_x,
     Accumulator<T>* __restrict sum, int64_t n) {
   using A = Accumulator<T>;
+  const T zero(0);
   for (int64_t c = 0; c < n; ++c) {
-    A value = static_cast<A>(grad_y[c]);
-    if constexpr (kRelu) value = static_cast<A>(y[c]) <= A(0) ? A(0) : value;
-    if constexpr (kBias) sum[c] += value;
-    grad_x[c] = static_cast<T>(value);
+    T value = grad_y[c];
+    if constexpr (kRelu) value = static_cast<A>(y[c]) <= A(0) ? zero : value;
+    if constexpr (kBias) sum[c] += static_cast<A>(value);
+    grad_x[c] = value;
   }
 }
 
