@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.schedule import lr_factor
+from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
@@ -36,7 +38,7 @@ class Trainer:
     """One process of a training run.
 
     Building it lists the data, builds the network and, where asked, loads weights or resumes;
-    `run` trains. A step is one update of the parameters.
+    `run` trains, and `close` gives up the output folder. A step is one update of the parameters.
 
     Raises:
         UserError: data, weights, checkpoint or output folder cannot be used.
@@ -58,20 +60,24 @@ class Trainer:
                 f"--accumulate {config.accumulate}: an epoch has only {len(self.train_loader)} "
                 "batches; accumulate fewer"
             )
-        self.folder = self._open_folder()
-        checkpoint = self._find_checkpoint()
-        if config.model.weights is not None and checkpoint is None:
-            self._say(str(load_weights(self.model, config.model.weights)))
-        self.train_step = build_train_step(config, self.model, process)
+        self.train_step: TrainStep
         self.step = 0
         self.best_top1 = -1.0
-        if checkpoint is not None:
-            self._resume(*checkpoint)
+        self.stopped_by: signal.Signals | None = None
+        self._report: Report | None = None
+        with ExitStack() as closing:
+            self.folder = self._open_folder()
+            if self.folder is not None:
+                closing.callback(self.folder.close)
+            self._start_from_weights_or_checkpoint()
+            if self.folder is not None:
+                self.folder.save_config(dump_config(config))
+                self._report = Report(self.folder, self._total_steps, self.step)
+                closing.callback(self._report.close)
+            self.close = closing.pop_all().close
         self._first_step = self.step
         self._started = time.perf_counter()
         self._train_seconds = 0.0
-        self.stopped_by: signal.Signals | None = None
-        self._report = Report(self.folder, self._total_steps, self.step) if self.folder else None
 
     def run(self) -> dict[str, Any] | None:
         """Train to the last epoch and return the result.
@@ -90,12 +96,6 @@ class Trainer:
                     return None
                 evaluation = self._finish_epoch()
         return self._result(evaluation or self._evaluate())
-
-    def close(self) -> None:
-        """Close the records and give up the output folder."""
-        if self.folder is not None and self._report is not None:
-            self._report.close()
-            self.folder.close()
 
     @property
     def _total_steps(self) -> int:
@@ -264,8 +264,15 @@ class Trainer:
             path = Path(resume).parent
         folder = RunFolder(path, resuming=resume is not None)
         self.config.output = folder.path
-        folder.save_config(dump_config(self.config))
         return folder
+
+    def _start_from_weights_or_checkpoint(self) -> None:
+        checkpoint = self._find_checkpoint()
+        if self.config.model.weights is not None and checkpoint is None:
+            self._say(str(load_weights(self.model, self.config.model.weights)))
+        self.train_step = build_train_step(self.config, self.model, self.process)
+        if checkpoint is not None:
+            self._resume(*checkpoint)
 
     def _find_checkpoint(self) -> tuple[str, dict[str, Any]] | None:
         """The checkpoint to resume from and its path, read once and sent to every process."""
