@@ -222,10 +222,14 @@ def test_the_wheel_is_complete_and_its_extension_works(source_tree: Path, tmp_pa
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "unpacked")
-    configs = {f"googlenet_fast/configs/{path.name}" for path in ROOT.glob("*/configs/*.yaml")}
+    data = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("configs/*.yaml", "data/*.txt")
+        for path in (ROOT / "googlenet_fast").glob(pattern)
+    }
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("googlenet_fast/**/*.py")}
-    assert configs
-    assert names >= configs | modules
+    assert data
+    assert names >= data | modules
     assert {"googlenet_fast/_C.abi3.so", "googlenet_fast/kernels/__init__.py"} <= names
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"googlenet_fast"}
