@@ -19,6 +19,7 @@ from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
+from googlenet_fast.model import GoogLeNet
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
 
@@ -113,6 +114,27 @@ def test_a_run_leaves_its_records(few_digits: Path, tmp_path: Path) -> None:
     meta = load_checkpoint(folder / "best.pt")["meta"]
     assert meta["preset"] == "torchvision"
     assert meta["class_names"] == [str(digit) for digit in range(10)]
+
+
+def test_evaluation_each_second_epoch_and_at_the_end(few_digits: Path, tmp_path: Path) -> None:
+    run(
+        few_digits, tmp_path, "--epochs", "3", "--eval_interval", "2", "--data.batch_size", "20"
+    )  # fmt: skip
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [2, 3]
+    assert [line["epoch"] for line in lines if line["kind"] == "train"] == [1, 1.5, 2, 3]
+
+
+def test_compile_is_a_switch(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[GoogLeNet] = []
+    monkeypatch.setattr(GoogLeNet, "compile", lambda model: compiled.append(model))
+    make_trainer(few_digits, tmp_path / "off").close()
+    assert compiled == []
+    trainer = make_trainer(few_digits, tmp_path / "on", "--compile", "true")
+    trainer.close()
+    assert compiled == [trainer.model]
 
 
 def test_resume_forgets_metrics_of_steps_done_again(few_digits: Path, tmp_path: Path) -> None:
