@@ -15,8 +15,9 @@ def main() -> None:
     """Train as the command line says; print one RESULT line at the end."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     config = load_config(sys.argv[1:])
-    with distributed(config.device) as process, closing(Trainer(config, process)) as trainer:
-        result = trainer.run()
+    with distributed(config.device) as process:
+        with closing(Trainer(config, process)) as trainer:
+            result = trainer.run()
         if trainer.folder is None:
             return
         if trainer.stopped_by is not None:

@@ -22,9 +22,8 @@ class Report:
     def __init__(self, folder: RunFolder, total_steps: int, start_step: int) -> None:
         self._metrics = folder.metrics.open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(folder.path), purge_step=start_step)
+        self._total_steps, self._start_step = total_steps, start_step
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
@@ -42,11 +41,21 @@ class Report:
             raise UserError(f"cannot write {self._metrics.name}: {error.strerror}") from None
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
-        if self._bar is not None and kind == "train":
-            self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(line)
+        if kind == "train" and sys.stderr.isatty():
+            self._advance(step, line)
         else:
             self.say(line)
+
+    def _advance(self, step: int, line: str) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._total_steps,
+                initial=self._start_step,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
+            )
+        self._bar.set_description_str(line, refresh=False)
+        self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
         """Flush and close everything."""

@@ -323,10 +323,12 @@ class Trainer:
         config, process = self.config, self.process
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         precision = config.amp if config.amp != "auto" else amp_dtype(config, process.device)
+        own = config.data.path or config.data.train_list
+        data = "data" if own else "no --data given: the embedded handwritten digits,"
         return (
             f"GoogLeNet preset {config.model.preset} ({parameters:.1f} M parameters, "
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
-            f"data {self.splits.train.source}: {len(self.splits.train)} training and "
+            f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
