@@ -1,6 +1,7 @@
 """The command line of prediction."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,30 @@ def test_unreadable_images_do_not_keep_the_others(
     assert [f"error: {entry['reason']}" for entry in errors] == lines
     with Image.open(sheet) as image:
         image.load()
+
+
+def test_damaged_photos_of_many_kinds_in_one_batch(
+    weights: Path, shared_data: Path, loader: str, tmp_path: Path
+) -> None:
+    """Some fail in their header, some in their pixels, beside one of 280 megapixels: DALI crashed.
+
+    In a process of its own, which a crash would end.
+    """
+    folders = [shared_data / "weird_jpegs" / name for name in ("sharp", "wuffs", "zune-image")]
+    sheet = tmp_path / "sheet.jpg"
+    command: list[str | Path] = [sys.executable, "-m", "googlenet_fast.predict", weights, *folders]
+    command += ["--json", "--sheet", sheet, "--loader", loader, "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr
+    document = json.loads(done.stdout)
+    images = {Path(entry["image"]).name for entry in document["predictions"]}
+    errors = {Path(entry["image"]).name for entry in document["errors"]}
+    files = {path.name for folder in folders for path in folder.rglob("*.jp*g")}
+    assert images | errors == files
+    assert not images & errors
+    assert {"peacock.grayscale.jpeg", "small-img.jpg", "cymk.jpg"} <= images
+    assert {"corrupt-header.jpg", "truncated.jpg"} <= errors
+    assert sheet.exists()
 
 
 def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command) -> None:

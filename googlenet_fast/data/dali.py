@@ -180,7 +180,12 @@ def image_pipeline(
     }
     mirror: DataNode | int = 0
     if augmentation is None:
-        images = fn.decoders.image(encoded, **decoding)
+        # A slice that is the whole image: it waits for the shape. DALI crashes where one damaged
+        # file fails in peek_image_shape while another does in the decoder.
+        start, size = [0, 0], fn.cast(shape[:2], dtype=types.INT32)
+        images = fn.decoders.image_slice(
+            encoded, start=start, shape=size, axis_names="HW", **decoding
+        )
         images = _resize_and_crop_center(images, shape, resize_size, image_size)
     else:
         start, size = _crop_window(draws[0], shape, augmentation.aspect_ratio)
