@@ -12,9 +12,14 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run an entry point; a `UserError` becomes one line on stderr and exit status 2."""
+    """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
+
+    Ctrl-C ends it quietly with the status that shells give it, 130.
+    """
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

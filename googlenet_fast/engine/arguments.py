@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from googlenet_fast.engine.config import Amp
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import PRESETS
 
@@ -34,7 +35,7 @@ class ClassifierOptions(argparse.Namespace):
     loader: Literal["auto", "dali", "torchvision"]
     num_workers: int
     device: Literal["auto", "cpu", "cuda"]
-    amp: Literal["auto", "off", "fp16", "bf16"]
+    amp: Amp
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:

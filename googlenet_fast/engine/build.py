@@ -13,7 +13,7 @@ from googlenet_fast.data import (
     build_loader,
     open_splits,
 )
-from googlenet_fast.engine.config import DataConfig, TrainConfig
+from googlenet_fast.engine.config import Amp, DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
@@ -52,10 +52,10 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     return model.to(device)
 
 
-def amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     """The dtype of mixed precision, or None for none."""
-    auto = "fp16" if device.type == "cuda" else "off"
-    amp = auto if config.amp == "auto" else config.amp
+    if amp == "auto":
+        amp = "fp16" if device.type == "cuda" else "off"
     return {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
 
 
@@ -78,7 +78,7 @@ def build_data_loader(
         resize_size=data.resize_size,
         normalization=normalization,
         device=process.device,
-        dtype=amp_dtype(config, process.device) or torch.float32,
+        dtype=amp_dtype(config.amp, process.device) or torch.float32,
         rank=process.rank,
         world_size=process.world_size,
         num_workers=data.num_workers,
@@ -108,6 +108,6 @@ def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) ->
         build_optimizer(model, config.optimizer),
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
-        amp_dtype=amp_dtype(config, process.device),
+        amp_dtype=amp_dtype(config.amp, process.device),
         ema=ema,
     )

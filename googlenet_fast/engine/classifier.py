@@ -7,7 +7,6 @@ from googlenet_fast.data import ImageDataset, Loader, build_loader, read_class_n
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.engine.arguments import ClassifierOptions
 from googlenet_fast.engine.build import amp_dtype
-from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.engine.display_names import display_names
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.errors import UserError
@@ -44,7 +43,7 @@ class Classifier:
         if self.resize_size is None and self.image_size == info.image_size:
             self.resize_size = info.resize_size
         self.model.preset.check_input_size(self.image_size, aux=False)
-        self.amp_dtype = amp_dtype(TrainConfig(amp=options.amp), process.device)
+        self.amp_dtype = amp_dtype(options.amp, process.device)
 
     @property
     def num_classes(self) -> int:

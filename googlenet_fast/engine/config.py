@@ -17,6 +17,9 @@ import yaml
 
 from googlenet_fast.errors import UserError
 
+Amp = Literal["auto", "off", "fp16", "bf16"]
+"""Mixed precision: auto is fp16 with loss scaling on a GPU and off on a CPU."""
+
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -127,7 +130,7 @@ class TrainConfig:
     """Batches whose gradients add up to one step."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
-    amp: Literal["auto", "off", "fp16", "bf16"] = "auto"
+    amp: Amp = "auto"
     """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
     compile: bool = False
     """Run the network through torch.compile."""

@@ -216,7 +216,7 @@ class Trainer:
             self.val_loader,
             self.process,
             self.model.num_classes,
-            amp_dtype(self.config, self.process.device),
+            amp_dtype(self.config.amp, self.process.device),
         )
 
     def _save(self, *, best: bool) -> None:
@@ -322,7 +322,7 @@ class Trainer:
     def _description(self) -> str:
         config, process = self.config, self.process
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
-        precision = config.amp if config.amp != "auto" else amp_dtype(config, process.device)
+        precision = amp_dtype(config.amp, process.device) or torch.float32
         own = config.data.path or config.data.train_list
         data = "data" if own else "no --data given: the embedded handwritten digits,"
         return (
@@ -332,7 +332,7 @@ class Trainer:
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
-            f"{process.device.type} (mixed precision {precision or 'off'}), "
+            f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
             f"output {config.output}"
         )
