@@ -132,7 +132,11 @@ class Trainer:
     def _prepare_step(self) -> None:
         """Set what depends on the step alone, so that a resumed run needs no random state."""
         entropy = (self.config.seed, self.step, self.process.rank)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        # torch.manual_seed would seed every backend, and record a stack trace for those not in use.
+        torch.default_generator.manual_seed(seed)
+        if self.process.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         set_lr(self.train_step.optimizer, self._lr)
 
     @property
