@@ -1,0 +1,37 @@
+"""Convert weights to another format: `python -m googlenet_fast.export WEIGHTS OUTPUT`."""
+
+import sys
+from pathlib import Path
+
+from googlenet_fast.engine.arguments import Parser
+from googlenet_fast.errors import run_command
+from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.model.weights import load_model, save_weights
+
+
+def main() -> None:
+    """Convert as the command line says."""
+    parser = Parser(
+        prog="python -m googlenet_fast.export",
+        description="Convert the weights of a network, without its auxiliary heads. The suffix of "
+        "OUTPUT says the format: .safetensors (keeps class names and image size), .pth "
+        "(torchvision's keys), .pdparams (PaddleClas) or .caffemodel (Caffe).",
+    )
+    parser.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="a checkpoint of ours or any of these formats"
+    )
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), help="whose GoogLeNet; default: what the weights tell"
+    )
+    options = parser.parse_args(sys.argv[1:])
+    model, info = load_model(options.weights, preset=options.preset)
+    save_weights(model, options.output, class_names=info.class_names, image_size=info.image_size)
+    print(
+        f"{options.output}: preset {info.preset}, {info.num_classes} classes, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
