@@ -79,8 +79,7 @@ def animal_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
 def test_caffe_weights_on_real_photos(loader: str, shared_data: Path, command: Command) -> None:
     """What the reference implementation gets: 29 and 40 of 47."""
-    if loader == "dali":
-        pytest.importorskip("nvidia.dali")
+    pytest.importorskip("nvidia.dali" if loader == "dali" else loader)
     status, stdout, _ = command(
         shared_data / "bvlc_googlenet" / "bvlc_googlenet.caffemodel",
         "--list", shared_data / "dali_jpeg47" / "image_list.txt", "--loader", loader,
@@ -137,8 +136,7 @@ def check_output_folder(folder: Path, result: dict[str, Any]) -> None:
 def test_two_processes_count_each_image_once(
     loader: str, few_digits: Path, digit_weights: Path, command: Command
 ) -> None:
-    if loader == "dali":
-        pytest.importorskip("nvidia.dali")
+    pytest.importorskip("nvidia.dali" if loader == "dali" else loader)
     arguments = [
         str(digit_weights), "--list", str(few_digits), "--root", str(sample_dataset()),
         "--batch-size", "4", "--loader", loader,

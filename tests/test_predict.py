@@ -36,8 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(params=LOADERS)
 def loader(request: pytest.FixtureRequest) -> str:
-    if request.param == "dali":
-        pytest.importorskip("nvidia.dali")
+    pytest.importorskip("nvidia.dali" if request.param == "dali" else request.param)
     return request.param
 
 

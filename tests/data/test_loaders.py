@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.v2 as transforms
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +19,8 @@ from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.sampling import BatchSampler
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import CAFFE_BGR, IMAGENET_RGB, Normalization
+
+transforms = pytest.importorskip("torchvision.transforms.v2")
 
 GREY_LEVELS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "RGB")
 """Pixels as they are, so that differences read as grey levels of 0..255."""

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.transforms import RandomResizedCrop
 
 from googlenet_fast.data.sampling import (
     FLIP,
@@ -115,6 +114,7 @@ def test_windows_lie_within_the_image(
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (20, 400)])
 def test_windows_are_distributed_as_torchvisions(height: int, width: int) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
     count = 4000
     rows = Augmentation().draw(
         seed=int(np.random.default_rng().integers(2**32)), epoch=0, first=0, count=count
@@ -122,7 +122,10 @@ def test_windows_are_distributed_as_torchvisions(height: int, width: int) -> Non
     ours = np.array([crop_window(row, height, width, (3 / 4, 4 / 3)) for row in rows])
     image = torch.empty(3, height, width)
     theirs = np.array(
-        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+        [
+            transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+            for _ in range(count)
+        ]
     )
     for column in range(4):
         spread = math.hypot(ours[:, column].std(), theirs[:, column].std()) / math.sqrt(count)

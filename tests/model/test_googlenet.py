@@ -190,6 +190,7 @@ def test_runs_under_autocast(preset: str) -> None:
     assert all(b.dtype in (torch.float32, torch.int64) for b in model.buffers())
 
 
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 @pytest.mark.parametrize(("preset", "size"), SMALLEST.items())
 def test_forward_on_a_gpu_that_is_not_there(preset: str, size: int) -> None:
     with FakeTensorMode(), torch.device("cuda"):
