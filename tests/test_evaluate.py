@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
 
@@ -26,19 +26,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(run_main: Callable[..., tuple[int, str, str]]) -> Command:
     """Runs the command in this process and gives its status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments), "--device", "cpu"])
-        status = 0
-        try:
-            run_command(evaluate.main)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(run_main, evaluate.main, "--device", "cpu")
 
 
 def result_of(stdout: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from googlenet_fast import predict
-from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
 
@@ -19,19 +19,9 @@ LOADERS = ["dali", "torchvision"]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(run_main: Callable[..., tuple[int, str, str]]) -> Command:
     """Runs the command in this process and gives its status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments), "--device", "cpu"])
-        status = 0
-        try:
-            run_command(predict.main)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(run_main, predict.main, "--device", "cpu")
 
 
 @pytest.fixture(params=LOADERS)

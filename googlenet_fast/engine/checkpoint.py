@@ -13,18 +13,19 @@ FORMAT = "googlenet_fast.checkpoint"
 """Value of a checkpoint's "format" entry."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to `path`, whole or not at all.
+def save_checkpoint(path: Path, state: dict[str, Any], *copies: Path) -> None:
+    """Write `state` (tensors and plain values) to `path` and to `copies`, each whole or not at all.
 
-    The bytes go to a temporary file beside `path` that replaces it once it is safely on the disk,
-    so an older checkpoint survives whatever happens.
+    The bytes go to a temporary file beside each path that replaces it once it is safely on the
+    disk, so an older checkpoint survives whatever happens.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    for target in (path, *copies):
+        write_atomically(target, buffer.getbuffer())
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

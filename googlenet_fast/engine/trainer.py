@@ -241,8 +241,7 @@ class Trainer:
         if step.ema is not None:
             state["ema"] = step.ema.module.state_dict()
             state["ema_updates"] = step.ema.n_averaged
-        for path in [self.folder.last, self.folder.best] if best else [self.folder.last]:
-            save_checkpoint(path, state)
+        save_checkpoint(self.folder.last, state, *([self.folder.best] if best else []))
 
     def _meta(self) -> dict[str, Any]:
         """What it takes to rebuild the network and to feed it."""

@@ -1,6 +1,4 @@
-"""Images to load, and a cache folder of the tests' own."""
-
-from pathlib import Path
+"""Images to load."""
 
 import numpy as np
 import pytest
@@ -9,16 +7,6 @@ from PIL import Image
 from googlenet_fast.data import ImageDataset
 
 SIZES = [(90, 70), (64, 64), (71, 133), (200, 31), (40, 45), (300, 203), (33, 180), (97, 96)]
-
-
-@pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(cache_folder))
 
 
 def smooth_image(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
