@@ -12,6 +12,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # is imported, and inherited by the processes that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's interpreter runs the kernels on CPU tensors. Set before triton is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Reference data too large to commit; tests that need it skip where it is absent."""
 
@@ -22,6 +28,12 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Type of device that Triton kernels run on here: CPU tensors are for the interpreter."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
