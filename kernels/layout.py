@@ -25,3 +25,10 @@ def pixel_stride(x: Tensor) -> int | None:
             return None
         pixels *= size
     return c if stride is None else stride
+
+
+def row_stride(x: Tensor) -> int:
+    """`pixel_stride` of a tensor that must have one."""
+    stride = pixel_stride(x)
+    assert stride is not None, f"strides {x.stride()} of {tuple(x.shape)}"
+    return stride

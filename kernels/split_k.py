@@ -1,0 +1,136 @@
+"""Sums over all pixels, split among programs and added up in a fixed order: no atomics.
+
+The gradient of a weight is a small matrix whose every element sums over a whole batch. `Sums` gives
+each weight as many splits as fill the GPU, its kernels write one partial sum a split, and one
+launch adds up the partial sums of several weights.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .configs import programs, vector, weight_tile
+from .launch import launch
+from .tiles import aligned
+
+MIN_PIXELS = 512
+"""Fewer pixels than this are not worth a split of their own."""
+
+MAX_SEGMENTS = 4
+"""Weights whose sums one launch adds up."""
+
+BLOCK_S, BLOCK_E = 8, 512
+
+
+class WeightShape(NamedTuple):
+    """A convolution's weight in memory order, followed by its bias."""
+
+    outputs: int
+    taps: int
+    inputs: int
+
+    @property
+    def numel(self) -> int:
+        """Elements of weight and bias together."""
+        return self.outputs * self.taps * self.inputs + self.outputs
+
+
+def splits(shape: WeightShape, pixels: int, device: torch.device) -> int:
+    """Splits that give every multiprocessor work, but none fewer than MIN_PIXELS pixels."""
+    block_k, block_c = weight_tile(shape.outputs, shape.inputs)
+    tiles = triton.cdiv(shape.outputs, block_k) * shape.taps * triton.cdiv(shape.inputs, block_c)
+    return max(1, min(programs(device) // tiles, pixels // MIN_PIXELS))
+
+
+class Sums:
+    """Gradients of up to four weights and their biases, being summed.
+
+    Attributes:
+        result: (sum of numel,), in `dtype`: the sums, a weight and its bias after another.
+        partial: for each weight (splits, numel), which its kernel fills. A weight that has one
+            split is written into `result` directly.
+    """
+
+    def __init__(
+        self, shapes: Sequence[WeightShape], pixels: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        assert len(shapes) <= MAX_SEGMENTS
+        self.shapes = shapes
+        sizes = [shape.numel for shape in shapes]
+        counts = [splits(shape, pixels, device) for shape in shapes]
+        self.result = torch.empty(sum(sizes), dtype=dtype, device=device)
+        needed = [
+            size * count if count > 1 else 0 for size, count in zip(sizes, counts, strict=True)
+        ]
+        self.buffer = torch.empty(sum(needed), dtype=torch.float32, device=device)
+        self.partial = [
+            scratch.view(count, size) if count > 1 else result.view(1, size)
+            for result, scratch, size, count in zip(
+                self.result.split(sizes), self.buffer.split(needed), sizes, counts, strict=True
+            )
+        ]
+
+    def reduce(self) -> Tensor:
+        """Add up what was split, in one launch, and return `result`."""
+        split = [partial.size(0) > 1 for partial in self.partial]
+        if not any(split):
+            return self.result
+        arguments: dict[str, Tensor | int] = {"partial": self.buffer, "result": self.result}
+        for i in range(MAX_SEGMENTS):
+            present = i < len(split)
+            arguments[f"E{i}"] = self.shapes[i].numel if present else 0
+            arguments[f"S{i}"] = self.partial[i].size(0) if present and split[i] else 0
+        longest = max(p.size(1) for p, s in zip(self.partial, split, strict=True) if s)
+        launch(
+            _reduce_kernel,
+            (triton.cdiv(longest, BLOCK_E), len(split)),
+            arguments,
+            {
+                "BLOCK_S": BLOCK_S,
+                "BLOCK_E": BLOCK_E,
+                "VECTOR": vector(*(shape.numel for shape in self.shapes)),
+            },
+        )
+        return self.result
+
+
+@triton.jit
+def _reduce_kernel(
+    partial,  # S0 x E0, then S1 x E1, ...; fp32
+    result,  # E0 + E1 + ...
+    E0,
+    E1,
+    E2,
+    E3,
+    S0,
+    S1,
+    S2,
+    S3,
+    BLOCK_S: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """Sum the S_i rows of matrix i, given by the second axis of the grid; none if S_i is 0."""
+    i = tl.program_id(1)
+    E = tl.where(i == 0, E0, tl.where(i == 1, E1, tl.where(i == 2, E2, E3)))
+    S = tl.where(i == 0, S0, tl.where(i == 1, S1, tl.where(i == 2, S2, S3)))
+    skipped = tl.where(i > 0, E0, 0) + tl.where(i > 1, E1, 0) + tl.where(i > 2, E2, 0)
+    rows_skipped = (
+        tl.where(i > 0, S0 * E0, 0) + tl.where(i > 1, S1 * E1, 0) + tl.where(i > 2, S2 * E2, 0)
+    )
+    E = aligned(E, VECTOR)
+    partial += aligned(rows_skipped, VECTOR)
+    result += aligned(skipped, VECTOR)
+
+    e = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    acc = tl.zeros((BLOCK_S, BLOCK_E), tl.float32)
+    for first in range(0, S, BLOCK_S):
+        s = first + tl.arange(0, BLOCK_S)
+        mask = (s < S)[:, None] & (e < E)[None, :]
+        acc += tl.load(partial + s[:, None] * E + e[None, :], mask=mask, other=0)
+    total = tl.sum(acc, 0).to(result.dtype.element_ty)
+    tl.store(result + e, total, mask=(e < E) & (S > 0))
