@@ -1,5 +1,6 @@
 """How kernels see activations: a matrix with a row of channels for each pixel."""
 
+import torch
 from torch import Tensor
 
 
@@ -32,3 +33,18 @@ def row_stride(x: Tensor) -> int:
     stride = pixel_stride(x)
     assert stride is not None, f"strides {x.stride()} of {tuple(x.shape)}"
     return stride
+
+
+def rows(x: Tensor) -> Tensor:
+    """`x` itself if its pixels are rows, else a channels_last copy."""
+    return x if pixel_stride(x) is not None else x.contiguous(memory_format=torch.channels_last)
+
+
+def empty_rows(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised channels_last tensor (N, channels, H, W) beside `like`."""
+    return torch.empty(
+        (like.size(0), channels, like.size(2), like.size(3)),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )

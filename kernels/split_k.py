@@ -33,6 +33,11 @@ class WeightShape(NamedTuple):
     taps: int
     inputs: int
 
+    @classmethod
+    def of(cls, weight: Tensor) -> "WeightShape":
+        """Shape of a convolution's weight (outputs, inputs, T, T)."""
+        return cls(weight.size(0), weight.size(2) * weight.size(3), weight.size(1))
+
     @property
     def numel(self) -> int:
         """Elements of weight and bias together."""
@@ -50,19 +55,17 @@ class Sums:
     """Gradients of up to four weights and their biases, being summed.
 
     Attributes:
-        result: (sum of numel,), in `dtype`: the sums, a weight and its bias after another.
+        result: (sum of numel,), fp32: the sums, a weight and its bias after another.
         partial: for each weight (splits, numel), which its kernel fills. A weight that has one
             split is written into `result` directly.
     """
 
-    def __init__(
-        self, shapes: Sequence[WeightShape], pixels: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, shapes: Sequence[WeightShape], pixels: int, device: torch.device) -> None:
         assert len(shapes) <= MAX_SEGMENTS
         self.shapes = shapes
         sizes = [shape.numel for shape in shapes]
         counts = [splits(shape, pixels, device) for shape in shapes]
-        self.result = torch.empty(sum(sizes), dtype=dtype, device=device)
+        self.result = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         needed = [
             size * count if count > 1 else 0 for size, count in zip(sizes, counts, strict=True)
         ]

@@ -1,12 +1,17 @@
 """The Inception block: 1x1, 3x3, 5x5 and pool-project branches, concatenated, then ReLU."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
+from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.triton_support import why_not_triton
 
 
 def inception(
@@ -54,7 +59,10 @@ def inception(
         )
     (x,) = autocast([x])
     arguments = (x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu)
-    if choose("inception", x.device.type, arguments) == "aten":
+    implementation = choose("inception", x.device.type, arguments)
+    if implementation == "triton":
+        return torch.ops.googlenet_fast.inception.default(*arguments)
+    if implementation == "aten":
         return _inception_aten(*arguments)
     return inception_reference(*arguments)
 
@@ -125,5 +133,154 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight, bias, padding=weight.size(-1) // 2)
 
 
-_IMPLEMENTATIONS = {"aten": always, "reference": always}
-register("inception", {"cpu": _IMPLEMENTATIONS, "cuda": _IMPLEMENTATIONS})
+class _Inception(torch.autograd.Function):
+    """The fused block with its gradient; saves the input, the reductions and the output.
+
+    Besides them, one byte for each value of the input: where in its window the maximum is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reduce_relu: bool, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, r, index = torch.ops.googlenet_fast.inception_training.default(
+                x, *parameters, reduce_relu
+            )
+        ctx.reduce_relu = reduce_relu
+        ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in parameters[1::2]]
+        ctx.save_for_backward(x, r, y, index, *parameters[::2])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        _, need_x, *need_parameters = ctx.needs_input_grad
+        grad_x, grads = torch.ops.googlenet_fast.inception_backward.default(
+            grad_y, *ctx.saved_tensors, ctx.reduce_relu, need_x, any(need_parameters)
+        )
+        if not any(need_parameters):
+            return None, grad_x, *(None for _ in need_parameters)
+        weights = ctx.saved_tensors[4:]
+        return None, grad_x if need_x else None, *_split_gradients(grads, weights, ctx.bias_dtypes)
+
+
+def _split_gradients(
+    grads: Tensor, weights: tuple[Tensor, ...], bias_dtypes: list[torch.dtype | None]
+) -> list[Tensor | None]:
+    """Views of a row of gradients, as weights and biases alternate, in their dtypes."""
+    sizes = [size for w in weights for size in (w.numel(), w.size(0))]
+    parts = iter(grads.split(sizes))
+    result: list[Tensor | None] = []
+    for w, bias_dtype in zip(weights, bias_dtypes, strict=True):
+        outputs, inputs, height, width = w.shape
+        weight = next(parts).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        bias = next(parts)
+        result += [weight.to(w.dtype), None if bias_dtype is None else bias.to(bias_dtype)]
+    return result
+
+
+def _autograd(x: Tensor, *arguments: Any) -> Tensor:
+    *parameters, reduce_relu = arguments
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
+    ):
+        return _Inception.apply(reduce_relu, x, *parameters)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.googlenet_fast.inception.default(x, *parameters, reduce_relu)
+
+
+def _forward(*arguments: Any) -> Tensor:
+    from googlenet_fast.kernels import inception as kernels
+
+    return kernels.forward(*arguments, training=False)[0]
+
+
+def _forward_training(*arguments: Any) -> tuple[Tensor, ...]:
+    from googlenet_fast.kernels import inception as kernels
+
+    return kernels.forward(*arguments, training=True)
+
+
+def _backward(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    from googlenet_fast.kernels import inception as kernels
+
+    grad_x, grads = kernels.backward(grad_y, *arguments)
+    return (
+        grad_y.new_empty(0) if grad_x is None else grad_x,
+        grad_y.new_empty(0, dtype=torch.float32) if grads is None else grads,
+    )
+
+
+def _fake(
+    x: Tensor, w_in: Tensor, b_in: Any, w3: Tensor, b3: Any, w5: Tensor, *rest: Any
+) -> Tensor:
+    _, wp, *_ = rest
+    return _empty(x, sum(_branch_widths(w_in, w3, w5, wp)))
+
+
+def _fake_training(
+    x: Tensor, w_in: Tensor, b_in: Any, w3: Tensor, b3: Any, w5: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = _fake(x, w_in, b_in, w3, b3, w5, *rest)
+    return y, _empty(x, w3.size(1) + w5.size(1)), _empty(x, x.size(1)).to(torch.uint8)
+
+
+def _fake_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    r: Tensor,
+    y: Tensor,
+    index: Tensor,
+    w_in: Tensor,
+    w3: Tensor,
+    w5: Tensor,
+    wp: Tensor,
+    reduce_relu: bool,
+    need_x: bool,
+    need_parameters: bool,
+) -> tuple[Tensor, Tensor]:
+    numel = sum(w.numel() + w.size(0) for w in (w_in, w3, w5, wp)) if need_parameters else 0
+    grad_x = _empty(x, x.size(1)) if need_x else grad_y.new_empty(0)
+    return grad_x, grad_y.new_empty(numel, dtype=torch.float32)
+
+
+def _branch_widths(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> tuple[int, int, int, int]:
+    return _sibling_widths(w_in, w3, w5)[0], w3.size(0), w5.size(0), wp.size(0)
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    size = (x.size(0), channels, x.size(2), x.size(3))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
+    return why_not_triton(x)
+
+
+_ARGUMENTS = (
+    "Tensor x, Tensor w_in, Tensor? b_in, Tensor w3, Tensor? b3, Tensor w5, Tensor? b5, Tensor wp,"
+    " Tensor? bp, bool reduce_relu"
+)
+LIBRARY.define(f"inception({_ARGUMENTS}) -> Tensor", tags=TAGS)
+LIBRARY.define(f"inception_training({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=TAGS)
+LIBRARY.define(
+    "inception_backward(Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in,"
+    " Tensor w3, Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters)"
+    " -> (Tensor, Tensor)",
+    tags=TAGS,
+)
+LIBRARY.impl("inception", _autograd, "Autograd")
+for _name, _run, _describe in (
+    ("inception", _forward, _fake),
+    ("inception_training", _forward_training, _fake_training),
+    ("inception_backward", _backward, _fake_backward),
+):
+    for _key in ("CPU", "CUDA"):
+        LIBRARY.impl(_name, _run, _key)
+    torch.library.register_fake(f"googlenet_fast::{_name}", _describe, lib=LIBRARY)
+register(
+    "inception",
+    {
+        "cpu": {"aten": always, "reference": always, "triton": _why_not_triton},
+        "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
+    },
+)
