@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import bias_relu_pool
+from googlenet_fast.ops import bias_relu_pool, conv_bias_relu
 
 
 class Conv(nn.Module):
@@ -33,16 +33,23 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
+        if self.bn is None:
+            return self._convolve(x, self.conv.bias, self.relu)
         y = self.unclipped(x)
         return F.relu(y, inplace=True) if self.relu else y
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
         """Return the 3x3/2 maxima of `forward(x)`; bias and ReLU are done by the pool's op."""
-        conv = self.conv
-        y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
         if self.bn is not None:
-            y = self.bn(y)
-        return bias_relu_pool(y, conv.bias, relu=self.relu, ceil_mode=ceil_mode)
+            return bias_relu_pool(self.unclipped(x), None, relu=self.relu, ceil_mode=ceil_mode)
+        y = self._convolve(x, None, relu=False)
+        return bias_relu_pool(y, self.conv.bias, relu=self.relu, ceil_mode=ceil_mode)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        if self.conv.stride == (1, 1):
+            return conv_bias_relu(x, self.conv.weight, bias, relu)
+        y = F.conv2d(x, self.conv.weight, bias, self.conv.stride, self.conv.padding)
+        return F.relu_(y) if relu else y
 
 
 class Dropout(nn.Module):

@@ -6,6 +6,7 @@ and torch.compile. `dispatch` says how an implementation is chosen.
 
 from googlenet_fast.ops.bias_relu_pool import bias_relu_pool
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
+from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.dispatch import use_impl
 from googlenet_fast.ops.inception import inception
 from googlenet_fast.ops.local_response_norm import local_response_norm
@@ -13,6 +14,7 @@ from googlenet_fast.ops.local_response_norm import local_response_norm
 __all__ = [
     "bias_relu_pool",
     "concat_bias_relu",
+    "conv_bias_relu",
     "inception",
     "local_response_norm",
     "use_impl",

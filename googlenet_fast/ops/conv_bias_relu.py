@@ -1,0 +1,163 @@
+"""A convolution with its bias and ReLU: 1x1, 3x3 or 5x5, stride 1, "same" padding."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
+from googlenet_fast.ops.dispatch import always, choose, register
+from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.triton_support import why_not_triton
+
+
+def conv_bias_relu(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = True
+) -> Tensor:
+    """Return relu(conv(x, weight) + bias), padded so that height and width stay.
+
+    Activations and weights are cast under autocast; the bias may be fp32 beside halves.
+
+    Args:
+        x: (N, C, H, W); fastest in channels_last.
+        weight: (K, C, T, T), T odd.
+        bias: (K,), or None.
+        relu: clip at zero.
+
+    Returns:
+        (N, K, H, W) in the dtype of `x`, channels_last.
+
+    Raises:
+        ValueError: the weight is not square and odd, or not for the channels of `x`.
+    """
+    if weight.size(1) != x.size(1) or weight.size(2) != weight.size(3) or weight.size(2) % 2 == 0:
+        raise ValueError(
+            f"conv_bias_relu: weight {tuple(weight.shape)} for {x.size(1)} channels; it must be"
+            " (outputs, channels, T, T) with odd T"
+        )
+    (x,) = autocast([x])
+    arguments = (x, weight, bias, relu)
+    implementation = choose("conv_bias_relu", x.device.type, arguments)
+    if implementation == "triton":
+        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
+    if implementation == "aten":
+        return _conv_bias_relu_aten(*arguments)
+    return conv_bias_relu_reference(*arguments)
+
+
+def conv_bias_relu_reference(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """Convolve with PyTorch, then clip."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.to(x.dtype)
+    y = F.conv2d(x, weight, bias, padding=weight.size(2) // 2)
+    return (F.relu_(y) if relu else y).contiguous(memory_format=torch.channels_last)
+
+
+def _conv_bias_relu_aten(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """Convolve with the library; bias and ReLU are one pass over its output."""
+    y = conv_bias_relu_reference(x, weight, None, False)
+    if bias is None and not relu:
+        return y
+    return concat_bias_relu([y], None if bias is None else [bias], relu)
+
+
+class _ConvBiasRelu(torch.autograd.Function):
+    """The op with its gradient; saves the input and, as ReLU's mask, the output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            y = torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, bias, relu)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight, *([y] if relu else []))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *rest = ctx.saved_tensors
+        need_x, *need_parameters = ctx.needs_input_grad[:3]
+        grad_x, grads = torch.ops.googlenet_fast.conv_bias_relu_backward.default(
+            grad_y, x, rest[0] if rest else None, weight, need_x, any(need_parameters)
+        )
+        if not any(need_parameters):
+            return grad_x, None, None, None
+        outputs, inputs, height, width = weight.shape
+        grad_weight, grad_bias = grads.split([weight.numel(), outputs])
+        grad_weight = grad_weight.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        return (
+            grad_x if need_x else None,
+            grad_weight.to(weight.dtype),
+            None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype),
+            None,
+        )
+
+
+def _autograd(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
+    ):
+        return _ConvBiasRelu.apply(x, weight, bias, relu)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, bias, relu)
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    from googlenet_fast.kernels import conv_bias_relu as kernels
+
+    return kernels.forward(x, weight, bias, relu)
+
+
+def _backward(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    from googlenet_fast.kernels import conv_bias_relu as kernels
+
+    grad_x, grads = kernels.backward(grad_y, *arguments)
+    return (
+        grad_y.new_empty(0) if grad_x is None else grad_x,
+        grad_y.new_empty(0, dtype=torch.float32) if grads is None else grads,
+    )
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    size = (x.size(0), weight.size(0), x.size(2), x.size(3))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, y: Tensor | None, w: Tensor, need_x: bool, need_parameters: bool
+) -> tuple[Tensor, Tensor]:
+    numel = w.numel() + w.size(0) if need_parameters else 0
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last)
+    return grad_x if need_x else grad_y.new_empty(0), grad_y.new_empty(numel, dtype=torch.float32)
+
+
+def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
+    return why_not_triton(x)
+
+
+LIBRARY.define(
+    "conv_bias_relu(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor", tags=TAGS
+)
+LIBRARY.define(
+    "conv_bias_relu_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, bool need_x,"
+    " bool need_parameters) -> (Tensor, Tensor)",
+    tags=TAGS,
+)
+LIBRARY.impl("conv_bias_relu", _autograd, "Autograd")
+for _name, _run, _describe in (
+    ("conv_bias_relu", _forward, _fake),
+    ("conv_bias_relu_backward", _backward, _fake_backward),
+):
+    for _key in ("CPU", "CUDA"):
+        LIBRARY.impl(_name, _run, _key)
+    torch.library.register_fake(f"googlenet_fast::{_name}", _describe, lib=LIBRARY)
+register(
+    "conv_bias_relu",
+    {
+        "cpu": {"reference": always, "aten": always, "triton": _why_not_triton},
+        "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
+    },
+)
