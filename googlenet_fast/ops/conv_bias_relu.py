@@ -12,6 +12,7 @@ from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import LIBRARY, TAGS
 from googlenet_fast.ops.triton_support import why_not_triton
+from googlenet_fast.ops.weight_gradient import as_weight
 
 
 def conv_bias_relu(
@@ -85,12 +86,10 @@ class _ConvBiasRelu(torch.autograd.Function):
         )
         if not any(need_parameters):
             return grad_x, None, None, None
-        outputs, inputs, height, width = weight.shape
-        grad_weight, grad_bias = grads.split([weight.numel(), outputs])
-        grad_weight = grad_weight.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        grad_weight, grad_bias = grads.split([weight.numel(), weight.size(0)])
         return (
             grad_x if need_x else None,
-            grad_weight.to(weight.dtype),
+            as_weight(grad_weight, weight).to(weight.dtype),
             None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype),
             None,
         )

@@ -12,6 +12,7 @@ from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import LIBRARY, TAGS
 from googlenet_fast.ops.triton_support import why_not_triton
+from googlenet_fast.ops.weight_gradient import as_weight
 
 
 def inception(
@@ -171,9 +172,7 @@ def _split_gradients(
     parts = iter(grads.split(sizes))
     result: list[Tensor | None] = []
     for w, bias_dtype in zip(weights, bias_dtypes, strict=True):
-        outputs, inputs, height, width = w.shape
-        weight = next(parts).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
-        bias = next(parts)
+        weight, bias = as_weight(next(parts), w), next(parts)
         result += [weight.to(w.dtype), None if bias_dtype is None else bias.to(bias_dtype)]
     return result
 

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
+from torch.library import opcheck
 
 from googlenet_fast.ops import inception, use_impl
 
@@ -18,14 +20,31 @@ BLOCKS = {
     "5b": (832, 7, 384, 192, 384, 48, 128, 128),
     "odd": (7, 13, 3, 5, 9, 1, 2, 1),
 }
+ALL_BLOCKS = {
+    "3a": (192, 5, 64, 96, 128, 16, 32, 32),
+    "3b": (256, 5, 128, 128, 192, 32, 96, 64),
+    "4a": (480, 5, 192, 96, 208, 16, 48, 64),
+    "4b": (512, 5, 160, 112, 224, 24, 64, 64),
+    "4c": (512, 5, 128, 128, 256, 24, 64, 64),
+    "4d": (512, 5, 112, 144, 288, 32, 64, 64),
+    "4e": (528, 5, 256, 160, 320, 32, 128, 128),
+    "5a": (832, 3, 256, 160, 320, 32, 128, 128),
+    "5b": (832, 3, 384, 192, 384, 48, 128, 128),
+}
 IMPLEMENTATIONS = ("reference", "aten")
+EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, "triton")
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def make_arguments(
-    block: str, kernel: int = 5, bias: bool = True, dtype: torch.dtype = torch.float32
+    block: str | tuple[int, ...],
+    kernel: int = 5,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Any]:
     """Random input, weights and biases, each output of order 1; biases in fp32 or wider."""
-    c, size, c1, c3_reduce, c3, c5_reduce, c5, cp = BLOCKS[block]
+    widths = BLOCKS[block] if isinstance(block, str) else block
+    c, size, c1, c3_reduce, c3, c5_reduce, c5, cp = widths
     arguments: list[Any] = [torch.randn(2, c, size, size, dtype=dtype)]
     for out, fan, k in (
         (c1 + c3_reduce + c5_reduce, c, 1),
@@ -38,6 +57,12 @@ def make_arguments(
         wide = torch.promote_types(dtype, torch.float32)
         arguments.append(torch.randn(out, dtype=wide) if bias else None)
     return arguments
+
+
+def far_from_zero(arguments: list[Any]) -> list[Any]:
+    """Shift what ReLU sees: where rounding moves a value across zero, its gradient changes."""
+    x, w_in, b_in, w3, b3, w5, b5, wp, bp = arguments
+    return [x, w_in, b_in + 10, w3 / 10, b3 + 10, w5 / 10, b5 + 10, wp, bp + 10]
 
 
 def gradients(block: Callable[..., Tensor], arguments: list[Any], grad: Tensor) -> list[Tensor]:
@@ -86,9 +111,7 @@ def test_equals_the_four_branches(
 def test_aten_is_as_accurate_as_plain_pytorch(
     block: str, dtype: torch.dtype, check_accuracy: Check
 ) -> None:
-    arguments = make_arguments(block, dtype=dtype)
-    # Far from zero: where rounding moves a value across it, ReLU's gradient changes altogether.
-    arguments[2::2] = [bias + 6 for bias in arguments[2::2]]
+    arguments = far_from_zero(make_arguments(block, dtype=dtype))
     grad = torch.randn_like(plain_block(arguments, True))
     exact = gradients(lambda tensors: plain_block(tensors, True), in_float64(arguments), grad)
     plain = gradients(lambda tensors: plain_block(tensors, True), arguments, grad)
@@ -107,7 +130,7 @@ def test_gradcheck(implementation: str) -> None:
         assert gradcheck(inception, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_fp16_activations_with_fp32_biases(implementation: str) -> None:
     arguments = make_arguments("odd", dtype=torch.float16)
     with use_impl(implementation):
@@ -118,7 +141,7 @@ def test_fp16_activations_with_fp32_biases(implementation: str) -> None:
     )
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 @pytest.mark.parametrize(
     "layout",
     [
@@ -130,15 +153,19 @@ def test_fp16_activations_with_fp32_biases(implementation: str) -> None:
     ids=["NCHW", "slice of channels", "empty batch", "one pixel"],
 )
 def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor]) -> None:
-    x, *parameters = make_arguments("odd", dtype=torch.float64)
-    assert x is not None
-    odd = layout(x)
+    x, *parameters = make_arguments("odd", dtype=torch.float32)
+    odd = layout(x).requires_grad_()
     with use_impl(implementation):
         y = inception(odd, *parameters)
-    torch.testing.assert_close(y, plain_block([odd, *parameters], True))
+    expected = plain_block([odd, *parameters], True)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, odd, grad), torch.autograd.grad(expected, odd, grad), **CLOSE
+    )
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_compiles_whole(implementation: str) -> None:
     arguments = [a.requires_grad_() for a in make_arguments("odd") if a is not None]
     compiled = torch.compile(inception, fullgraph=True, backend="aot_eager")
@@ -152,8 +179,10 @@ def test_compiles_whole(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_autocast(implementation: str, dtype: torch.dtype) -> None:
+    if implementation == "triton" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 wrongly")
     arguments = [a.requires_grad_() for a in make_arguments("odd") if a is not None]
     with torch.autocast("cpu", dtype=dtype), use_impl(implementation):
         y = inception(*arguments)
@@ -166,7 +195,7 @@ def test_autocast(implementation: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
         arguments: list[Any] = [
@@ -175,6 +204,175 @@ def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
         y = inception(*arguments)
     assert (y.device.type, tuple(y.shape)) == ("cuda", (2, 15, 13, 13))
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def check_triton(
+    arguments: list[Any], device: str, check_accuracy: Check, reduce_relu: bool = True
+) -> None:
+    """Compare output and all gradients with plain PyTorch, in memory that was full of NaN."""
+    given = [a for a in arguments if a is not None]
+
+    def call(block: Callable[..., Tensor], tensors: list[Any]) -> Tensor:
+        rest = iter(tensors)
+        return block([None if a is None else next(rest) for a in arguments])
+
+    def plain(tensors: list[Any]) -> Tensor:
+        return call(lambda full: plain_block(full, reduce_relu), tensors)
+
+    def fused(tensors: list[Any]) -> Tensor:
+        return call(lambda full: inception(*full, reduce_relu), tensors)
+
+    grad = torch.randn_like(plain(given))
+    exact = gradients(plain, in_float64(given), grad.double())
+    expected = gradients(plain, given, grad)
+    on_device = [a.to(device) for a in given]
+    with use_impl("triton"), poisoned_memory():
+        actual = gradients(fused, on_device, grad.to(device))
+    for ours, theirs, truth in zip(actual, expected, exact, strict=True):
+        check_accuracy(ours.cpu(), theirs, truth)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fill what torch.empty returns with NaN, so that nothing passes for being zero by chance."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("block", ALL_BLOCKS)
+def test_triton_on_every_block(
+    block: str, dtype: torch.dtype, device: str, check_accuracy: Check
+) -> None:
+    arguments = far_from_zero(make_arguments(ALL_BLOCKS[block], dtype=dtype))
+    check_triton(arguments, device, check_accuracy)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reduce_relu", [True, False])
+def test_triton_with_every_flag(
+    reduce_relu: bool, bias: bool, kernel: int, device: str, check_accuracy: Check
+) -> None:
+    x, *parameters = make_arguments("odd", kernel, bias)
+    # A small grid of integers: products and sums are exact, so ReLU's masks cannot differ.
+    tensors = [None if t is None else (t * 2).round().clamp(-3, 3) for t in (x[:1], *parameters)]
+    check_triton(tensors, device, check_accuracy, reduce_relu)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 17, 7, 7), (3, 40, 13, 1), (2, 24, 1, 9), (1, 8, 2, 2)],
+    ids=str,
+)
+def test_triton_on_adversarial_shapes(
+    shape: tuple[int, ...], device: str, check_accuracy: Check
+) -> None:
+    arguments = make_arguments((shape[1], 1, 17, 9, 33, 24, 40, 65))
+    arguments[0] = torch.randn(shape)
+    check_triton(far_from_zero(arguments), device, check_accuracy)
+
+
+def test_triton_pools_ties_as_pytorch_does(device: str) -> None:
+    x = torch.randint(0, 3, (2, 16, 6, 7)).float()
+    x[0, 3, 2, 2] = float("nan")
+    x[1, 4] = float("-inf")
+    weights = [torch.zeros(48, 16, 1, 1), torch.zeros(16, 16, 3, 3), torch.zeros(16, 16, 5, 5)]
+    wp = torch.eye(16).view(16, 16, 1, 1)  # the pool branch alone, as it is
+    leaf, grad = x.clone().requires_grad_(), torch.randint(1, 9, (2, 16, 6, 7)).float()
+    expected = torch.autograd.grad(F.max_pool2d(leaf, 3, 1, 1), leaf, grad)[0]
+    y_bias = torch.full((16,), 1.0, device=device)
+    none = torch.zeros(16, device=device)
+    ours = x.to(device).requires_grad_()
+    with use_impl("triton"):
+        saved: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+            w_in, w3, w5 = (w.to(device) for w in weights)
+            inception(ours, w_in, none.repeat(3), w3, none, w5, none, wp.to(device), y_bias)
+    (index,) = (t for t in saved if t.dtype == torch.uint8)
+    rows = index.cpu().long() // 3 - 1 + torch.arange(6).view(6, 1)
+    columns = index.cpu().long() % 3 - 1 + torch.arange(7)
+    actual = torch.zeros(2, 16, 42).scatter_add_(
+        2, (rows * 7 + columns).flatten(2), grad.flatten(2)
+    )
+    assert torch.equal(actual.view_as(expected), expected)
+
+
+def test_triton_gives_the_same_bits_twice(device: str) -> None:
+    arguments = [a.to(device) for a in make_arguments((32, 9, 16, 16, 24, 16, 16, 16))]
+    with use_impl("triton"):
+        grad = torch.randn_like(inception(*arguments))
+        first, second = (
+            gradients(lambda tensors: inception(*tensors), arguments, grad) for _ in range(2)
+        )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("split", [1, 3, 9])
+def test_triton_sums_over_splits(
+    split: int, device: str, monkeypatch: pytest.MonkeyPatch, check_accuracy: Check
+) -> None:
+    from googlenet_fast.kernels import split_k
+
+    monkeypatch.setattr(split_k, "splits", lambda *arguments: split)
+    arguments = far_from_zero(make_arguments((24, 6, 16, 16, 24, 16, 16, 16)))
+    check_triton(arguments, device, check_accuracy)
+
+
+def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
+    arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
+    with use_impl("triton"):
+        leaves = [a.detach().requires_grad_() for a in arguments]
+        expected = torch.autograd.grad(inception(*leaves).sum(), leaves)
+        x = arguments[0].detach().requires_grad_()
+        assert torch.equal(
+            torch.autograd.grad(inception(x, *arguments[1:]).sum(), x)[0], expected[0]
+        )
+        weights = [a.detach().requires_grad_() for a in arguments[1:]]
+        actual = torch.autograd.grad(inception(arguments[0], *weights).sum(), weights)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected[1:], strict=True))
+
+
+def test_triton_saves_input_reductions_output_and_index_alone(device: str) -> None:
+    arguments = [a.to(device).requires_grad_() for a in make_arguments("odd")]
+    saved: list[Tensor] = []
+    with (
+        use_impl("triton"),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
+    ):
+        y = inception(*arguments)
+        activations = [t for t in saved if all(t is not a for a in arguments[1:])]
+        shapes = [(tuple(t.shape), t.dtype) for t in activations]
+        saved.clear()
+        with torch.no_grad():
+            inception(*arguments)
+    x = arguments[0]
+    assert shapes == [
+        (tuple(x.shape), x.dtype),
+        ((2, 6, 13, 13), x.dtype),
+        (tuple(y.shape), x.dtype),
+        (tuple(x.shape), torch.uint8),
+    ]
+    assert not saved
+
+
+def test_triton_passes_opcheck(device: str) -> None:
+    arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
+    opcheck(torch.ops.googlenet_fast.inception.default, (*arguments, True))
+    leaves = [a.requires_grad_() for a in arguments]
+    opcheck(torch.ops.googlenet_fast.inception.default, (*leaves, True))
+    with torch.no_grad():
+        y, r, index = torch.ops.googlenet_fast.inception_training.default(*arguments, True)
+    x, weights = arguments[0].detach(), [a.detach() for a in arguments[1::2]]
+    for need_x, need_parameters in ((True, True), (False, True), (True, False)):
+        opcheck(
+            torch.ops.googlenet_fast.inception_backward.default,
+            (torch.randn_like(y), x, r, y, index, *weights, True, need_x, need_parameters),
+        )
 
 
 def test_some_biases_are_refused() -> None:

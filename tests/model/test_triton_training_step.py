@@ -1,0 +1,36 @@
+"""A whole training step through the Triton kernels equals one through plain PyTorch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.ops import use_impl
+
+
+def training_step(
+    model: GoogLeNet, implementation: str, images: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss, and what an optimizer step of SGD changes each parameter by."""
+    model.zero_grad()
+    with use_impl(implementation):
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return loss.detach(), gradients
+
+
+@pytest.mark.parametrize("preset", ["paper", "paddleclas"])
+def test_triton_equals_reference(preset: str, device: str) -> None:
+    torch.manual_seed(0)
+    model = GoogLeNet(preset, 5, aux=False, dropout=0.0).to(device).train()
+    images, labels = torch.randn(1, 3, 64, 64, device=device), torch.tensor([3], device=device)
+    expected_loss, expected = training_step(model, "reference", images, labels)
+    loss, gradients = training_step(model, "triton", images, labels)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    assert set(gradients) == set(expected) == {name for name, _ in model.named_parameters()}
+    for name, gradient in gradients.items():
+        difference = (gradient - expected[name]).norm() / expected[name].norm()
+        assert difference < 1e-4, f"{name}: {difference:.1e}"
+        assert gradient.stride() == model.get_parameter(name).stride()
