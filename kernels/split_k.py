@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import programs, vector, weight_tile
+from .configs import power_of_two, programs, vector, weight_tile
 from .launch import launch
 from .tiles import aligned
 
@@ -82,23 +82,39 @@ class Sums:
         split = [partial.size(0) > 1 for partial in self.partial]
         if not any(split):
             return self.result
-        arguments: dict[str, Tensor | int] = {"partial": self.buffer, "result": self.result}
-        for i in range(MAX_SEGMENTS):
-            present = i < len(split)
-            arguments[f"E{i}"] = self.shapes[i].numel if present else 0
-            arguments[f"S{i}"] = self.partial[i].size(0) if present and split[i] else 0
-        longest = max(p.size(1) for p, s in zip(self.partial, split, strict=True) if s)
-        launch(
-            _reduce_kernel,
-            (triton.cdiv(longest, BLOCK_E), len(split)),
-            arguments,
-            {
-                "BLOCK_S": BLOCK_S,
-                "BLOCK_E": BLOCK_E,
-                "VECTOR": vector(*(shape.numel for shape in self.shapes)),
-            },
-        )
+        shapes = [
+            (partial.size(0) if several else 0, partial.size(1))
+            for partial, several in zip(self.partial, split, strict=True)
+        ]
+        _reduce(self.buffer, self.result, shapes)
         return self.result
+
+
+def add_rows(partial: Tensor) -> Tensor:
+    """Sum the rows of one matrix (S, E), fp32 and contiguous, in one launch: (E,)."""
+    result = partial.new_empty(partial.size(1))
+    _reduce(partial, result, [(partial.size(0), partial.size(1))])
+    return result
+
+
+def _reduce(partial: Tensor, result: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
+    """Add up the rows of each of up to four matrices (S, E), laid end to end; S = 0: none."""
+    arguments: dict[str, Tensor | int] = {"partial": partial, "result": result}
+    for i in range(MAX_SEGMENTS):
+        rows, columns = shapes[i] if i < len(shapes) else (0, 0)
+        arguments |= {f"S{i}": rows, f"E{i}": columns}
+    longest = max(columns for rows, columns in shapes if rows)
+    block_e = power_of_two(longest, 16, BLOCK_E)
+    launch(
+        _reduce_kernel,
+        (triton.cdiv(longest, block_e), len(shapes)),
+        arguments,
+        {
+            "BLOCK_S": BLOCK_S * BLOCK_E // block_e,
+            "BLOCK_E": block_e,
+            "VECTOR": vector(*(columns for _, columns in shapes)),
+        },
+    )
 
 
 @triton.jit
