@@ -40,12 +40,13 @@ def gemm_tile(pixels: int, columns: int, depth: int, x: Tensor) -> Tile:
     n = power_of_two(columns, 16, 64)
     fill = pixels * columns >= 128 * n * programs(x.device)
     m = 128 if fill and x.element_size() == 2 else 64
-    return Tile(m, n, power_of_two(depth, 16, 64 // x.element_size()), pipeline_depth(x.device))
+    return Tile(m, n, power_of_two(depth, 16, 32), pipeline_depth(x.device))
 
 
 def masked_tile(pixels: int, columns: int, depth: int, x: Tensor) -> Tile:
     """Tile of a product whose left matrix is masked by another one, which needs registers too."""
-    return gemm_tile(pixels, columns, depth, x)._replace(m=64)
+    tile = gemm_tile(pixels, columns, depth, x)
+    return tile._replace(m=64, k=min(tile.k, 64 // x.element_size()))
 
 
 def unpool_tile(pixels: int, columns: int, depth: int, x: Tensor) -> Tile:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ SHAPES = {
 """N, C, H, W, outputs, kernel."""
 
 
-def make_arguments(name: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def make_arguments(name: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     n, c, h, w, k, taps = SHAPES[name]
     weight = torch.randn(k, c, taps, taps) / (c * taps * taps) ** 0.5
     weight = weight.to(dtype, memory_format=torch.channels_last)
@@ -38,7 +39,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = Tr
 
 
 def gradients(
-    op: Callable[..., Tensor], arguments: list[Tensor], grad: Tensor, *rest: bool
+    op: Callable[..., Tensor], arguments: list[Any], grad: Tensor, *rest: bool
 ) -> list[Tensor]:
     leaves = [a.detach().requires_grad_() for a in arguments]
     y = op(*leaves, *rest)
@@ -138,7 +139,9 @@ def test_compiles_whole_and_under_autocast(implementation: str, device: str) -> 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
-        arguments = [torch.empty(a.shape, device="cuda") for a in make_arguments("odd")]
+        arguments: list[Any] = [
+            torch.empty(a.shape, device="cuda") for a in make_arguments("odd")
+        ]
         y = conv_bias_relu(*arguments)
     assert (y.device.type, tuple(y.shape)) == ("cuda", (3, 11, 13, 5))
 

