@@ -1,10 +1,15 @@
 """Local response normalisation across channels, Krizhevsky et al. 2012, section 3.3."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast, no_autocast
 from googlenet_fast.ops.dispatch import always, choose, register
+from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.triton_support import why_not_triton
 
 
 def local_response_norm(
@@ -27,8 +32,10 @@ def local_response_norm(
         (N, C, H, W) in the dtype of `x`, channels_last.
     """
     (x,) = autocast([x])
-    choose("local_response_norm", x.device.type, (x, size, alpha, beta, k))
-    return local_response_norm_reference(x, size, alpha, beta, k)
+    arguments = (x, size, alpha, beta, k)
+    if choose("local_response_norm", x.device.type, arguments) == "triton":
+        return torch.ops.googlenet_fast.local_response_norm.default(*arguments)
+    return local_response_norm_reference(*arguments)
 
 
 def local_response_norm_reference(
@@ -45,4 +52,70 @@ def local_response_norm_reference(
         return (x * scale.permute(0, 3, 1, 2)).to(x.dtype, memory_format=torch.channels_last)
 
 
-register("local_response_norm", {"cpu": {"reference": always}, "cuda": {"reference": always}})
+class _LocalResponseNorm(torch.autograd.Function):
+    """The fused pass with its gradient; saves the input alone and computes divisors again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Any) -> Tensor:
+        ctx.parameters = parameters
+        ctx.save_for_backward(x)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.googlenet_fast.local_response_norm.default(x, *parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x = torch.ops.googlenet_fast.local_response_norm_backward.default(
+            grad_y, *ctx.saved_tensors, *ctx.parameters
+        )
+        return grad_x, *(None for _ in ctx.parameters)
+
+
+def _autograd(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _LocalResponseNorm.apply(x, size, alpha, beta, k)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.googlenet_fast.local_response_norm.default(x, size, alpha, beta, k)
+
+
+def _forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    from googlenet_fast.kernels import local_response_norm as kernels
+
+    return kernels.forward(x, size, alpha, beta, k)
+
+
+def _backward(grad_y: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    from googlenet_fast.kernels import local_response_norm as kernels
+
+    return kernels.backward(grad_y, x, size, alpha, beta, k)
+
+
+def _fake(x: Tensor, *arguments: Any) -> Tensor:
+    """Describe output and gradient, which both are like the input, channels_last."""
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
+    return why_not_triton(x)
+
+
+_PARAMETERS = "int size, float alpha, float beta, float k"
+LIBRARY.define(f"local_response_norm(Tensor x, {_PARAMETERS}) -> Tensor", tags=TAGS)
+LIBRARY.define(
+    f"local_response_norm_backward(Tensor grad_y, Tensor x, {_PARAMETERS}) -> Tensor", tags=TAGS
+)
+LIBRARY.impl("local_response_norm", _autograd, "Autograd")
+for _name, _run in (
+    ("local_response_norm", _forward),
+    ("local_response_norm_backward", _backward),
+):
+    for _key in ("CPU", "CUDA"):
+        LIBRARY.impl(_name, _run, _key)
+    torch.library.register_fake(f"googlenet_fast::{_name}", _fake, lib=LIBRARY)
+register(
+    "local_response_norm",
+    {
+        "cpu": {"reference": always, "triton": _why_not_triton},
+        "cuda": {"triton": _why_not_triton, "reference": always},
+    },
+)
