@@ -24,6 +24,7 @@ from googlenet_fast.errors import run_command
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
+    conv_bias_relu,
     dispatch,
     extension,
     inception,
@@ -75,6 +76,11 @@ CASES = {
             *((32, 16, 5, 5), (32,)),
             *((32, 192, 1, 1), (32,)),
         ),
+        lambda t: (*t, True),
+    ),
+    "conv_bias_relu": Case(
+        conv_bias_relu,
+        ((2, 64, 14, 14), (64, 64, 1, 1), (64,)),
         lambda t: (*t, True),
     ),
     "bias_relu_pool": Case(
@@ -228,7 +234,7 @@ def make_tensors(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
         if len(shape) == 1:
             tensors.append(tensor.to(device))
             continue
-        if index > 0 and case.function is inception:
+        if index > 0 and case.function in (inception, conv_bias_relu):
             tensor /= tensor[0].numel() ** 0.5
         tensors.append(tensor.to(device, dtype, memory_format=torch.channels_last))
     return tensors
