@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from googlenet_fast.data.cache import cache_dir
+from googlenet_fast.cache import cache_dir
 from googlenet_fast.errors import UserError
 
 SIZE = 64

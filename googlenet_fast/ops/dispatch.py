@@ -5,6 +5,7 @@ is the pure-PyTorch one that every op has. `GOOGLENET_FAST_IMPL` (read once, at 
 `use_impl` asks for one of them by name:
 
 - `auto`: the first that can take the call. Passing over a better one warns once, with the reason.
+  Triton kernels on a GPU must first pass `verification`; without a GPU they are passed over.
 - any other name: that implementation wherever an op has it, an error where it cannot run. An op
   that has none of that name is left to `auto`.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from googlenet_fast.errors import UserError
+from googlenet_fast.ops.verification import can_verify, signature, why_not_verified
 
 VARIABLE = "GOOGLENET_FAST_IMPL"
 """Environment variable that names the wanted implementation."""
@@ -83,6 +85,11 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
             return _require(op, device_type, arguments)
     for name, why_not in implementations(op, device_type).items():
         reason = why_not(*arguments)
+        if reason is None and (device_type, name) == ("cuda", "triton"):
+            if not can_verify():
+                continue
+            device = f"cuda:{arguments[0].device.index}"
+            reason = why_not_verified(op, name, device, signature(arguments))
         if reason is None:
             return name
         _warn(op, name, reason)
