@@ -139,9 +139,7 @@ def test_compiles_whole_and_under_autocast(implementation: str, device: str) -> 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
-        arguments: list[Any] = [
-            torch.empty(a.shape, device="cuda") for a in make_arguments("odd")
-        ]
+        arguments: list[Any] = [torch.empty(a.shape, device="cuda") for a in make_arguments("odd")]
         y = conv_bias_relu(*arguments)
     assert (y.device.type, tuple(y.shape)) == ("cuda", (3, 11, 13, 5))
 
