@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-import googlenet_fast
 from googlenet_fast.cache import cache_dir
 
 IMAGES, SIZE = 2, 14
@@ -160,7 +159,7 @@ def _environment(device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
         "triton": _version("triton"),
-        "googlenet_fast": googlenet_fast.__version__,
+        "googlenet_fast": _version("googlenet-fast"),
         "kernels": digest,
     }
     if torch.device(device).type == "cuda":

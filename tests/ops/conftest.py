@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
+Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
 
 @pytest.fixture
@@ -36,3 +37,17 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def keep_in() -> Keep:
+    """Makes a hook that appends what is saved for backward to a list."""
+
+    def keep(saved: list[Tensor]) -> Callable[[Tensor], Tensor]:
+        def pack(tensor: Tensor) -> Tensor:
+            saved.append(tensor)
+            return tensor
+
+        return pack
+
+    return keep

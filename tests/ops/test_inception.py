@@ -12,6 +12,7 @@ from torch.library import opcheck
 from googlenet_fast.ops import inception, use_impl
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
+Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
 # In channels, size, C1, C3r, C3, C5r, C5, Cp
 BLOCKS = {
@@ -229,16 +230,6 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
-def keep(saved: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """A hook that notes what is saved for backward."""
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    return pack
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("block", ALL_BLOCKS)
 def test_triton_on_every_block(
@@ -273,7 +264,7 @@ def test_triton_on_adversarial_shapes(
     check_triton(far_from_zero(arguments), device, check_accuracy)
 
 
-def test_triton_pools_ties_as_pytorch_does(device: str) -> None:
+def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     x = torch.randint(0, 3, (2, 16, 6, 7)).float()
     x[0, 3, 2, 2] = float("nan")
     x[1, 4] = float("-inf")
@@ -286,7 +277,7 @@ def test_triton_pools_ties_as_pytorch_does(device: str) -> None:
     ours = x.to(device).requires_grad_()
     with use_impl("triton"):
         saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(keep_in(saved), lambda t: t):
             w_in, w3, w5 = (w.to(device) for w in weights)
             inception(ours, w_in, none.repeat(3), w3, none, w5, none, wp.to(device), y_bias)
     (index,) = (t for t in saved if t.dtype == torch.uint8)
@@ -333,12 +324,12 @@ def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected[1:], strict=True))
 
 
-def test_triton_saves_input_reductions_output_and_index_alone(device: str) -> None:
+def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_in: Keep) -> None:
     arguments = [a.to(device).requires_grad_() for a in make_arguments("odd")]
     saved: list[Tensor] = []
     with (
         use_impl("triton"),
-        torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t),
+        torch.autograd.graph.saved_tensors_hooks(keep_in(saved), lambda t: t),
     ):
         y = inception(*arguments)
         activations = [t for t in saved if all(t is not a for a in arguments[1:])]
