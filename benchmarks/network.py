@@ -1,0 +1,250 @@
+"""The network as a list of stages with their shapes, read off the model itself.
+
+What the benchmarks add up, traffic and resources, they add up over these stages.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.inception import Inception, Widths
+from googlenet_fast.model.layers import Conv
+from googlenet_fast.ops.bias_relu_pool import bias_relu_pool_reference
+from googlenet_fast.ops.conv_bias_relu import conv_bias_relu_reference
+from googlenet_fast.ops.inception import inception_reference
+from googlenet_fast.ops.local_response_norm import local_response_norm_reference
+
+
+class Convolution(NamedTuple):
+    """A convolution; sides are those of its square input and output."""
+
+    name: str
+    channels: int
+    outputs: int
+    taps: int
+    side_in: int
+    side: int
+    epilogue: bool = True
+    """Bias and ReLU are its own; else the pool's that follows."""
+
+    @property
+    def weight(self) -> int:
+        """Elements of the weight."""
+        return self.channels * self.outputs * self.taps**2
+
+
+class Pool(NamedTuple):
+    """A 3x3/2 max pool."""
+
+    name: str
+    channels: int
+    side_in: int
+    side: int
+    epilogue: bool
+    """Bias and ReLU of the convolution before are done here."""
+
+
+class Normalization(NamedTuple):
+    """A local response normalisation."""
+
+    name: str
+    channels: int
+    side: int
+
+    @property
+    def side_in(self) -> int:
+        """Side of the input, the output's."""
+        return self.side
+
+
+class Block(NamedTuple):
+    """An Inception block."""
+
+    name: str
+    channels: int
+    side: int
+    widths: Widths
+
+    @property
+    def side_in(self) -> int:
+        """Side of the input, the output's."""
+        return self.side
+
+    def convolutions(self) -> dict[str, Convolution]:
+        """The block's six convolutions by the names of their widths."""
+        c, w = self.channels, self.widths
+        shapes = {
+            "c1": (c, w.c1, 1),
+            "c3_reduce": (c, w.c3_reduce, 1),
+            "c5_reduce": (c, w.c5_reduce, 1),
+            "pool_project": (c, w.pool_project, 1),
+            "c3": (w.c3_reduce, w.c3, 3),
+            "c5": (w.c5_reduce, w.c5, 5),
+        }
+        return {
+            name: Convolution(f"{self.name}.{name}", *shape, self.side, self.side)
+            for name, shape in shapes.items()
+        }
+
+    def siblings(self) -> Convolution:
+        """The 1x1 convolutions that read the block's input, as one."""
+        outputs = self.widths.c1 + self.widths.c3_reduce + self.widths.c5_reduce
+        return Convolution(f"{self.name}.siblings", self.channels, outputs, 1, self.side, self.side)
+
+
+class Classifier(NamedTuple):
+    """The mean over all pixels and the fully connected layer."""
+
+    name: str
+    channels: int
+    side_in: int
+    classes: int
+
+
+Stage = Convolution | Pool | Normalization | Block | Classifier
+
+
+def stages(*, lrn: bool = False) -> list[Stage]:
+    """The stages of preset `paper` for images of 224x224, without auxiliary heads."""
+    with torch.device("meta"):
+        model = GoogLeNet("paper", lrn=lrn, aux=False)
+    conv1 = _convolution("conv1", model.conv1, 224, epilogue=False)
+    pool1 = _pool("pool1", conv1.outputs, conv1.side, epilogue=True)
+    conv2 = _convolution("conv2", model.conv2, pool1.side)
+    conv3 = _convolution("conv3", model.conv3, conv2.side, epilogue=lrn)
+    pool2 = _pool("pool2", conv3.outputs, conv3.side, epilogue=not lrn)
+    lrn1 = Normalization("lrn1", conv2.channels, conv2.side)
+    lrn2 = Normalization("lrn2", conv3.outputs, conv3.side)
+    found: list[Stage] = [conv1, pool1, conv2, conv3, pool2]
+    if lrn:
+        found = [conv1, pool1, lrn1, conv2, conv3, lrn2, pool2]
+    side = pool2.side
+    for name, module in model.named_children():
+        if isinstance(module, Inception):
+            block = _block(name.removeprefix("inception"), module, side)
+            if block.name in ("4a", "5a"):
+                pool = _pool(f"pool{int(block.name[0]) - 1}", block.channels, side, epilogue=False)
+                found.append(pool)
+                side = pool.side
+            found.append(block._replace(side=side))
+    return [*found, Classifier("head", model.fc.in_features, side, model.fc.out_features)]
+
+
+def aux_convolutions() -> list[Convolution]:
+    """The convolutions of the auxiliary heads."""
+    with torch.device("meta"):
+        model = GoogLeNet("paper")
+    heads = {"aux1": model.aux1, "aux2": model.aux2}
+    return [
+        _convolution(name, head.conv, head.grid) for name, head in heads.items() if head is not None
+    ]
+
+
+def has_fused_op(stage: Stage) -> bool:
+    """Whether a fused op does a stage: all but the first convolution and the classifier."""
+    return stage.name not in ("conv1", "head")
+
+
+class Call(NamedTuple):
+    """A call of the fused op that does a stage."""
+
+    op: str
+    arguments: list[Any]
+    """Activations first."""
+
+    def fused(self) -> Tensor:
+        """Run the op on its kernels."""
+        return getattr(torch.ops.googlenet_fast, self.op).default(*self.arguments)
+
+    def reference(self) -> Tensor:
+        """Run the op in plain PyTorch."""
+        return REFERENCES[self.op](*self.arguments)
+
+    def run(self, *, training: bool) -> None:
+        """Run the op on its kernels, and all its gradients if `training`."""
+        y = self.fused()
+        if training:
+            inputs = [value for value in self.arguments if isinstance(value, Tensor)]
+            torch.autograd.grad(y, inputs, torch.empty_like(y))
+
+
+REFERENCES: dict[str, Callable[..., Tensor]] = {
+    "conv_bias_relu": conv_bias_relu_reference,
+    "bias_relu_pool": bias_relu_pool_reference,
+    "local_response_norm": local_response_norm_reference,
+    "inception": inception_reference,
+}
+
+
+def fused_call(
+    stage: Stage,
+    batch: int,
+    side: int,
+    dtype: torch.dtype,
+    *,
+    training: bool,
+    make: Callable[..., Tensor] = torch.empty,
+) -> Call:
+    """The call of the fused op that does a stage.
+
+    Args:
+        stage: one that has a fused op.
+        batch: images.
+        side: of the input, in pixels; the stage's own or another.
+        dtype: of activations and weights; biases are fp32.
+        training: tensors require gradients.
+        make: makes a tensor of a shape; those of `torch.empty` take no memory until they are used.
+    """
+
+    def parameter(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return make(shape, dtype=dtype).requires_grad_(training)
+
+    def weight(conv: Convolution) -> Tensor:
+        return parameter(conv.outputs, conv.taps, conv.taps, conv.channels).permute(0, 3, 1, 2)
+
+    def bias(channels: int) -> Tensor:
+        return parameter(channels, dtype=torch.float32)
+
+    x = parameter(batch, side, side, stage.channels).permute(0, 3, 1, 2)
+    match stage:
+        case Convolution(epilogue=True):
+            return Call("conv_bias_relu", [x, weight(stage), bias(stage.outputs), True])
+        case Convolution():
+            return Call("conv_bias_relu", [x, weight(stage), None, False])
+        case Pool(epilogue=True):
+            return Call("bias_relu_pool", [x, bias(stage.channels), True, True])
+        case Pool():
+            return Call("bias_relu_pool", [x, None, False, True])
+        case Normalization():
+            return Call("local_response_norm", [x, 5, 1e-4, 0.75, 1.0])
+        case Block():
+            convs = stage.convolutions()
+            parameters = [
+                value
+                for conv in (stage.siblings(), convs["c3"], convs["c5"], convs["pool_project"])
+                for value in (weight(conv), bias(conv.outputs))
+            ]
+            return Call("inception", [x, *parameters, True])
+    raise ValueError(f"{stage.name} has no fused op")
+
+
+def _convolution(name: str, layer: Conv, side: int, *, epilogue: bool = True) -> Convolution:
+    conv = layer.conv
+    (taps, _), (stride, _) = conv.kernel_size, conv.stride
+    side_out = -(-side // stride)
+    return Convolution(name, conv.in_channels, conv.out_channels, taps, side, side_out, epilogue)
+
+
+def _pool(name: str, channels: int, side: int, *, epilogue: bool) -> Pool:
+    return Pool(name, channels, side, -(-(side - 3) // 2) + 1, epilogue)
+
+
+def _block(name: str, module: Inception, side: int) -> Block:
+    c1, c3_reduce, c5_reduce = module.siblings
+    c3, c5 = module.conv3.conv.out_channels, module.conv5.conv.out_channels
+    project = module.project.conv
+    widths = Widths(c1, c3_reduce, c3, c5_reduce, c5, project.out_channels)
+    return Block(name, project.in_channels, side, widths)
