@@ -1,0 +1,140 @@
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.kernel_resources import LIMITS, Resources, network_launches
+
+ROOT = Path(__file__).parents[2]
+
+SAMPLES = """
+import json, sys
+import torch, triton
+import triton.language as tl
+from benchmarks.kernel_resources import LIMITS, broken_rules, compile_launch
+from googlenet_fast.kernels.launch import Launch
+
+@triton.jit
+def copy(x, y, N, DOUBLE: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < N, other=0)
+    if DOUBLE:
+        value = tl.sqrt(value.to(tl.float64)).to(tl.float32)
+    tl.store(y + i, value, mask=i < N)
+
+@triton.jit
+def keep_many(x, y, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, ROWS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    a = tl.load(x + i)
+    total = tl.sum(a)
+    for step in range(3):
+        total += tl.sum(a * total)
+    tl.store(y + i, a * total)
+
+@triton.jit
+def multiply(x, w, y, PRECISION: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    product = tl.dot(tl.load(x + i), tl.load(w + i), input_precision=PRECISION)
+    tl.store(y + i, product)
+
+def tensors(*names, dtype=torch.float32):
+    return {name: torch.empty(2**17, dtype=dtype) for name in names}
+
+def launch(kernel, arguments, **constants):
+    return Launch(kernel, (1,), arguments, constants, 4, 2)
+
+xy = tensors("x", "y")
+multiplied = {**tensors("x", "w"), **tensors("y")}
+halves = {**tensors("x", "w", dtype=torch.float16), **tensors("y")}
+samples = {
+    "wide": launch(copy, {**xy, "N": 4096}, DOUBLE=False, BLOCK=1024),
+    "odd size": launch(copy, {**xy, "N": 4095}, DOUBLE=False, BLOCK=1024),
+    "odd input": launch(copy, {**xy, "x": xy["x"][1:], "N": 4096}, DOUBLE=False, BLOCK=1024),
+    "double": launch(copy, {**xy, "N": 4096}, DOUBLE=True, BLOCK=1024),
+    "spill": launch(keep_many, xy, ROWS=256, BLOCK=256),
+    "fp16": launch(multiply, halves, PRECISION="ieee", BLOCK=32),
+    "tf32": launch(multiply, multiplied, PRECISION="tf32", BLOCK=32),
+    "fp32": launch(multiply, multiplied, PRECISION="ieee", BLOCK=32),
+}
+arch = int(sys.argv[1])
+found = {name: compile_launch(launch, arch) for name, launch in samples.items()}
+rules = {name: broken_rules(samples[name], found[name], LIMITS[arch]) for name in samples}
+print(json.dumps({"rules": rules, "matrix": {name: r.matrix for name, r in found.items()}}))
+"""
+
+
+@pytest.fixture
+def compiling(tmp_path: Path) -> dict[str, str]:
+    """Environment of a process that compiles kernels and keeps them out of the user's cache."""
+    cache = os.environ.get("TRITON_CACHE_DIR", str(tmp_path))
+    return {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache}
+
+
+def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+@pytest.mark.parametrize("arch", LIMITS)
+def test_the_networks_kernels_keep_to_the_rules(arch: int, compiling: dict[str, str]) -> None:
+    """In fp16; the command without arguments checks all types and specialisations."""
+    arguments = ["--quick", "--dtype", "float16", "--arch", str(arch), "--output", "-"]
+    result = run(["-m", "benchmarks.kernel_resources", *arguments], compiling)
+    assert result.returncode == 0, result.stderr
+    assert "conv1x1_forward" in result.stdout
+
+
+@pytest.mark.parametrize("arch", LIMITS)
+def test_rules_are_broken_by_what_should(
+    arch: int, compiling: dict[str, str], tmp_path: Path
+) -> None:
+    script = tmp_path / "samples.py"
+    script.write_text(SAMPLES)
+    result = run([str(script), str(arch)], {**compiling, "PYTHONPATH": str(ROOT)})
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    rules: dict[str, list[str]] = found["rules"]
+    for name in ("wide", "fp16", "tf32", "fp32"):
+        assert rules[name] == [], name
+    assert rules["odd size"] == ["loads no 16 bytes at a time", "stores no 16 bytes at a time"]
+    assert rules["odd input"] == ["loads no 16 bytes at a time"]
+    assert rules["double"] == ["computes in double precision"]
+    assert any("spills" in broken for broken in rules["spill"])
+    matrix: dict[str, int] = found["matrix"]
+    assert min(matrix["fp16"], matrix["tf32"]) > 0
+    assert matrix["fp32"] == matrix["wide"] == 0
+
+
+def test_every_kernel_is_launched_by_the_network() -> None:
+    defined = {
+        node.name
+        for path in (ROOT / "kernels").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
+    }
+    launched = {launch.kernel.fn.__name__ for launch in network_launches(torch.float16)}
+    assert launched == defined
+
+
+@pytest.mark.parametrize(
+    ("changes", "programs"),
+    [
+        ({}, 16),  # 2048 threads
+        ({"threads": 32}, 32),  # as many programs as there may be
+        ({"registers": 168}, 3),  # 3 * 128 * 168 = 64512 of 65536 registers
+        ({"registers": 129}, 3),  # rounded up to 136
+        ({"shared": 36 * 1024}, 6),  # 6 * 37 = 222 of 228 KiB
+        ({"tensor_columns": 128}, 4),  # of 512
+    ],
+)
+def test_programs_of_a_multiprocessor(changes: dict[str, Any], programs: int) -> None:
+    little = {"registers": 32, "shared": 0, "threads": 128, "tensor_columns": 0}
+    unread = dict.fromkeys(["spilled", "matrix", "loads", "wide_loads", "stores", "wide_stores"], 0)
+    resources = Resources(**{**little, **unread, "f64": False, **changes})
+    assert resources.programs(LIMITS[90]) == programs
