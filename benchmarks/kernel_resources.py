@@ -28,11 +28,15 @@ from triton.runtime.jit import create_function_from_signature
 
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.model import PRESETS
 
 BATCH = 256
 """Images at which launches are collected."""
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+PRESET_NAMES = ["paper", "paddleclas"]
+"""Those that do without batch normalisation."""
 
 REPORT = Path(__file__).parents[1] / "docs" / "kernel-resources.md"
 
@@ -108,14 +112,16 @@ class Resources:
         return min(bounds)
 
 
-def network_launches(dtype: torch.dtype) -> list[Launch]:
-    """The launches of preset `paper` at 224x224, with `dtype` activations.
+def network_launches(preset: str, dtype: torch.dtype) -> list[Launch]:
+    """The launches of a preset at 224x224, with `dtype` activations.
 
-    In training and in inference, with and without local response normalisation, and those of the
-    auxiliary heads. Nothing runs, so that the tensors take no memory.
+    In training and in inference, with the auxiliary heads; `paper` with and without local response
+    normalisation. Nothing runs, so that the tensors take no memory.
     """
+    everything: list[Stage] = [*stages(preset), *aux_convolutions(preset)]
+    if PRESETS[preset].lrn:
+        everything += stages(preset, lrn=True)
     launches: list[Launch] = []
-    everything: list[Stage] = [*stages(), *stages(lrn=True), *aux_convolutions()]
     with observe(lambda launch, run: launches.append(launch)):
         for stage in everything:
             if has_fused_op(stage):
@@ -301,8 +307,8 @@ def _wide_share(resources: Resources) -> float:
 HEADER = """# What the Triton kernels take of a GPU
 
 Written by `python -m benchmarks.kernel_resources` (Triton {triton}); no GPU is needed. The launches
-are those of preset `paper` at 224x224, batch {batch}, compiled with the types, constants and
-alignments that the launcher would see. Each architecture's column gives
+are those of {presets} at 224x224, batch {batch}, compiled with the types, constants and alignments
+that the launcher would see. Each architecture's column gives
 
 - registers of a thread, of 255,
 - KiB of shared memory of a program, of 163 (sm_80) or 227 (sm_90, sm_100),
@@ -327,6 +333,7 @@ def main() -> None:
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--preset", nargs="+", choices=PRESET_NAMES, default=PRESET_NAMES)
     parser.add_argument("--output", default=str(REPORT), help="file to write, or - to print")
     parser.add_argument(
         "--quick", action="store_true", help="skip what differs only in divisibility of sizes"
@@ -334,11 +341,19 @@ def main() -> None:
     options = parser.parse_args()
     if INTERPRETED:
         raise UserError("TRITON_INTERPRET is set: unset it, only real kernels can be compiled")
-    report = HEADER.format(triton=triton.__version__, batch=BATCH)
+    report = HEADER.format(
+        triton=triton.__version__,
+        presets=" and ".join(f"`{preset}`" for preset in options.preset),
+        batch=BATCH,
+    )
     broken = []
     for dtype in options.dtype:
-        launches = distinct(network_launches(DTYPES[dtype]), quick=options.quick)
-        compiled = compile_all(launches, options.arch)
+        launches = [
+            launch
+            for preset in options.preset
+            for launch in network_launches(preset, DTYPES[dtype])
+        ]
+        compiled = compile_all(distinct(launches, quick=options.quick), options.arch)
         report += f"\n## {dtype}\n\n{table(compiled)}\n"
         broken += [f"{dtype} {line}" for line in failures(compiled)]
     if options.output == "-":

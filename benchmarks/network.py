@@ -27,8 +27,9 @@ class Convolution(NamedTuple):
     taps: int
     side_in: int
     side: int
-    epilogue: bool = True
-    """Bias and ReLU are its own; else the pool's that follows."""
+    bias: bool = True
+    relu: bool = True
+    """Like its bias, its own; not where the pool that follows does both."""
 
     @property
     def weight(self) -> int:
@@ -43,8 +44,10 @@ class Pool(NamedTuple):
     channels: int
     side_in: int
     side: int
-    epilogue: bool
-    """Bias and ReLU of the convolution before are done here."""
+    bias: bool = False
+    relu: bool = False
+    """Like the bias, of the convolution before."""
+    ceil_mode: bool = True
 
 
 class Normalization(NamedTuple):
@@ -67,6 +70,8 @@ class Block(NamedTuple):
     channels: int
     side: int
     widths: Widths
+    bias: bool = True
+    reduce_relu: bool = True
 
     @property
     def side_in(self) -> int:
@@ -107,15 +112,16 @@ class Classifier(NamedTuple):
 Stage = Convolution | Pool | Normalization | Block | Classifier
 
 
-def stages(*, lrn: bool = False) -> list[Stage]:
-    """The stages of preset `paper` for images of 224x224, without auxiliary heads."""
+def stages(preset: str = "paper", *, lrn: bool = False) -> list[Stage]:
+    """The stages of a preset without batch normalisation, for 224x224, without auxiliary heads."""
     with torch.device("meta"):
-        model = GoogLeNet("paper", lrn=lrn, aux=False)
-    conv1 = _convolution("conv1", model.conv1, 224, epilogue=False)
-    pool1 = _pool("pool1", conv1.outputs, conv1.side, epilogue=True)
+        model = GoogLeNet(preset, lrn=lrn, aux=False)
+    ceil_mode = model.preset.ceil_mode
+    conv1 = _convolution("conv1", model.conv1, 224, pooled=True)
+    pool1 = _pool("pool1", conv1.outputs, conv1.side, ceil_mode, model.conv1)
     conv2 = _convolution("conv2", model.conv2, pool1.side)
-    conv3 = _convolution("conv3", model.conv3, conv2.side, epilogue=lrn)
-    pool2 = _pool("pool2", conv3.outputs, conv3.side, epilogue=not lrn)
+    conv3 = _convolution("conv3", model.conv3, conv2.side, pooled=not lrn)
+    pool2 = _pool("pool2", conv3.outputs, conv3.side, ceil_mode, None if lrn else model.conv3)
     lrn1 = Normalization("lrn1", conv2.channels, conv2.side)
     lrn2 = Normalization("lrn2", conv3.outputs, conv3.side)
     found: list[Stage] = [conv1, pool1, conv2, conv3, pool2]
@@ -126,17 +132,17 @@ def stages(*, lrn: bool = False) -> list[Stage]:
         if isinstance(module, Inception):
             block = _block(name.removeprefix("inception"), module, side)
             if block.name in ("4a", "5a"):
-                pool = _pool(f"pool{int(block.name[0]) - 1}", block.channels, side, epilogue=False)
+                pool = _pool(f"pool{int(block.name[0]) - 1}", block.channels, side, ceil_mode, None)
                 found.append(pool)
                 side = pool.side
             found.append(block._replace(side=side))
     return [*found, Classifier("head", model.fc.in_features, side, model.fc.out_features)]
 
 
-def aux_convolutions() -> list[Convolution]:
+def aux_convolutions(preset: str = "paper") -> list[Convolution]:
     """The convolutions of the auxiliary heads."""
     with torch.device("meta"):
-        model = GoogLeNet("paper")
+        model = GoogLeNet(preset)
     heads = {"aux1": model.aux1, "aux2": model.aux2}
     return [
         _convolution(name, head.conv, head.grid) for name, head in heads.items() if head is not None
@@ -210,14 +216,12 @@ def fused_call(
 
     x = parameter(batch, side, side, stage.channels).permute(0, 3, 1, 2)
     match stage:
-        case Convolution(epilogue=True):
-            return Call("conv_bias_relu", [x, weight(stage), bias(stage.outputs), True])
         case Convolution():
-            return Call("conv_bias_relu", [x, weight(stage), None, False])
-        case Pool(epilogue=True):
-            return Call("bias_relu_pool", [x, bias(stage.channels), True, True])
+            b = bias(stage.outputs) if stage.bias else None
+            return Call("conv_bias_relu", [x, weight(stage), b, stage.relu])
         case Pool():
-            return Call("bias_relu_pool", [x, None, False, True])
+            b = bias(stage.channels) if stage.bias else None
+            return Call("bias_relu_pool", [x, b, stage.relu, stage.ceil_mode])
         case Normalization():
             return Call("local_response_norm", [x, 5, 1e-4, 0.75, 1.0])
         case Block():
@@ -225,21 +229,25 @@ def fused_call(
             parameters = [
                 value
                 for conv in (stage.siblings(), convs["c3"], convs["c5"], convs["pool_project"])
-                for value in (weight(conv), bias(conv.outputs))
+                for value in (weight(conv), bias(conv.outputs) if stage.bias else None)
             ]
-            return Call("inception", [x, *parameters, True])
+            return Call("inception", [x, *parameters, stage.reduce_relu])
     raise ValueError(f"{stage.name} has no fused op")
 
 
-def _convolution(name: str, layer: Conv, side: int, *, epilogue: bool = True) -> Convolution:
+def _convolution(name: str, layer: Conv, side: int, *, pooled: bool = False) -> Convolution:
     conv = layer.conv
     (taps, _), (stride, _) = conv.kernel_size, conv.stride
     side_out = -(-side // stride)
-    return Convolution(name, conv.in_channels, conv.out_channels, taps, side, side_out, epilogue)
+    bias, relu = conv.bias is not None and not pooled, layer.relu and not pooled
+    return Convolution(name, conv.in_channels, conv.out_channels, taps, side, side_out, bias, relu)
 
 
-def _pool(name: str, channels: int, side: int, *, epilogue: bool) -> Pool:
-    return Pool(name, channels, side, -(-(side - 3) // 2) + 1, epilogue)
+def _pool(name: str, channels: int, side: int, ceil_mode: bool, layer: Conv | None) -> Pool:
+    """The pool after a convolution, whose bias and ReLU it does, or after anything else."""
+    side_out = (side - 3 + ceil_mode) // 2 + 1
+    bias = layer is not None and layer.conv.bias is not None
+    return Pool(name, channels, side, side_out, bias, layer is not None and layer.relu, ceil_mode)
 
 
 def _block(name: str, module: Inception, side: int) -> Block:
@@ -247,4 +255,5 @@ def _block(name: str, module: Inception, side: int) -> Block:
     c3, c5 = module.conv3.conv.out_channels, module.conv5.conv.out_channels
     project = module.project.conv
     widths = Widths(c1, c3_reduce, c3, c5_reduce, c5, project.out_channels)
-    return Block(name, project.in_channels, side, widths)
+    bias = project.bias is not None
+    return Block(name, project.in_channels, side, widths, bias, module.reduce_relu)

@@ -167,4 +167,4 @@ def _fused_backward(stage: Stage, batch: int) -> list[float]:
 
 def _branch_pool(block: Block) -> Pool:
     """The 3x3/1 max pool of the pool branch."""
-    return Pool(f"{block.name}.pool", block.channels, block.side, block.side, epilogue=False)
+    return Pool(f"{block.name}.pool", block.channels, block.side, block.side)
