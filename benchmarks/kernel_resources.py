@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.backends.nvidia
-from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
+from googlenet_fast.kernels.launch import INTERPRETED, MAX_REGISTERS, Launch, observe
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
@@ -171,7 +171,11 @@ def as_source(launch: Launch, target: GPUTarget) -> ASTSource:
 
 
 def _options(launch: Launch) -> dict[str, int]:
-    return {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return {
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+        "maxnreg": MAX_REGISTERS,
+    }
 
 
 def compile_launch(launch: Launch, arch: int) -> Resources:

@@ -7,6 +7,7 @@ With `TRITON_INTERPRET=1` in the environment, Triton runs kernels on CPU tensors
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 
 MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
 """Programs along each axis that CUDA allows."""
+
+MAX_REGISTERS = 255
+"""Registers a thread may use on NVIDIA GPUs, which is all there are: left to itself, ptxas spills a
+few values now and then, in order to run more programs at a time."""
+
+
+@lru_cache
+def compiler_options(device: torch.device) -> dict[str, int]:
+    """Options for NVIDIA's compiler; other vendors', whose warps are wider, may not know them."""
+    if INTERPRETED or (
+        device.type == "cuda" and torch.cuda.get_device_properties(device).warp_size != 32
+    ):
+        return {}
+    return {"maxnreg": MAX_REGISTERS}
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,13 @@ def launch(
     def run() -> None:
         device = tensors[0].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[grid](**arguments, **constants, num_warps=num_warps, num_stages=num_stages)
+            kernel[grid](
+                **arguments,
+                **constants,
+                num_warps=num_warps,
+                num_stages=num_stages,
+                **compiler_options(device),
+            )
 
     if _observer is None:
         run()

@@ -167,7 +167,7 @@ def forward(
             **strides,
         },
         {
-            **{"BLOCK_M": 64, "BLOCK_K": block_k, "BLOCK_C": tile.k},
+            **{"BLOCK_M": 64, "BLOCK_K": block_k, "BLOCK_C": min(tile.k, 64 // x.element_size())},
             "VECTOR": vector(channels, outputs, *strides.values()),
             "PRECISION": precision(x),
         },
