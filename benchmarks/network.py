@@ -163,7 +163,7 @@ class Call(NamedTuple):
 
     def fused(self) -> Tensor:
         """Run the op on its kernels."""
-        return getattr(torch.ops.googlenet_fast, self.op).default(*self.arguments)
+        return getattr(torch.ops.googlenet_fast, self.op).triton(*self.arguments)
 
     def reference(self) -> Tensor:
         """Run the op in plain PyTorch."""

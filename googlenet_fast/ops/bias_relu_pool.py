@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
 
 
@@ -39,7 +39,7 @@ def bias_relu_pool(
     (x,) = autocast([x])
     arguments = (x, bias, relu, ceil_mode)
     if choose("bias_relu_pool", x.device.type, arguments) == "triton":
-        return torch.ops.googlenet_fast.bias_relu_pool.default(*arguments)
+        return torch.ops.googlenet_fast.bias_relu_pool.triton(*arguments)
     return bias_relu_pool_reference(*arguments)
 
 
@@ -59,11 +59,13 @@ class _BiasReluPool(torch.autograd.Function):
     """The fused pass with its gradient; saves one byte for each output and no activation."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
+    def forward(
+        ctx: Any, overload: str, x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool
+    ) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            y, index = torch.ops.googlenet_fast.bias_relu_pool_training.default(
-                x, bias, relu, ceil_mode
-            )
+            op = overload_of("bias_relu_pool_training", overload)
+            y, index = op(x, bias, relu, ceil_mode)
+        ctx.overload = overload
         ctx.size = (x.size(2), x.size(3))
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(index)
@@ -72,11 +74,12 @@ class _BiasReluPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        need_x, need_bias, _, _ = ctx.needs_input_grad
-        grad_x, grad_bias = torch.ops.googlenet_fast.bias_relu_pool_backward.default(
+        _, need_x, need_bias, _, _ = ctx.needs_input_grad
+        grad_x, grad_bias = overload_of("bias_relu_pool_backward", ctx.overload)(
             grad_y, *ctx.saved_tensors, *ctx.size, need_bias
         )
         return (
+            None,
             grad_x if need_x else None,
             grad_bias.to(ctx.bias_dtype) if need_bias else None,
             None,
@@ -84,12 +87,12 @@ class _BiasReluPool(torch.autograd.Function):
         )
 
 
-def _autograd(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
+def _autograd(overload: str, x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
     needed = x.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and needed:
-        return _BiasReluPool.apply(x, bias, relu, ceil_mode)
+        return _BiasReluPool.apply(overload, x, bias, relu, ceil_mode)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.bias_relu_pool.default(x, bias, relu, ceil_mode)
+        return overload_of("bias_relu_pool", overload)(x, bias, relu, ceil_mode)
 
 
 def _forward(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
@@ -149,22 +152,20 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
 
 
 _ARGUMENTS = "Tensor x, Tensor? bias, bool relu, bool ceil_mode"
-LIBRARY.define(f"bias_relu_pool({_ARGUMENTS}) -> Tensor", tags=TAGS)
-LIBRARY.define(f"bias_relu_pool_training({_ARGUMENTS}) -> (Tensor, Tensor)", tags=TAGS)
-LIBRARY.define(
-    "bias_relu_pool_backward(Tensor grad_y, Tensor index, int height, int width, bool bias)"
-    " -> (Tensor grad_x, Tensor grad_bias)",
-    tags=TAGS,
+define("bias_relu_pool", f"({_ARGUMENTS}) -> Tensor", _fake, _forward, _autograd)
+define(
+    "bias_relu_pool_training",
+    f"({_ARGUMENTS}) -> (Tensor, Tensor)",
+    _fake_training,
+    _forward_training,
 )
-LIBRARY.impl("bias_relu_pool", _autograd, "Autograd")
-for _name, _run, _describe in (
-    ("bias_relu_pool", _forward, _fake),
-    ("bias_relu_pool_training", _forward_training, _fake_training),
-    ("bias_relu_pool_backward", _backward, _fake_backward),
-):
-    for _key in ("CPU", "CUDA"):
-        LIBRARY.impl(_name, _run, _key)
-    torch.library.register_fake(f"googlenet_fast::{_name}", _describe, lib=LIBRARY)
+define(
+    "bias_relu_pool_backward",
+    "(Tensor grad_y, Tensor index, int height, int width, bool bias)"
+    " -> (Tensor grad_x, Tensor grad_bias)",
+    _fake_backward,
+    _backward,
+)
 register(
     "bias_relu_pool",
     {

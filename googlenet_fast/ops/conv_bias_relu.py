@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
 from googlenet_fast.ops.weight_gradient import as_weight
 
@@ -43,7 +43,7 @@ def conv_bias_relu(
     arguments = (x, weight, bias, relu)
     implementation = choose("conv_bias_relu", x.device.type, arguments)
     if implementation == "triton":
-        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
+        return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
     if implementation == "aten":
         return _conv_bias_relu_aten(*arguments)
     return conv_bias_relu_reference(*arguments)
@@ -69,9 +69,12 @@ class _ConvBiasRelu(torch.autograd.Function):
     """The op with its gradient; saves the input and, as ReLU's mask, the output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def forward(
+        ctx: Any, overload: str, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
+    ) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            y = torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, bias, relu)
+            y = overload_of("conv_bias_relu", overload)(x, weight, bias, relu)
+        ctx.overload = overload
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, weight, *([y] if relu else []))
         return y
@@ -80,14 +83,15 @@ class _ConvBiasRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *rest = ctx.saved_tensors
-        need_x, *need_parameters = ctx.needs_input_grad[:3]
-        grad_x, grads = torch.ops.googlenet_fast.conv_bias_relu_backward.default(
+        need_x, *need_parameters = ctx.needs_input_grad[1:4]
+        grad_x, grads = overload_of("conv_bias_relu_backward", ctx.overload)(
             grad_y, x, rest[0] if rest else None, weight, need_x, any(need_parameters)
         )
         if not any(need_parameters):
-            return grad_x, None, None, None
+            return None, grad_x, None, None, None
         grad_weight, grad_bias = grads.split([weight.numel(), weight.size(0)])
         return (
+            None,
             grad_x if need_x else None,
             as_weight(grad_weight, weight).to(weight.dtype),
             None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype),
@@ -95,13 +99,13 @@ class _ConvBiasRelu(torch.autograd.Function):
         )
 
 
-def _autograd(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def _autograd(overload: str, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
     ):
-        return _ConvBiasRelu.apply(x, weight, bias, relu)
+        return _ConvBiasRelu.apply(overload, x, weight, bias, relu)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, bias, relu)
+        return overload_of("conv_bias_relu", overload)(x, weight, bias, relu)
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -137,22 +141,20 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
-LIBRARY.define(
-    "conv_bias_relu(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor", tags=TAGS
+define(
+    "conv_bias_relu",
+    "(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor",
+    _fake,
+    _forward,
+    _autograd,
 )
-LIBRARY.define(
-    "conv_bias_relu_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, bool need_x,"
-    " bool need_parameters) -> (Tensor, Tensor)",
-    tags=TAGS,
+define(
+    "conv_bias_relu_backward",
+    "(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, bool need_x, bool need_parameters)"
+    " -> (Tensor, Tensor)",
+    _fake_backward,
+    _backward,
 )
-LIBRARY.impl("conv_bias_relu", _autograd, "Autograd")
-for _name, _run, _describe in (
-    ("conv_bias_relu", _forward, _fake),
-    ("conv_bias_relu_backward", _backward, _fake_backward),
-):
-    for _key in ("CPU", "CUDA"):
-        LIBRARY.impl(_name, _run, _key)
-    torch.library.register_fake(f"googlenet_fast::{_name}", _describe, lib=LIBRARY)
 register(
     "conv_bias_relu",
     {

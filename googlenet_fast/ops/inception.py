@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
 from googlenet_fast.ops.weight_gradient import as_weight
 
@@ -62,7 +62,7 @@ def inception(
     arguments = (x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu)
     implementation = choose("inception", x.device.type, arguments)
     if implementation == "triton":
-        return torch.ops.googlenet_fast.inception.default(*arguments)
+        return torch.ops.googlenet_fast.inception.triton(*arguments)
     if implementation == "aten":
         return _inception_aten(*arguments)
     return inception_reference(*arguments)
@@ -141,11 +141,13 @@ class _Inception(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, reduce_relu: bool, x: Tensor, *parameters: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, overload: str, reduce_relu: bool, x: Tensor, *parameters: Tensor | None
+    ) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            y, r, index = torch.ops.googlenet_fast.inception_training.default(
-                x, *parameters, reduce_relu
-            )
+            op = overload_of("inception_training", overload)
+            y, r, index = op(x, *parameters, reduce_relu)
+        ctx.overload = overload
         ctx.reduce_relu = reduce_relu
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in parameters[1::2]]
         ctx.save_for_backward(x, r, y, index, *parameters[::2])
@@ -154,14 +156,15 @@ class _Inception(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        _, need_x, *need_parameters = ctx.needs_input_grad
-        grad_x, grads = torch.ops.googlenet_fast.inception_backward.default(
+        _, _, need_x, *need_parameters = ctx.needs_input_grad
+        grad_x, grads = overload_of("inception_backward", ctx.overload)(
             grad_y, *ctx.saved_tensors, ctx.reduce_relu, need_x, any(need_parameters)
         )
         if not any(need_parameters):
-            return None, grad_x, *(None for _ in need_parameters)
+            return None, None, grad_x, *(None for _ in need_parameters)
         weights = ctx.saved_tensors[4:]
-        return None, grad_x if need_x else None, *_split_gradients(grads, weights, ctx.bias_dtypes)
+        grad_parameters = _split_gradients(grads, weights, ctx.bias_dtypes)
+        return None, None, grad_x if need_x else None, *grad_parameters
 
 
 def _split_gradients(
@@ -177,14 +180,14 @@ def _split_gradients(
     return result
 
 
-def _autograd(x: Tensor, *arguments: Any) -> Tensor:
+def _autograd(overload: str, x: Tensor, *arguments: Any) -> Tensor:
     *parameters, reduce_relu = arguments
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     ):
-        return _Inception.apply(reduce_relu, x, *parameters)
+        return _Inception.apply(overload, reduce_relu, x, *parameters)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.inception.default(x, *parameters, reduce_relu)
+        return overload_of("inception", overload)(x, *parameters, reduce_relu)
 
 
 def _forward(*arguments: Any) -> Tensor:
@@ -259,23 +262,21 @@ _ARGUMENTS = (
     "Tensor x, Tensor w_in, Tensor? b_in, Tensor w3, Tensor? b3, Tensor w5, Tensor? b5, Tensor wp,"
     " Tensor? bp, bool reduce_relu"
 )
-LIBRARY.define(f"inception({_ARGUMENTS}) -> Tensor", tags=TAGS)
-LIBRARY.define(f"inception_training({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=TAGS)
-LIBRARY.define(
-    "inception_backward(Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in,"
-    " Tensor w3, Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters)"
-    " -> (Tensor, Tensor)",
-    tags=TAGS,
+define("inception", f"({_ARGUMENTS}) -> Tensor", _fake, _forward, _autograd)
+define(
+    "inception_training",
+    f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    _fake_training,
+    _forward_training,
 )
-LIBRARY.impl("inception", _autograd, "Autograd")
-for _name, _run, _describe in (
-    ("inception", _forward, _fake),
-    ("inception_training", _forward_training, _fake_training),
-    ("inception_backward", _backward, _fake_backward),
-):
-    for _key in ("CPU", "CUDA"):
-        LIBRARY.impl(_name, _run, _key)
-    torch.library.register_fake(f"googlenet_fast::{_name}", _describe, lib=LIBRARY)
+define(
+    "inception_backward",
+    "(Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in, Tensor w3,"
+    " Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters)"
+    " -> (Tensor, Tensor)",
+    _fake_backward,
+    _backward,
+)
 register(
     "inception",
     {

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast, no_autocast
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
 
 
@@ -34,7 +34,7 @@ def local_response_norm(
     (x,) = autocast([x])
     arguments = (x, size, alpha, beta, k)
     if choose("local_response_norm", x.device.type, arguments) == "triton":
-        return torch.ops.googlenet_fast.local_response_norm.default(*arguments)
+        return torch.ops.googlenet_fast.local_response_norm.triton(*arguments)
     return local_response_norm_reference(*arguments)
 
 
@@ -56,26 +56,26 @@ class _LocalResponseNorm(torch.autograd.Function):
     """The fused pass with its gradient; saves the input alone and computes divisors again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Any) -> Tensor:
-        ctx.parameters = parameters
+    def forward(ctx: Any, overload: str, x: Tensor, *parameters: Any) -> Tensor:
+        ctx.overload, ctx.parameters = overload, parameters
         ctx.save_for_backward(x)
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.googlenet_fast.local_response_norm.default(x, *parameters)
+            return overload_of("local_response_norm", overload)(x, *parameters)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x = torch.ops.googlenet_fast.local_response_norm_backward.default(
+        grad_x = overload_of("local_response_norm_backward", ctx.overload)(
             grad_y, *ctx.saved_tensors, *ctx.parameters
         )
-        return grad_x, *(None for _ in ctx.parameters)
+        return None, grad_x, *(None for _ in ctx.parameters)
 
 
-def _autograd(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _autograd(overload: str, x: Tensor, *parameters: Any) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        return _LocalResponseNorm.apply(x, size, alpha, beta, k)
+        return _LocalResponseNorm.apply(overload, x, *parameters)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.local_response_norm.default(x, size, alpha, beta, k)
+        return overload_of("local_response_norm", overload)(x, *parameters)
 
 
 def _forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
@@ -100,18 +100,13 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
 
 
 _PARAMETERS = "int size, float alpha, float beta, float k"
-LIBRARY.define(f"local_response_norm(Tensor x, {_PARAMETERS}) -> Tensor", tags=TAGS)
-LIBRARY.define(
-    f"local_response_norm_backward(Tensor grad_y, Tensor x, {_PARAMETERS}) -> Tensor", tags=TAGS
+define("local_response_norm", f"(Tensor x, {_PARAMETERS}) -> Tensor", _fake, _forward, _autograd)
+define(
+    "local_response_norm_backward",
+    f"(Tensor grad_y, Tensor x, {_PARAMETERS}) -> Tensor",
+    _fake,
+    _backward,
 )
-LIBRARY.impl("local_response_norm", _autograd, "Autograd")
-for _name, _run in (
-    ("local_response_norm", _forward),
-    ("local_response_norm_backward", _backward),
-):
-    for _key in ("CPU", "CUDA"):
-        LIBRARY.impl(_name, _run, _key)
-    torch.library.register_fake(f"googlenet_fast::{_name}", _fake, lib=LIBRARY)
 register(
     "local_response_norm",
     {

@@ -199,7 +199,7 @@ def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
         x = torch.empty(2, 8, 9, 9, device="cuda", requires_grad=True)
         y = bias_relu_pool(x, torch.empty(8, device="cuda"))
-        grad, sums = torch.ops.googlenet_fast.bias_relu_pool_backward(
+        grad, sums = torch.ops.googlenet_fast.bias_relu_pool_backward.triton(
             y, torch.empty_like(y, dtype=torch.uint8), 9, 9, True
         )
     assert (y.device.type, tuple(y.shape)) == ("cuda", (2, 8, 4, 4))
@@ -263,13 +263,13 @@ def test_triton_launches_once_forward_and_once_or_twice_backward(
 def test_triton_passes_opcheck(device: str) -> None:
     x, bias = torch.randn(2, 5, 9, 8, device=device), torch.randn(5, device=device)
     ops = torch.ops.googlenet_fast
-    opcheck(ops.bias_relu_pool.default, (x, bias, True, True))
-    opcheck(ops.bias_relu_pool.default, (x.clone().requires_grad_(), None, False, False))
+    opcheck(ops.bias_relu_pool.triton, (x, bias, True, True))
+    opcheck(ops.bias_relu_pool.triton, (x.clone().requires_grad_(), None, False, False))
     leaves = (x.clone().requires_grad_(), bias.clone().requires_grad_())
-    opcheck(ops.bias_relu_pool.default, (*leaves, True, False))
-    y, index = ops.bias_relu_pool_training.default(x, bias, True, True)
+    opcheck(ops.bias_relu_pool.triton, (*leaves, True, False))
+    y, index = ops.bias_relu_pool_training.triton(x, bias, True, True)
     for need_bias in (True, False):
-        opcheck(ops.bias_relu_pool_backward.default, (torch.randn_like(y), index, 9, 8, need_bias))
+        opcheck(ops.bias_relu_pool_backward.triton, (torch.randn_like(y), index, 9, 8, need_bias))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -111,14 +111,14 @@ def test_triton_takes_slices_and_empty_batches(device: str) -> None:
 
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments("5x5")]
-    opcheck(torch.ops.googlenet_fast.conv_bias_relu.default, (*arguments, True))
+    opcheck(torch.ops.googlenet_fast.conv_bias_relu.triton, (*arguments, True))
     leaves = [a.requires_grad_() for a in arguments]
-    opcheck(torch.ops.googlenet_fast.conv_bias_relu.default, (*leaves, True))
+    opcheck(torch.ops.googlenet_fast.conv_bias_relu.triton, (*leaves, True))
     x, weight, _ = (a.detach() for a in arguments)
     y = torch.randn(2, 48, 5, 9, device=device).to(memory_format=torch.channels_last)
     for need_x, need_parameters in ((True, True), (False, True), (True, False)):
         opcheck(
-            torch.ops.googlenet_fast.conv_bias_relu_backward.default,
+            torch.ops.googlenet_fast.conv_bias_relu_backward.triton,
             (torch.randn_like(y), x, y, weight, need_x, need_parameters),
         )
 

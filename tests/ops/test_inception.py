@@ -349,15 +349,15 @@ def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_
 
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
-    opcheck(torch.ops.googlenet_fast.inception.default, (*arguments, True))
+    opcheck(torch.ops.googlenet_fast.inception.triton, (*arguments, True))
     leaves = [a.requires_grad_() for a in arguments]
-    opcheck(torch.ops.googlenet_fast.inception.default, (*leaves, True))
+    opcheck(torch.ops.googlenet_fast.inception.triton, (*leaves, True))
     with torch.no_grad():
-        y, r, index = torch.ops.googlenet_fast.inception_training.default(*arguments, True)
+        y, r, index = torch.ops.googlenet_fast.inception_training.triton(*arguments, True)
     x, weights = arguments[0].detach(), [a.detach() for a in arguments[1::2]]
     for need_x, need_parameters in ((True, True), (False, True), (True, False)):
         opcheck(
-            torch.ops.googlenet_fast.inception_backward.default,
+            torch.ops.googlenet_fast.inception_backward.triton,
             (torch.randn_like(y), x, r, y, index, *weights, True, need_x, need_parameters),
         )
 

@@ -195,6 +195,6 @@ def test_triton_passes_opcheck(device: str) -> None:
     x = torch.randn(2, 6, 4, 5, device=device)
     parameters = (5, 0.1, 0.75, 1.0)
     ops = torch.ops.googlenet_fast
-    opcheck(ops.local_response_norm.default, (x, *parameters))
-    opcheck(ops.local_response_norm.default, (x.clone().requires_grad_(), *parameters))
-    opcheck(ops.local_response_norm_backward.default, (torch.randn_like(x), x, *parameters))
+    opcheck(ops.local_response_norm.triton, (x, *parameters))
+    opcheck(ops.local_response_norm.triton, (x.clone().requires_grad_(), *parameters))
+    opcheck(ops.local_response_norm_backward.triton, (torch.randn_like(x), x, *parameters))
