@@ -69,12 +69,15 @@ def calls_of(
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
         }
         images = torch.empty(batch, 3, image_size, image_size, device=device, dtype=amp)
+        was_training = model.training
         for training in (True, False):
+            model.train(training)
             with (
                 torch.set_grad_enabled(training),
                 torch.autocast(device.type, amp, enabled=amp is not None, cache_enabled=False),
             ):
                 functional_call(model, state, (images,))
+        model.train(was_training)
     return list(seen)
 
 

@@ -22,7 +22,7 @@ from googlenet_fast.engine.distributed import Process
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import records, selection
 
-WINS = [("conv_bias_relu", 8), ("inception", 18)]
+WINS = [("conv_bias_relu", 6), ("inception", 18)]
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 records.environment = lambda device: {"device": device}
@@ -39,7 +39,7 @@ assert lines == [f"fastest {op}: aten for {n} shapes" for op, n in WINS]
 selection._load(str(process.device))
 calls = kernel_search.calls_of(model, 4, 224, None, process.device)
 chosen = {selection._fastest[call] for call in calls}
-assert chosen == {"aten"} and len(selection._fastest) > 26
+assert chosen == {"aten"} and len(selection._fastest) > 24
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -60,10 +60,12 @@ def model() -> GoogLeNet:
 
 def test_the_calls_of_a_network_are_found_without_running_it(model: GoogLeNet) -> None:
     calls = calls_of(model, 4, 224, None, GPU)
-    assert len(calls) == len(set(calls)) == 2 * (9 + 2 + 2)  # blocks, stem, heads
+    assert model.training
+    assert len(calls) == len(set(calls)) == (9 + 2 + 2) + (9 + 2)  # blocks, stem, heads in training
     training, dtype, size, *_ = calls[2][1]
     assert (training, dtype, size) == (True, torch.float32, (192, 28, 28))
-    assert calls_of(GoogLeNet("torchvision", 10), 4, 64, None, GPU) == []
+    batch_norm = calls_of(GoogLeNet("torchvision", 10), 4, 224, None, GPU)
+    assert [call[0] for _, call in batch_norm] == [False] * 11  # folded in evaluation
 
 
 def test_what_was_measured_before_is_not_measured_again(model: GoogLeNet) -> None:
@@ -76,14 +78,14 @@ def test_what_was_measured_before_is_not_measured_again(model: GoogLeNet) -> Non
     process = Process(0, 1, 0, 1, GPU)
     lines = ["fastest inception: triton for 18 shapes"]
     assert search(model, 4, 224, None, process, measure) == lines
-    assert len(asked) == 26
+    assert len(asked) == 24
     assert asked[0][2:] == (["triton", "aten"], 4, "cuda:0")
     asked.clear()
     assert search(model, 4, 224, None, process, measure) == lines
     assert {op for op, *_ in asked} == {"conv_bias_relu"}  # of which nothing could run
     asked.clear()
     search(model, 8, 224, None, process, measure)
-    assert len(asked) == 26  # another batch
+    assert len(asked) == 24  # another batch
 
 
 def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
