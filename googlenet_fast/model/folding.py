@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 
 class Folding:
-    """The folded weight and bias of one layer, computed again when what they come from changed."""
+    """The folded weight and bias of one layer, computed again when what they come from changed.
+
+    Tensors' versions tell of changes, but not of those by fused optimizers and of running
+    statistics: `forget` before or after training.
+    """
 
     def __init__(self) -> None:
         self._sources: list[Tensor] = []
@@ -20,6 +24,7 @@ class Folding:
         """Return weight and bias, in the weight's dtype; gradients flow through them."""
         sources = [conv.weight, *_parameters(bn)]
         if not _may_keep(sources):
+            self.forget()
             return fold(conv.weight, bn)
         versions = [source._version for source in sources]
         unchanged = versions == self._versions and all(
@@ -31,6 +36,10 @@ class Folding:
             self._versions = versions
             self._sources = [source.detach() for source in sources]  # keeps their memory theirs
         return self._folded
+
+    def forget(self) -> None:
+        """Compute anew next time."""
+        self._sources, self._versions, self._folded = [], [], None
 
 
 def fold(weight: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

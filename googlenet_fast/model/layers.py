@@ -39,9 +39,15 @@ class Conv(nn.Module):
             return self.conv.weight, self.conv.bias
         return self._folding(self.conv, self.bn)
 
+    def train(self, mode: bool = True) -> "Conv":
+        """Switch between training and inference."""
+        self._folding.forget()
+        return super().train(mode)
+
     def unclipped(self, x: Tensor) -> Tensor:
         """Return the output before ReLU, where batch statistics are taken."""
         assert self.bn is not None
+        self._folding.forget()
         return self.bn(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -109,6 +109,39 @@ def test_it_is_folded_once_and_again_after_any_change(conv: Conv, folds: list[nn
     check(7)
 
 
+def assert_folds_anew(conv: Conv) -> None:
+    x = torch.randn(2, 5, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen batch norm"])
+def test_changes_that_no_version_tells_of(conv: Conv, frozen: bool) -> None:
+    """Fused optimizers and batch statistics leave versions as they are."""
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, fused=True)
+    versions = [tensor._version for tensor in conv.parameters()]
+    for _ in range(2):
+        assert_folds_anew(conv)
+        if not frozen:
+            conv.train()
+        conv(torch.randn(2, 5, 6, 6)).square().sum().backward()
+        optimizer.step()
+        if not frozen:
+            conv.eval()
+    assert_folds_anew(conv)
+    assert versions == [tensor._version for tensor in conv.parameters()]
+
+
+def test_statistics_taken_behind_the_layers_back(conv: Conv) -> None:
+    assert_folds_anew(conv)
+    assert conv.bn is not None
+    conv.bn.train()
+    with torch.no_grad():
+        conv(5 + torch.randn(2, 5, 6, 6))
+    conv.bn.eval()
+    assert_folds_anew(conv)
+
+
 def test_gradients_in_inference_are_those_of_batch_norm(conv: Conv) -> None:
     x = torch.randn(2, 5, 6, 6)
     grads = []
