@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../kernels.h"
+#include "../concat_bias_relu.h"
 
-namespace googlenet_fast::cpu {
+namespace googlenet_fast {
 namespace {
 
 using torch::stable::parallel_for;
@@ -118,12 +118,12 @@ void dispatch(Dtype dtype, const F& function) {
 
 }  // namespace
 
-void run(Dtype dtype, const ConcatBiasRelu& p) {
+void run_cpu(Dtype dtype, const ConcatBiasRelu& p) {
   dispatch(dtype, [&](auto value) { forward<decltype(value)>(p); });
 }
 
-void run(Dtype dtype, const ConcatBiasReluBackward& p) {
+void run_cpu(Dtype dtype, const ConcatBiasReluBackward& p) {
   dispatch(dtype, [&](auto value) { backward<decltype(value)>(p); });
 }
 
-}  // namespace googlenet_fast::cpu
+}  // namespace googlenet_fast

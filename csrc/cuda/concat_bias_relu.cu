@@ -13,13 +13,13 @@
 #include <string>
 #include <type_traits>
 
-#include "../kernels.h"
+#include "../concat_bias_relu.h"
 
 #ifndef GOOGLENET_FAST_WARP_SIZE
 #define GOOGLENET_FAST_WARP_SIZE 32
 #endif
 
-namespace googlenet_fast::cuda {
+namespace googlenet_fast {
 namespace {
 
 constexpr int kWarpSize = GOOGLENET_FAST_WARP_SIZE;
@@ -245,12 +245,12 @@ void dispatch(Dtype dtype, const F& function) {
 
 }  // namespace
 
-void run(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
+void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
   dispatch(dtype, [&](auto value) { forward<decltype(value)>(p, stream); });
 }
 
-void run(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
+void run_cuda(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
   dispatch(dtype, [&](auto value) { backward<decltype(value)>(p, stream); });
 }
 
-}  // namespace googlenet_fast::cuda
+}  // namespace googlenet_fast
