@@ -22,7 +22,7 @@ struct ConcatBiasRelu {
   int count;
   int64_t rows;
   int64_t columns;
-  void* y;  // (rows, columns)
+  Matrix y;  // (rows, columns)
   bool relu;
 };
 
@@ -32,9 +32,8 @@ struct ConcatBiasReluBackward {
   int count;
   int64_t rows;
   int64_t columns;
-  const void* grad_y;  // (rows, columns)
-  int64_t grad_y_stride;
-  const void* y;    // (rows, columns); null without ReLU
+  Matrix grad_y;    // (rows, columns)
+  Matrix y;         // (rows, columns); null without ReLU
   void* partial;    // (bias_partials(rows), columns) of fp32, fp64 for kFloat64
   void* grad_bias;  // (columns,) of the same; both null without biases
 };

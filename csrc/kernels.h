@@ -17,6 +17,12 @@ namespace googlenet_fast {
 
 enum class Dtype { kFloat16, kBFloat16, kFloat32, kFloat64 };
 
+// One row per pixel and one column per channel; perhaps some of the columns of a wider matrix.
+struct Matrix {
+  void* data;
+  int64_t stride;  // elements from one row to the next
+};
+
 // Bias gradients are summed in this many parts, then the parts in order: a number that depends on
 // the problem alone makes the sum the same for any number of threads and on any device.
 inline int64_t bias_partials(int64_t rows) {

@@ -5,27 +5,6 @@
 namespace googlenet_fast {
 namespace {
 
-void check_branch(const Tensor& branch, const Tensor& first) {
-  STD_TORCH_CHECK(branch.dim() == 4, "concat_bias_relu: branches must be (N, C, H, W)");
-  STD_TORCH_CHECK(
-      branch.size(0) == first.size(0) && branch.size(2) == first.size(2) &&
-          branch.size(3) == first.size(3),
-      "concat_bias_relu: branches must agree in all sizes but their channels");
-  STD_TORCH_CHECK(
-      branch.scalar_type() == first.scalar_type(), "concat_bias_relu: branches of several dtypes");
-  STD_TORCH_CHECK(
-      branch.device() == first.device(), "concat_bias_relu: branches on several devices");
-}
-
-Tensor bias_of(const Tensor& bias, const Tensor& branch) {
-  STD_TORCH_CHECK(
-      bias.dim() == 1 && bias.size(0) == branch.size(1),
-      "concat_bias_relu: a bias must have one value per channel of its branch");
-  STD_TORCH_CHECK(
-      bias.device() == branch.device(), "concat_bias_relu: a bias on another device");
-  return torch::stable::contiguous(torch::stable::to(bias, accumulator_of(branch)));
-}
-
 Tensor concat_bias_relu(std::vector<Tensor> branches, std::vector<Tensor> biases, bool relu) {
   STD_TORCH_CHECK(
       !branches.empty() && branches.size() <= kMaxBranches, "concat_bias_relu: takes 1 to ",
@@ -38,20 +17,20 @@ Tensor concat_bias_relu(std::vector<Tensor> branches, std::vector<Tensor> biases
   std::vector<Tensor> keep;
   ConcatBiasRelu p{};
   for (const Tensor& branch : branches) {
-    check_branch(branch, first);
+    check_same_pixels("concat_bias_relu", branch, first);
     const Rows rows = rows_of(branch);
     const void* bias = nullptr;
     keep.push_back(rows.tensor);
     if (!biases.empty()) {
-      keep.push_back(bias_of(biases[p.count], branch));
+      keep.push_back(bias_of("concat_bias_relu", biases[p.count], branch));
       bias = keep.back().data_ptr();
     }
-    p.branches[p.count++] = {rows.data, rows.stride, branch.size(1), p.columns, bias};
+    p.branches[p.count++] = {rows.matrix.data, rows.matrix.stride, branch.size(1), p.columns, bias};
     p.columns += branch.size(1);
   }
   const Tensor y = empty_channels_last(first, p.columns);
   p.rows = first.size(0) * first.size(2) * first.size(3);
-  p.y = y.data_ptr();
+  p.y = matrix_of(y);
   p.relu = relu;
   run(first, p);
   return y;
@@ -75,21 +54,17 @@ std::tuple<std::vector<Tensor>, Tensor> concat_bias_relu_backward(
   STD_TORCH_CHECK(
       p.columns == grad_y.size(1), "concat_bias_relu_backward: channels must add up to grad_y's");
   p.rows = grad_y.size(0) * grad_y.size(2) * grad_y.size(3);
-  p.grad_y = grad_rows.data;
-  p.grad_y_stride = grad_rows.stride;
+  p.grad_y = grad_rows.matrix;
 
-  std::optional<Tensor> y_rows;
+  std::optional<Rows> y_rows;
   if (y.has_value()) {
-    check_branch(*y, grad_y);
+    check_same_pixels("concat_bias_relu_backward", *y, grad_y);
     STD_TORCH_CHECK(y->size(1) == p.columns, "concat_bias_relu_backward: y is not of grad_y's size");
-    y_rows = torch::stable::contiguous(*y, MemoryFormat::ChannelsLast);
-    p.y = y_rows->data_ptr();
+    y_rows = rows_of(*y);
+    p.y = y_rows->matrix;
   }
-  const auto allocate = [&](std::vector<int64_t> sizes) {
-    return torch::stable::empty(sizes, accumulator_of(grad_y), std::nullopt, grad_y.device());
-  };
-  const Tensor partial = allocate({bias ? bias_partials(p.rows) : 0, p.columns});
-  const Tensor grad_bias = allocate({bias ? p.columns : 0});
+  const Tensor partial = empty_sums(grad_y, {bias ? bias_partials(p.rows) : 0, p.columns});
+  const Tensor grad_bias = empty_sums(grad_y, {bias ? p.columns : 0});
   if (bias) {
     p.partial = partial.data_ptr();
     p.grad_bias = grad_bias.data_ptr();
@@ -101,14 +76,12 @@ std::tuple<std::vector<Tensor>, Tensor> concat_bias_relu_backward(
 }  // namespace
 }  // namespace googlenet_fast
 
-STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m) {
+REGISTER_CPU(m) {
   m.impl("concat_bias_relu", TORCH_BOX(&googlenet_fast::concat_bias_relu));
   m.impl("concat_bias_relu_backward", TORCH_BOX(&googlenet_fast::concat_bias_relu_backward));
 }
 
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CUDA, m) {
+REGISTER_CUDA(m) {
   m.impl("concat_bias_relu", TORCH_BOX(&googlenet_fast::concat_bias_relu));
   m.impl("concat_bias_relu_backward", TORCH_BOX(&googlenet_fast::concat_bias_relu_backward));
 }
-#endif
