@@ -5,6 +5,8 @@
 
 #include "../local_response_norm.h"
 
+#include <cmath>
+
 #include "launch.h"
 
 namespace googlenet_fast {
@@ -12,6 +14,7 @@ namespace {
 
 constexpr int kBefore = kNormalizedChannels / 2;
 constexpr int kAfter = (kNormalizedChannels - 1) / 2;
+static_assert(kBefore == kAfter, "windows are symmetric");
 
 // Channels first - kMargin to first + kWidth + kMargin of a row; zero beyond the first and last.
 template <typename T, int kWidth, int kMargin>
@@ -80,14 +83,13 @@ __global__ void __launch_bounds__(kThreads)
     load_around<T, kWidth, kReach>(p.x, row, channel, norm.channels, x);
     load_around<T, kWidth, kAfter>(p.grad_y, row, channel, norm.channels, grad);
     // Of the channels from kAfter before the thread's own to kBefore after them.
-    float term[kWidth + kReach];  // grad_y * x * s^(-beta - 1)
-    float direct[kWidth];         // grad_y * s^-beta
+    float scaled[kWidth + kReach];  // grad_y * s^-beta
+    float term[kWidth + kReach];    // grad_y * x * s^(-beta - 1)
 #pragma unroll
     for (int i = 0; i < kWidth + kReach; ++i) {
       const float s = divisor(norm, x + i);
-      const float scaled = grad[i] * power(s, -norm.beta);
-      term[i] = x[kBefore + i] * scaled / s;
-      if (i >= kAfter && i < kAfter + kWidth) direct[i - kAfter] = scaled;
+      scaled[i] = grad[i] * power(s, -norm.beta);
+      term[i] = scaled[i] * x[kBefore + i] / s;
     }
     Vector<T, kWidth> grad_x;
 #pragma unroll
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(kThreads)
       float sum = 0.f;
 #pragma unroll
       for (int j = 0; j < kNormalizedChannels; ++j) sum += term[i + j];
-      grad_x.values[i] = from_float<T>(direct[i] - factor * x[kReach + i] * sum);
+      grad_x.values[i] = from_float<T>(scaled[kAfter + i] - factor * x[kReach + i] * sum);
     }
     store<T, kWidth>(p.grad_x.data, row * p.grad_x.stride + channel, grad_x);
   }

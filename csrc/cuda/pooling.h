@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ 
         const auto vector = load<T, kWidth>(p.x.data, pixel * p.x.stride + channel);
         for (int i = 0; i < kWidth; ++i) {
           const float value = to_float(vector.values[i]);
-          if (value > best[i] || isnan(value)) {  // the first of equals, and any NaN
+          if (value > best[i] || value != value) {  // the first of equals, and any NaN
             best[i] = value;
             code[i] = row * W::kSide + column;
           }
