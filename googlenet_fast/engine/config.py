@@ -134,6 +134,9 @@ class TrainConfig:
     """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
     compile: bool = False
     """Run the network through torch.compile."""
+    exhaustive_search: Literal["auto", "on", "off"] = "auto"
+    """Measure first, on a GPU, which implementation of each op is fastest there; what was measured
+    is kept for later runs. auto: in runs of 2000 steps or more."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
     seed: int = 0
@@ -181,6 +184,7 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
         named, overrides = short.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
+    overrides = [re.sub(r"^--[^=]*", lambda flag: _underscored(flag[0]), a) for a in overrides]
     if named.data is not None:
         overrides += ["--data.path", named.data]
     if named.config is None and not any(re.match(_OWN_DATA, a) for a in overrides):
@@ -192,6 +196,11 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     config = parser.instantiate(parser.parse_args(overrides))
     fields = {key: getattr(config, key) for key in TrainConfig.__dataclass_fields__}
     return _checked(TrainConfig(**fields))
+
+
+def _underscored(flag: str) -> str:
+    """Let --log-interval mean --log_interval."""
+    return "--" + flag.removeprefix("--").replace("-", "_")
 
 
 def dump_config(config: TrainConfig) -> str:

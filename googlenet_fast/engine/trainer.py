@@ -23,6 +23,7 @@ from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.kernel_search import is_search_wanted, search
 from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
@@ -87,6 +88,7 @@ class Trainer:
             run; its state is in the last checkpoint.
         """
         self._say(self._description())
+        self._search_kernels()
         evaluation = None
         with StopSignal(self.process.world_size) as stop:
             while self.step < self._total_steps:
@@ -96,6 +98,13 @@ class Trainer:
                     return None
                 evaluation = self._finish_epoch()
         return self._result(evaluation or self._evaluate())
+
+    def _search_kernels(self) -> None:
+        config, device = self.config, self.process.device
+        if is_search_wanted(config.exhaustive_search, self._total_steps, device):
+            data, amp = config.data, amp_dtype(config.amp, device)
+            for line in search(self.model, data.batch_size, data.image_size, amp, self.process):
+                self._say(line)
 
     @property
     def _total_steps(self) -> int:

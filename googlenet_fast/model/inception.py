@@ -45,27 +45,17 @@ class Inception(nn.Module):
         self.conv3 = Conv(preset, widths.c3_reduce, widths.c3, 3)
         self.conv5 = Conv(preset, widths.c5_reduce, widths.c5, preset.branch3_kernel)
         self.project = Conv(preset, in_channels, widths.pool_project, 1)
-        self.batch_norm = preset.batch_norm
         self.reduce_relu = preset.conv_relu
         self.register_state_dict_post_hook(_split_on_save)
         self.register_load_state_dict_pre_hook(_merge_on_load)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
-        if self.batch_norm:
+        convs = (self.conv_in, self.conv3, self.conv5, self.project)
+        if any(conv.normalizes for conv in convs):
             return self._forward_batch_norm(x)
-        return inception(
-            x,
-            self.conv_in.conv.weight,
-            self.conv_in.conv.bias,
-            self.conv3.conv.weight,
-            self.conv3.conv.bias,
-            self.conv5.conv.weight,
-            self.conv5.conv.bias,
-            self.project.conv.weight,
-            self.project.conv.bias,
-            reduce_relu=self.reduce_relu,
-        )
+        (w_in, b_in), (w3, b3), (w5, b5), (wp, bp) = (conv.parameters_folded() for conv in convs)
+        return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu)
 
     def _forward_batch_norm(self, x: Tensor) -> Tensor:
         y1, r3, r5 = self.conv_in.unclipped(x).split(self.siblings, dim=1)

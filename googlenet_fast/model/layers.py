@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from googlenet_fast.model.folding import Folding
 from googlenet_fast.model.presets import Preset
 from googlenet_fast.ops import bias_relu_pool, conv_bias_relu
 
@@ -25,30 +26,43 @@ class Conv(nn.Module):
         self.conv.weight = nn.Parameter(weight)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3) if preset.batch_norm else None
         self.relu = preset.conv_relu
+        self._folding = Folding()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether batch statistics are taken; batch norm in inference is part of the weights."""
+        return self.bn is not None and self.bn.training
+
+    def parameters_folded(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the convolution, batch norm in inference included."""
+        if self.bn is None:
+            return self.conv.weight, self.conv.bias
+        return self._folding(self.conv, self.bn)
 
     def unclipped(self, x: Tensor) -> Tensor:
-        """Return the output before ReLU."""
-        y = self.conv(x)
-        return y if self.bn is None else self.bn(y)
+        """Return the output before ReLU, where batch statistics are taken."""
+        assert self.bn is not None
+        return self.bn(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
-        if self.bn is None:
-            return self._convolve(x, self.conv.bias, self.relu)
+        if not self.normalizes:
+            return self._convolve(x, *self.parameters_folded(), self.relu)
         y = self.unclipped(x)
         return F.relu(y, inplace=True) if self.relu else y
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
         """Return the 3x3/2 maxima of `forward(x)`; bias and ReLU are done by the pool's op."""
-        if self.bn is not None:
+        if self.normalizes:
             return bias_relu_pool(self.unclipped(x), None, relu=self.relu, ceil_mode=ceil_mode)
-        y = self._convolve(x, None, relu=False)
-        return bias_relu_pool(y, self.conv.bias, relu=self.relu, ceil_mode=ceil_mode)
+        weight, bias = self.parameters_folded()
+        y = self._convolve(x, weight, None, relu=False)
+        return bias_relu_pool(y, bias, relu=self.relu, ceil_mode=ceil_mode)
 
-    def _convolve(self, x: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         if self.conv.stride == (1, 1):
-            return conv_bias_relu(x, self.conv.weight, bias, relu)
-        y = F.conv2d(x, self.conv.weight, bias, self.conv.stride, self.conv.padding)
+            return conv_bias_relu(x, weight, bias, relu)
+        y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
         return F.relu_(y) if relu else y
 
 

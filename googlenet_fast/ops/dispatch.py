@@ -4,21 +4,23 @@ Each op registers, per type of device, the implementations written for it, best 
 is the pure-PyTorch one that every op has. `GOOGLENET_FAST_IMPL` (read once, at import) or
 `use_impl` asks for one of them by name:
 
-- `auto`: the first that can take the call. Passing over a better one warns once, with the reason.
-  Triton kernels on a GPU must first pass `verification`; without a GPU they are passed over.
+- `auto`: the first that can take the call; on a GPU, the fastest (`selection`). Passing over a
+  better one warns once, with the reason. Triton kernels on a GPU must first pass `verification`;
+  without a GPU they are passed over.
 - any other name: that implementation wherever an op has it, an error where it cannot run. An op
   that has none of that name is left to `auto`.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from googlenet_fast.errors import UserError
+from googlenet_fast.ops.selection import by_speed
 from googlenet_fast.ops.verification import can_verify, signature, why_not_verified
 
 VARIABLE = "GOOGLENET_FAST_IMPL"
@@ -83,8 +85,12 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
         _check_name(VARIABLE, _requested)
         if any(_requested in names for names in _registry[op].values()):
             return _require(op, device_type, arguments)
-    for name, why_not in implementations(op, device_type).items():
-        reason = why_not(*arguments)
+    able = implementations(op, device_type)
+    names: Sequence[str] = list(able)
+    if device_type == "cuda" and len(names) > 2:  # the reference is no contestant
+        names = by_speed(op, names, arguments)
+    for name in names:
+        reason = able[name](*arguments)
         if reason is None and (device_type, name) == ("cuda", "triton"):
             if not can_verify():
                 continue

@@ -6,22 +6,16 @@ few and small images. What passed is remembered in the cache directory, for this
 versions and these kernel sources; what failed is tried again by the next process.
 """
 
-import hashlib
-import json
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from googlenet_fast.cache import cache_dir
+from googlenet_fast.ops.records import read_record, write_record
+from googlenet_fast.ops.trial import Signature, Trial, random_arguments
 
 IMAGES, SIZE = 2, 14
 """Images of the check, and their height and width: several tiles of pixels and all borders."""
@@ -35,8 +29,8 @@ FLOORS = {
 own in that dtype. Rounding moves some values across zero, where ReLU's gradient changes
 altogether: one of 10^5 is an error of 3e-3, even in fp32."""
 
-Signature = tuple[Any, ...]
-"""An op's arguments as constants: for a tensor its shape and dtype, anything else as it is."""
+RECORD = "checked-kernels"
+"""Name of the record of what passed."""
 
 
 @torch._dynamo.assume_constant_result
@@ -70,14 +64,13 @@ def why_not_verified(op: str, implementation: str, device: str, call: Signature)
 
 @cache
 def _remembered(op: str, implementation: str, device: str, call: Signature) -> str | None:
-    environment = _environment(device)
-    path = _record_path(environment)
     name = f"{op} {implementation} {call}"
-    if name in _read(path):
+    if name in read_record(RECORD, device):
         return None
     failure = compare(op, implementation, device, call)
     if failure is None:
-        _write(path, environment, sorted({*_read(path), name}))
+        passed = {entry for entry in read_record(RECORD, device) if isinstance(entry, str)}
+        write_record(RECORD, device, sorted({*passed, name}))
         return None
     return f"it failed its check on {device}: {failure}; run python -m googlenet_fast.doctor"
 
@@ -89,10 +82,11 @@ def compare(op: str, implementation: str, device: str, call: Signature) -> str |
     mixed = dtype if any(weight != dtype for weight in weights) else None
     with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
         try:
-            arguments = _random_arguments(call, device)
-            exact = _run(op, "reference", [_double(value) for value in arguments], None)
-            own = _errors(_run(op, "reference", arguments, mixed), exact)
-            found = _errors(_run(op, implementation, arguments, mixed), exact)
+            arguments = random_arguments(call, device)
+            exact = Trial(op, [_double(value) for value in arguments], None).run("reference")
+            trial = Trial(op, arguments, mixed)
+            own = _errors(trial.run("reference"), exact)
+            found = _errors(trial.run(implementation), exact)
         except Exception as error:  # compilers fail in their own ways; all mean: do not use it
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     of_output, of_gradients = FLOORS[dtype]
@@ -104,98 +98,10 @@ def compare(op: str, implementation: str, device: str, call: Signature) -> str |
     return None
 
 
-def _random_arguments(call: Signature, device: str) -> list[Any]:
-    """Tensors as described, of a scale that keeps outputs of order 1; the caller's seed stays."""
-    generator = torch.Generator().manual_seed(0)
-    shape, dtype, *rest = call
-    values: list[Any] = []
-    for value in ((shape, dtype), *rest):
-        if not isinstance(value, tuple):
-            values.append(value)
-            continue
-        size, of = value
-        tensor = torch.randn(size, generator=generator)
-        if len(size) == 4 and values:  # a weight
-            tensor /= tensor[0].numel() ** 0.5
-        values.append(tensor.to(device, of))
-    return values
-
-
 def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) else value
-
-
-def _run(
-    op: str, implementation: str, arguments: Sequence[Any], autocast: torch.dtype | None
-) -> list[Tensor]:
-    """Output and gradients of all tensors, for a fixed random gradient of the output.
-
-    `autocast`: the dtype of products, where weights are kept in another; None turns it off.
-    """
-    ops = import_module("googlenet_fast.ops")  # which imports this module
-    values = [v.detach().requires_grad_() if isinstance(v, Tensor) else v for v in arguments]
-    enabled, device_type = autocast is not None, values[0].device.type
-    context = torch.autocast(device_type, autocast, enabled=enabled, cache_enabled=False)
-    with ops.use_impl(implementation), context:
-        y = getattr(ops, op)(*values)
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, y.dtype)
-    leaves = [value for value in values if isinstance(value, Tensor)]
-    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
 def _errors(actual: list[Tensor], exact: list[Tensor]) -> list[float]:
     """Relative errors in norm."""
     return [((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)]
-
-
-def _environment(device: str) -> dict[str, str]:
-    """All that a result depends on, besides the call."""
-    kernels = find_spec("googlenet_fast.kernels")
-    folders = kernels.submodule_search_locations if kernels else None
-    sources = sorted(path for folder in folders or [] for path in Path(folder).glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    about = {
-        "device": torch.device(device).type,
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "triton": _version("triton"),
-        "googlenet_fast": _version("googlenet-fast"),
-        "kernels": digest,
-    }
-    if torch.device(device).type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name(device)
-        about["capability"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
-    return about
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _record_path(environment: dict[str, str]) -> Path:
-    key = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_dir() / f"checked-kernels-{key}.json"
-
-
-def _read(path: Path) -> list[str]:
-    """Calls that passed; none where the file is absent or not one of ours."""
-    try:
-        passed = json.loads(path.read_text())["passed"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in passed if isinstance(name, str)] if isinstance(passed, list) else []
-
-
-def _write(path: Path, environment: dict[str, str], passed: list[str]) -> None:
-    """Replace the file at once; where the directory cannot be written, the check runs again."""
-    text = json.dumps({**environment, "passed": passed}, indent=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
-    except OSError:
-        return

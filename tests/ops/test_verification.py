@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,6 @@ def test_what_passed_is_remembered_by_the_next_process_and_what_failed_is_not(
 ) -> None:
     assert why_not_verified("double", "triton", "cpu", CALL) is None
     (record,) = tmp_path.iterdir()
-    assert json.loads(record.read_text())["torch"] == torch.__version__
     verification._remembered.cache_clear()
     monkeypatch.setattr(Double, "factors", (3.0, 3.0))
     calls.clear()
@@ -123,16 +121,9 @@ def test_what_passed_is_remembered_by_the_next_process_and_what_failed_is_not(
     assert calls == []
     record.write_text("[1, 2")
     verification._remembered.cache_clear()
-    assert why_not_verified("double", "triton", "cpu", CALL) is not None
+    with pytest.warns(RuntimeWarning, match="is ignored and made anew"):
+        assert why_not_verified("double", "triton", "cpu", CALL) is not None
     assert record.read_text() == "[1, 2"
-
-
-def test_other_versions_and_kernels_have_another_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = verification._environment("cpu")
-    monkeypatch.setattr(torch, "__version__", "9.9")
-    after = verification._environment("cpu")
-    assert verification._record_path(before) != verification._record_path(after)
-    assert len(before["kernels"]) == 64
 
 
 def test_the_callers_modes_do_not_reach_the_check(fake_op: None) -> None:

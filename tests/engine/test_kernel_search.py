@@ -1,0 +1,117 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.kernel_search import LONG_RUN, calls_of, is_search_wanted, search
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.ops import records, selection
+
+GPU = torch.device("cuda", 0)
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+from googlenet_fast.engine import kernel_search
+from googlenet_fast.engine.distributed import Process
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.ops import records, selection
+
+WINS = [("conv_bias_relu", 6), ("inception", 18)]
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+records.environment = lambda device: {"device": device}
+process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
+
+def measure(op, call, names, batch, device):
+    assert rank == 0, "only the main process measures"
+    return {"triton": 2.0, "aten": 1.0}
+
+with torch.device("meta"):
+    model = GoogLeNet("paper", 10)
+lines = kernel_search.search(model, 4, 224, None, process, measure)
+assert lines == [f"fastest {op}: aten for {n} shapes" for op, n in WINS]
+selection._load(str(process.device))
+calls = kernel_search.calls_of(model, 4, 224, None, process.device)
+chosen = {selection._fastest[call] for call in calls}
+assert chosen == {"aten"} and len(selection._fastest) > 24
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(records, "environment", lambda device: {"device": device})
+    monkeypatch.setattr(selection, "_fastest", {})
+
+
+@pytest.fixture
+def model() -> GoogLeNet:
+    with torch.device("meta"):
+        return GoogLeNet("paper", 10)
+
+
+def test_the_calls_of_a_network_are_found_without_running_it(model: GoogLeNet) -> None:
+    calls = calls_of(model, 4, 224, None, GPU)
+    assert model.training
+    assert len(calls) == len(set(calls)) == (9 + 2 + 2) + (9 + 2)  # blocks, stem, heads in training
+    training, dtype, size, *_ = calls[2][1]
+    assert (training, dtype, size) == (True, torch.float32, (192, 28, 28))
+    batch_norm = calls_of(GoogLeNet("torchvision", 10), 4, 224, None, GPU)
+    assert [call[0] for _, call in batch_norm] == [False] * 11  # folded in evaluation
+
+
+def test_what_was_measured_before_is_not_measured_again(model: GoogLeNet) -> None:
+    asked: list[Any] = []
+
+    def measure(op: str, *question: Any) -> dict[str, float]:
+        asked.append((op, *question))
+        return {"triton": 1.0, "aten": 2.0} if op == "inception" else {}
+
+    process = Process(0, 1, 0, 1, GPU)
+    lines = ["fastest inception: triton for 18 shapes"]
+    assert search(model, 4, 224, None, process, measure) == lines
+    assert len(asked) == 24
+    assert asked[0][2:] == (["triton", "aten"], 4, "cuda:0")
+    asked.clear()
+    assert search(model, 4, 224, None, process, measure) == lines
+    assert {op for op, *_ in asked} == {"conv_bias_relu"}  # of which nothing could run
+    asked.clear()
+    search(model, 8, 224, None, process, measure)
+    assert len(asked) == 24  # another batch
+
+
+def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
+    commands = [
+        [sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path / "store")] for rank in (0, 1)
+    ]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps", "device", "wanted"),
+    [
+        ([], LONG_RUN, GPU, True),
+        ([], LONG_RUN - 1, GPU, False),
+        (["--exhaustive-search", "on"], 1, GPU, True),
+        (["--exhaustive_search=off"], LONG_RUN, GPU, False),
+        (["--exhaustive-search", "on"], LONG_RUN, torch.device("cpu"), False),
+    ],
+)
+def test_long_runs_on_a_gpu_search(
+    arguments: list[str], steps: int, device: torch.device, wanted: bool
+) -> None:
+    mode = load_config(arguments).exhaustive_search
+    assert is_search_wanted(mode, steps, device) is wanted
