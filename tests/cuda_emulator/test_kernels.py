@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.cuda_emulator.build import sanitizing_environment
 
 Build = Callable[[int, str], Path]
