@@ -16,7 +16,7 @@ ROOT = HERE.parents[1]
 COMPILER = os.environ.get("CXX", "g++")
 
 COMMON = [
-    *("-std=c++20", "-fPIC", "-fvisibility=hidden"),
+    *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
     *("-DUSE_CUDA", "-DGOOGLENET_FAST_CUDA_EMULATOR", '-DGOOGLENET_FAST_BUILD_INFO="{}"'),
 ]
 KINDS = {
