@@ -119,5 +119,4 @@ def sanitizing_environment() -> dict[str, str]:
     return {
         "LD_PRELOAD": ":".join(child.stdout.strip() for child in runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONMALLOC": "malloc",
     }
