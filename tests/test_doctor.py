@@ -30,7 +30,7 @@ def test_this_machine_is_healthy() -> None:
         assert 0 < result["errors"]["float32"] < 1e-4
     if not torch.cuda.is_available() and find_spec("triton"):
         interpreted = [r for r in checked if r["device"] == "interpreter"]
-        assert {r["op"] for r in interpreted} == CASES.keys() - {"concat_bias_relu"}
+        assert {r["op"] for r in interpreted} == CASES.keys() - {"concat_bias_relu", "max_pool"}
         assert all(set(r["errors"]) == {"float32", "float16"} for r in interpreted)
     taken = [result["op"] for result in report["ops"] if result["auto"]]
     assert len(taken) == len(set(taken)) * (1 + torch.cuda.is_available())
@@ -48,9 +48,12 @@ def test_what_is_missing_is_said(
     monkeypatch.setattr(doctor, "check_in_interpreter", list)
     doctor.main()
     lines = capsys.readouterr().out.splitlines()
-    native = [line.split() for line in lines if "native" in line]
-    expected = "concat_bias_relu cpu native not available: the compiled extension is absent"
-    assert native == [expected.split()]
+    native = {line.split()[0]: line for line in lines if "native" in line}
+    assert "concat_bias_relu" in native
+    for line in native.values():
+        assert " ".join(line.split()).endswith(
+            "cpu native not available: the compiled extension is absent"
+        )
     assert any("cpu part" in line and "absent" in line for line in lines)
 
 

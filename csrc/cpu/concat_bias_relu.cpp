@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../kernels.h"
+#include "../concat_bias_relu.h"
 
-namespace googlenet_fast::cpu {
+namespace googlenet_fast {
 namespace {
 
 using torch::stable::parallel_for;
@@ -60,7 +60,7 @@ void forward(const ConcatBiasRelu& p) {
         row_kernel(
             static_cast<const T*>(branch.data) + row * branch.stride,
             static_cast<const A*>(branch.bias),
-            static_cast<T*>(p.y) + row * p.columns + branch.begin, branch.channels);
+            static_cast<T*>(p.y.data) + row * p.y.stride + branch.begin, branch.channels);
       }
     }
   });
@@ -70,7 +70,7 @@ template <typename T>
 void backward(const ConcatBiasReluBackward& p) {
   using A = Accumulator<T>;
   const bool bias = p.grad_bias != nullptr;
-  const bool relu = p.y != nullptr;
+  const bool relu = p.y.data != nullptr;
   const auto row_kernel = relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
                                : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
   const int64_t parts = bias_partials(p.rows);
@@ -81,8 +81,8 @@ void backward(const ConcatBiasReluBackward& p) {
       A* const sum = bias ? partial + part * p.columns : nullptr;
       if (bias) std::fill_n(sum, p.columns, A(0));
       for (int64_t row = part * p.rows / parts; row < (part + 1) * p.rows / parts; ++row) {
-        const T* const grad_y = static_cast<const T*>(p.grad_y) + row * p.grad_y_stride;
-        const T* const y = static_cast<const T*>(p.y) + (relu ? row * p.columns : 0);
+        const T* const grad_y = static_cast<const T*>(p.grad_y.data) + row * p.grad_y.stride;
+        const T* const y = static_cast<const T*>(p.y.data) + (relu ? row * p.y.stride : 0);
         for (int i = 0; i < p.count; ++i) {
           const Branch& branch = p.branches[i];
           row_kernel(
@@ -118,12 +118,12 @@ void dispatch(Dtype dtype, const F& function) {
 
 }  // namespace
 
-void run(Dtype dtype, const ConcatBiasRelu& p) {
+void run_cpu(Dtype dtype, const ConcatBiasRelu& p) {
   dispatch(dtype, [&](auto value) { forward<decltype(value)>(p); });
 }
 
-void run(Dtype dtype, const ConcatBiasReluBackward& p) {
+void run_cpu(Dtype dtype, const ConcatBiasReluBackward& p) {
   dispatch(dtype, [&](auto value) { backward<decltype(value)>(p); });
 }
 
-}  // namespace googlenet_fast::cpu
+}  // namespace googlenet_fast

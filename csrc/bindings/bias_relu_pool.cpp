@@ -1,0 +1,78 @@
+#include "../bias_relu_pool.h"
+
+#include "pooling.h"
+
+namespace googlenet_fast {
+namespace {
+
+// Windows of 3x3, stride 2, along an axis of `size` pixels; all of them start inside.
+int64_t pooled_size(int64_t size, bool ceil_mode) {
+  return ceil_mode ? size / 2 : (size - 1) / 2;
+}
+
+std::tuple<Tensor, std::optional<Tensor>> forward(
+    const Tensor& x, const std::optional<Tensor>& bias, bool relu, bool ceil_mode, bool training) {
+  STD_TORCH_CHECK(x.dim() == 4, "bias_relu_pool: x must be (N, C, H, W)");
+  const int64_t out_height = pooled_size(x.size(2), ceil_mode);
+  const int64_t out_width = pooled_size(x.size(3), ceil_mode);
+  BiasReluPool p{};
+  p.shape = pool_shape("bias_relu_pool", x, x.size(2), x.size(3), out_height, out_width);
+  const Rows rows = rows_of(x);
+  p.x = rows.matrix;
+  std::optional<Tensor> dense_bias, index;
+  if (bias.has_value()) {
+    dense_bias = bias_of("bias_relu_pool", *bias, x);
+    p.bias = dense_bias->data_ptr();
+  }
+  p.relu = relu;
+  const Tensor y = empty_channels_last(x, x.scalar_type(), x.size(1), out_height, out_width);
+  p.y = matrix_of(y);
+  if (training) {
+    index = empty_channels_last(x, ScalarType::Byte, x.size(1), out_height, out_width);
+    p.index = static_cast<uint8_t*>(index->data_ptr());
+  }
+  run(x, p);
+  return {y, index};
+}
+
+Tensor bias_relu_pool(Tensor x, std::optional<Tensor> bias, bool relu, bool ceil_mode) {
+  return std::get<0>(forward(x, bias, relu, ceil_mode, false));
+}
+
+std::tuple<Tensor, Tensor> bias_relu_pool_training(
+    Tensor x, std::optional<Tensor> bias, bool relu, bool ceil_mode) {
+  const auto [y, index] = forward(x, bias, relu, ceil_mode, true);
+  return {y, *index};
+}
+
+std::tuple<Tensor, Tensor> bias_relu_pool_backward(
+    Tensor grad_y, Tensor index, int64_t height, int64_t width, bool bias) {
+  const char* const op = "bias_relu_pool_backward";
+  BiasReluPoolBackward p{};
+  p.shape = pool_shape(op, grad_y, height, width, grad_y.size(2), grad_y.size(3));
+  const Rows grad_rows = rows_of(grad_y);
+  const Tensor dense = dense_index(op, index, grad_y);
+  const int64_t channels = grad_y.size(1), pixels = grad_y.size(0) * height * width;
+  const Tensor grad_x =
+      empty_channels_last(grad_y, grad_y.scalar_type(), channels, height, width);
+  p.grad_y = grad_rows.matrix;
+  p.index = static_cast<const uint8_t*>(dense.data_ptr());
+  p.grad_x = matrix_of(grad_x);
+  const Tensor partial = empty_sums(grad_y, {bias ? bias_partials(pixels) : 0, channels});
+  const Tensor grad_bias = empty_sums(grad_y, {bias ? channels : 0});
+  if (bias) {
+    p.partial = partial.data_ptr();
+    p.grad_bias = grad_bias.data_ptr();
+  }
+  run(grad_y, p);
+  return {grad_x, grad_bias};
+}
+
+}  // namespace
+}  // namespace googlenet_fast
+
+REGISTER_CUDA(m) {
+  m.impl("bias_relu_pool", TORCH_BOX(&googlenet_fast::bias_relu_pool));
+  m.impl("bias_relu_pool_training", TORCH_BOX(&googlenet_fast::bias_relu_pool_training));
+  m.impl("bias_relu_pool_backward", TORCH_BOX(&googlenet_fast::bias_relu_pool_backward));
+}

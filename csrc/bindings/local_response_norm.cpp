@@ -1,0 +1,45 @@
+#include "../local_response_norm.h"
+
+#include "../bindings.h"
+
+namespace googlenet_fast {
+namespace {
+
+Normalization normalization_of(
+    const Tensor& x, int64_t size, double alpha, double beta, double k) {
+  STD_TORCH_CHECK(x.dim() == 4, "local_response_norm: x must be (N, C, H, W)");
+  STD_TORCH_CHECK(
+      size == kNormalizedChannels, "local_response_norm: takes windows of ", kNormalizedChannels,
+      " channels, not ", size);
+  return {
+      x.size(0) * x.size(2) * x.size(3), x.size(1), static_cast<int>(size),
+      static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(k)};
+}
+
+Tensor local_response_norm(Tensor x, int64_t size, double alpha, double beta, double k) {
+  const Normalization norm = normalization_of(x, size, alpha, beta, k);
+  const Rows rows = rows_of(x);
+  const Tensor y = empty_channels_last(x, x.size(1));
+  run(x, LocalResponseNorm{norm, rows.matrix, matrix_of(y)});
+  return y;
+}
+
+Tensor local_response_norm_backward(
+    Tensor grad_y, Tensor x, int64_t size, double alpha, double beta, double k) {
+  const Normalization norm = normalization_of(x, size, alpha, beta, k);
+  check_same_pixels("local_response_norm_backward", grad_y, x);
+  STD_TORCH_CHECK(
+      grad_y.size(1) == x.size(1), "local_response_norm_backward: grad_y is not of x's size");
+  const Rows grad_rows = rows_of(grad_y), rows = rows_of(x);
+  const Tensor grad_x = empty_channels_last(x, x.size(1));
+  run(x, LocalResponseNormBackward{norm, grad_rows.matrix, rows.matrix, matrix_of(grad_x)});
+  return grad_x;
+}
+
+}  // namespace
+}  // namespace googlenet_fast
+
+REGISTER_CUDA(m) {
+  m.impl("local_response_norm", TORCH_BOX(&googlenet_fast::local_response_norm));
+  m.impl("local_response_norm_backward", TORCH_BOX(&googlenet_fast::local_response_norm_backward));
+}

@@ -1,0 +1,58 @@
+#include "../max_pool.h"
+
+#include "pooling.h"
+
+namespace googlenet_fast {
+namespace {
+
+PoolShape shape_of(const char* op, const Tensor& x) {
+  return pool_shape(op, x, x.size(2), x.size(3), x.size(2), x.size(3));
+}
+
+std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& x, bool training) {
+  STD_TORCH_CHECK(x.dim() == 4, "max_pool: x must be (N, C, H, W)");
+  MaxPool p{};
+  p.shape = shape_of("max_pool", x);
+  const Rows rows = rows_of(x);
+  p.x = rows.matrix;
+  const Tensor y = empty_channels_last(x, x.size(1));
+  p.y = matrix_of(y);
+  std::optional<Tensor> index;
+  if (training) {
+    index = empty_channels_last(x, ScalarType::Byte, x.size(1), x.size(2), x.size(3));
+    p.index = static_cast<uint8_t*>(index->data_ptr());
+  }
+  run(x, p);
+  return {y, index};
+}
+
+Tensor max_pool(Tensor x) { return std::get<0>(forward(x, false)); }
+
+std::tuple<Tensor, Tensor> max_pool_training(Tensor x) {
+  const auto [y, index] = forward(x, true);
+  return {y, *index};
+}
+
+Tensor max_pool_backward(Tensor grad_y, Tensor index) {
+  const char* const op = "max_pool_backward";
+  MaxPoolBackward p{};
+  STD_TORCH_CHECK(grad_y.dim() == 4, op, ": grad_y must be (N, C, H, W)");
+  p.shape = shape_of(op, grad_y);
+  const Rows grad_rows = rows_of(grad_y);
+  const Tensor dense = dense_index(op, index, grad_y);
+  const Tensor grad_x = empty_channels_last(grad_y, grad_y.size(1));
+  p.grad_y = grad_rows.matrix;
+  p.index = static_cast<const uint8_t*>(dense.data_ptr());
+  p.grad_x = matrix_of(grad_x);
+  run(grad_y, p);
+  return grad_x;
+}
+
+}  // namespace
+}  // namespace googlenet_fast
+
+REGISTER_CUDA(m) {
+  m.impl("max_pool", TORCH_BOX(&googlenet_fast::max_pool));
+  m.impl("max_pool_training", TORCH_BOX(&googlenet_fast::max_pool_training));
+  m.impl("max_pool_backward", TORCH_BOX(&googlenet_fast::max_pool_backward));
+}

@@ -1,0 +1,138 @@
+// Local response normalisation and its gradient; each tensor moves once to and from memory.
+//
+// A thread owns a few adjacent channels of a pixel and reads the neighbours that it needs beside
+// them, by the same wide accesses: those are in the first-level cache, or soon will be.
+
+#include "../local_response_norm.h"
+
+#include <cmath>
+
+#include "launch.h"
+
+namespace googlenet_fast {
+namespace {
+
+constexpr int kBefore = kNormalizedChannels / 2;
+constexpr int kAfter = (kNormalizedChannels - 1) / 2;
+static_assert(kBefore == kAfter, "windows are symmetric");
+
+// Channels first - kMargin to first + kWidth + kMargin of a row; zero beyond the first and last.
+template <typename T, int kWidth, int kMargin>
+__device__ inline void load_around(
+    const Matrix& x, int64_t row, int64_t first, int64_t channels,
+    float (&values)[kWidth + 2 * kMargin]) {
+  constexpr int kVectors = (kMargin + kWidth - 1) / kWidth;  // on either side
+#pragma unroll
+  for (int v = -kVectors; v <= kVectors; ++v) {
+    const int64_t channel = first + v * kWidth;
+    Vector<T, kWidth> vector{};
+    if (channel >= 0 && channel < channels) {
+      vector = load<T, kWidth>(x.data, row * x.stride + channel);
+    }
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const int place = kMargin + v * kWidth + i;
+      if (place >= 0 && place < kWidth + 2 * kMargin) values[place] = to_float(vector.values[i]);
+    }
+  }
+}
+
+// base^exponent of a positive base.
+__device__ inline float power(float base, float exponent) {
+  return exp2f(exponent * log2f(base));
+}
+
+// s of the channel at values[kBefore].
+__device__ inline float divisor(const Normalization& norm, const float* values) {
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kNormalizedChannels; ++i) sum += values[i] * values[i];
+  return norm.k + norm.alpha / kNormalizedChannels * sum;
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    local_response_norm_kernel(const __grid_constant__ LocalResponseNorm p) {
+  const Normalization& norm = p.norm;
+  const int64_t channel = first_column<kWidth>();
+  if (channel >= norm.channels) return;
+  for (int64_t row = first_row(); row < norm.rows; row += row_step()) {
+    float x[kWidth + 2 * kBefore];
+    load_around<T, kWidth, kBefore>(p.x, row, channel, norm.channels, x);
+    Vector<T, kWidth> y;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      y.values[i] = from_float<T>(x[kBefore + i] * power(divisor(norm, x + i), -norm.beta));
+    }
+    store<T, kWidth>(p.y.data, row * p.y.stride + channel, y);
+  }
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    local_response_norm_backward_kernel(const __grid_constant__ LocalResponseNormBackward p) {
+  constexpr int kReach = kBefore + kAfter;
+  const Normalization& norm = p.norm;
+  const int64_t channel = first_column<kWidth>();
+  if (channel >= norm.channels) return;
+  const float factor = 2.f * norm.alpha * norm.beta / kNormalizedChannels;
+
+  for (int64_t row = first_row(); row < norm.rows; row += row_step()) {
+    float x[kWidth + 2 * kReach];
+    float grad[kWidth + 2 * kAfter];
+    load_around<T, kWidth, kReach>(p.x, row, channel, norm.channels, x);
+    load_around<T, kWidth, kAfter>(p.grad_y, row, channel, norm.channels, grad);
+    // Of the channels from kAfter before the thread's own to kBefore after them.
+    float scaled[kWidth + kReach];  // grad_y * s^-beta
+    float term[kWidth + kReach];    // grad_y * x * s^(-beta - 1)
+#pragma unroll
+    for (int i = 0; i < kWidth + kReach; ++i) {
+      const float s = divisor(norm, x + i);
+      scaled[i] = grad[i] * power(s, -norm.beta);
+      term[i] = scaled[i] * x[kBefore + i] / s;
+    }
+    Vector<T, kWidth> grad_x;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      float sum = 0.f;
+#pragma unroll
+      for (int j = 0; j < kNormalizedChannels; ++j) sum += term[i + j];
+      grad_x.values[i] = from_float<T>(scaled[kAfter + i] - factor * x[kReach + i] * sum);
+    }
+    store<T, kWidth>(p.grad_x.data, row * p.grad_x.stride + channel, grad_x);
+  }
+}
+
+}  // namespace
+
+void run_cuda(Dtype dtype, const LocalResponseNorm& p, cudaStream_t stream) {
+  const int64_t rows = p.norm.rows, channels = p.norm.channels;
+  if (rows == 0 || channels == 0) return;
+  for_dtype(dtype, [&](auto value) {
+    using T = decltype(value);
+    const bool vectorize =
+        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.x) && can_vectorize<T>(p.y);
+    for_width<T>(vectorize, [&](auto width) {
+      launch(
+          "local_response_norm", local_response_norm_kernel<T, width>,
+          shape_for_rows(rows, channels, width), stream, p);
+    });
+  });
+}
+
+void run_cuda(Dtype dtype, const LocalResponseNormBackward& p, cudaStream_t stream) {
+  const int64_t rows = p.norm.rows, channels = p.norm.channels;
+  if (rows == 0 || channels == 0) return;
+  for_dtype(dtype, [&](auto value) {
+    using T = decltype(value);
+    const bool vectorize = channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.grad_y) &&
+                           can_vectorize<T>(p.x) && can_vectorize<T>(p.grad_x);
+    for_width<T>(vectorize, [&](auto width) {
+      launch(
+          "local_response_norm_backward", local_response_norm_backward_kernel<T, width>,
+          shape_for_rows(rows, channels, width), stream, p);
+    });
+  });
+}
+
+}  // namespace googlenet_fast
