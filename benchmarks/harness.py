@@ -88,24 +88,6 @@ def host_seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class ColdGpuClock:
-    """Time on the GPU, whose caches hold nothing of the work when it begins."""
-
-    def __init__(self) -> None:
-        size = torch.cuda.get_device_properties().L2_cache_size
-        self._other = torch.empty(2 * size, dtype=torch.uint8, device="cuda")
-
-    def __call__(self, work: Callable[[], object]) -> float:
-        """Return the seconds between two events around the work."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._other.zero_()
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
-
-
 def _record(measurement: Measurement) -> None:
     output = os.environ.get("GOOGLENET_FAST_BENCH_OUT")
     if output:

@@ -10,11 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness import ColdGpuClock, host_seconds, interleave
+from benchmarks.harness import host_seconds, interleave
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast import ops
 from googlenet_fast.ops import dispatch
 from googlenet_fast.ops.selection import call_of
+from googlenet_fast.ops.timing import ColdGpuClock
 from googlenet_fast.ops.trial import Call, Trial
 from googlenet_fast.ops.work import work
 from googlenet_fast.peaks import peak_of

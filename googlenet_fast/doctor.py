@@ -51,7 +51,7 @@ def main() -> None:
         for title, facts in about.items():
             print(title, *(f"  {name:22} {fact}" for name, fact in facts.items()), sep="\n")
         print("ops (* is what auto takes)", *(f"  {line(result)}" for result in results), sep="\n")
-        print(*_speed_lines(speeds), sep="\n")
+        print(*(_speed_lines(speeds) or [_no_gpu(results)]), sep="\n")
     failures = [result.failure for result in results] + [found.failure for found in speeds]
     if any(failure is not None for failure in failures):
         sys.exit(1)
@@ -59,11 +59,18 @@ def main() -> None:
 
 def _speed_lines(speeds: list[speed.Speed]) -> list[str]:
     if not speeds:
-        return [
-            "no GPU: Triton's kernels were checked in its interpreter, on the CPU; nothing is timed"
-        ]
+        return []
     title = f"layers, forward and backward, {speed.BATCH} images, fp16 (* is what auto takes)"
     return [title, *(f"  {found.device} {speed.line(found)}" for found in speeds)]
+
+
+def _no_gpu(results: list[Result]) -> str:
+    """Say what was done instead; what did not run is not said to be checked."""
+    interpreted = [result for result in results if result.device == "interpreter"]
+    reasons = [result.reason or result.failure for result in interpreted if not result.errors]
+    if reasons:
+        return f"no GPU, and not all of Triton's kernels could be checked: {reasons[0]}"
+    return "no GPU: Triton's kernels were checked in its interpreter, on the CPU; nothing is timed"
 
 
 def line(result: Result) -> str:

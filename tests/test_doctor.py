@@ -118,6 +118,37 @@ def test_without_triton_there_is_nothing_to_interpret(monkeypatch: pytest.Monkey
     assert (result.reason, result.failure) == ("triton is not installed", None)
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (
+            Result("all kernels", "interpreter", "triton", "not installed", False, {}, None),
+            "not in",
+        ),
+        (Result("all kernels", "interpreter", "triton", None, False, {}, "status -6"), "status -6"),
+    ],
+)
+def test_kernels_that_did_not_run_are_not_said_to_be_checked(
+    result: Result,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "check_all", list)
+    monkeypatch.setattr(doctor, "check_in_interpreter", lambda: [result])
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    if result.failure is None:
+        doctor.main()
+    else:
+        with pytest.raises(SystemExit):
+            doctor.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("no GPU")
+    assert said in last
+    assert "were checked" not in last
+
+
 def test_what_auto_passes_over_is_said() -> None:
     result = Result("op", "cuda", "triton", None, False, {"float32": 1e-7}, None, "it is wrong")
     assert "auto passes it over: it is wrong" in doctor.line(result)
@@ -163,6 +194,40 @@ def test_a_wrong_layer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert found["aten"].seconds is None
     assert speed.line(found["aten"]).endswith("FAILED: relative error 5.0e-01")
+    assert found["reference"].seconds == 1e-3
+
+
+def test_a_batch_too_large_for_the_memory_is_halved() -> None:
+    def small_memory(runs: Mapping[str, Callable[[], Any]], device: str) -> dict[str, float]:
+        for run in runs.values():
+            if run()[0].size(0) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+        return fixed_medians(runs, device)
+
+    found = speed.measure_all("cpu", "A100", [LAYER], batch=8, medians=small_memory)
+    for s in found:
+        assert (s.batch, s.seconds) == (2, 1e-3)
+        assert s.work == speed.work(*LAYER, 2)
+        assert "; 2 images" in speed.line(s)
+
+
+def test_a_layer_that_fails_at_full_size_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = speed.Trial.run
+
+    def failing_run(trial: speed.Trial, name: str) -> list[Tensor]:
+        if name == "aten" and trial.arguments[0].size(0) > 2:
+            raise RuntimeError("no kernel image")
+        return run(trial, name)
+
+    monkeypatch.setattr(speed.Trial, "run", failing_run)
+    found = {
+        s.implementation: s
+        for s in speed.measure_all("cpu", "A100", [LAYER], batch=4, medians=fixed_medians)
+    }
+    assert found["aten"].failure == "RuntimeError: no kernel image"
+    assert found["aten"].seconds is None
     assert found["reference"].seconds == 1e-3
 
 

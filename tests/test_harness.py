@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import harness
-from benchmarks.harness import ColdGpuClock, interleave
+from benchmarks.harness import interleave
+from googlenet_fast.ops import timing
+from googlenet_fast.ops.timing import ColdGpuClock
 
 
 def test_turns_alternate_and_ratios_are_of_medians(
@@ -59,9 +61,10 @@ def test_the_gpu_clock_flushes_before_each_run(monkeypatch: pytest.MonkeyPatch) 
         return buffer
 
     properties = SimpleNamespace(L2_cache_size=50_000_000)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(harness.torch, "empty", empty)
+    monkeypatch.setattr(timing.torch, "empty", empty)
     clock = ColdGpuClock()
     assert clock(lambda: order.append("work")) == 0.003
     assert order == ["flush", "event", "work", "event", "wait"]

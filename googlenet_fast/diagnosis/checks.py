@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from googlenet_fast.errors import UserError
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
@@ -117,14 +118,20 @@ def check(op: str, device: str) -> list[Result]:
     return results
 
 
-def auto(op: str, device: str, arguments: tuple[Any, ...]) -> tuple[str, dict[str, str]]:
-    """Return the implementation that `auto` takes, and why it passes over better ones."""
+def auto(op: str, device: str, arguments: tuple[Any, ...]) -> tuple[str | None, dict[str, str]]:
+    """Return the implementation that takes a call, and why `auto` passes over better ones.
+
+    None takes it where GOOGLENET_FAST_IMPL asks for what cannot.
+    """
     passed_over: dict[str, str] = {}
     for name, reason in dispatch.candidates(op, device, arguments):
         if reason is None:
-            return name, passed_over
+            break
         passed_over[name] = reason
-    return "reference", passed_over
+    try:
+        return dispatch.choose(op, device, arguments), passed_over
+    except UserError:
+        return None, passed_over
 
 
 def check_implementation(

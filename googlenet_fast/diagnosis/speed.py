@@ -37,7 +37,9 @@ class Speed:
     failure: str | None
     """How it differs from the reference, or why it does not run; None if all is well."""
     seconds: float | None
-    """Median time for `BATCH` images; None if it is not right."""
+    """Median time for the batch; None if it is not right."""
+    batch: int
+    """Images of the timing: fewer than `BATCH` where memory is short."""
     work: Work
     share: float | None
     """Of what the GPU's limits allow; None where they are not known."""
@@ -67,7 +69,7 @@ def measure_all(
     return [
         speed
         for op, call in (training_layers() if layers is None else layers)
-        for speed in _measure(op, call, device, peak, batch, medians)
+        for speed in _measure_what_fits(op, call, device, peak, batch, medians)
     ]
 
 
@@ -79,6 +81,18 @@ def training_layers() -> list[tuple[str, Call]]:
     return [(op, (True, torch.float16, *call[2:])) for op, call in calls if call[0]]
 
 
+def _measure_what_fits(
+    op: str, call: Call, device: str, peak: Peak | None, batch: int, medians: Medians
+) -> list[Speed]:
+    """Halve the batch until there is memory for it."""
+    while batch > 1:
+        try:
+            return _measure(op, call, device, peak, batch, medians)
+        except torch.OutOfMemoryError:
+            batch //= 2
+    return _measure(op, call, device, peak, batch, medians)
+
+
 def _measure(
     op: str, call: Call, device: str, peak: Peak | None, batch: int, medians: Medians
 ) -> list[Speed]:
@@ -87,7 +101,13 @@ def _measure(
     can_use = dispatch.can_use(op, kind, trial.arguments)
     able = [name for name, reason in can_use.items() if reason is None]
     found = {name: deviation(op, name, device, signature_of(call, 2)) for name in able}
-    right = {name: partial(trial.run, name) for name in able if found[name][1] is None}
+    right = {}
+    for name in able:
+        if found[name][1] is None:
+            failure = _why_it_fails(trial, name)
+            found[name] = found[name][0], failure
+            if failure is None:
+                right[name] = partial(trial.run, name)
     seconds = medians(right, device)
     with torch.set_grad_enabled(trial.training):
         taken, passed_over = auto(op, kind, trial.arguments)
@@ -100,6 +120,7 @@ def _measure(
             name,
             *found[name],
             seconds.get(name),
+            batch,
             amount,
             share(amount, seconds.get(name), peak),
             name == taken,
@@ -107,6 +128,19 @@ def _measure(
         )
         for name in able
     ]
+
+
+def _why_it_fails(trial: Trial, name: str) -> str | None:
+    """Run once at full size: what is right on small images may fail there."""
+    try:
+        trial.run(name)
+        if trial.arguments[0].is_cuda:
+            torch.cuda.synchronize(trial.arguments[0].device)  # or it fails in another's time
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in their own ways
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None
 
 
 def share(amount: Work, seconds: float | None, peak: Peak | None) -> float | None:
@@ -136,4 +170,5 @@ def line(speed: Speed) -> str:
     rates = f"{seconds * 1e6:9.1f} us {gbps:7.0f} GB/s {tflops:6.1f} TFLOP/s"
     limit = "limits unknown" if speed.share is None else f"{speed.share:5.0%} of the roofline"
     passed_over = f"; passed over: {speed.passed_over}" if speed.passed_over else ""
-    return f"{head} error {speed.error:.1e} {rates} {limit}{passed_over}"
+    fewer = f"; {speed.batch} images" if speed.batch != BATCH else ""
+    return f"{head} error {speed.error:.1e} {rates} {limit}{fewer}{passed_over}"
