@@ -1,13 +1,18 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from googlenet_fast import doctor
+from googlenet_fast.diagnosis import checks, interpreter, speed
+from googlenet_fast.diagnosis.checks import CASES, Case, Result
+from googlenet_fast.diagnosis.interpreter import check_in_interpreter
 from googlenet_fast.ops import dispatch, extension
 
 
@@ -22,13 +27,17 @@ def test_this_machine_is_healthy() -> None:
     checked = [result for result in report["ops"] if result["errors"]]
     assert "aten" in {result["implementation"] for result in checked}
     for result in checked:
-        assert 0 < max(result["errors"].values()) < 1e-4
+        assert 0 < result["errors"]["float32"] < 1e-4
+    if not torch.cuda.is_available() and find_spec("triton"):
+        interpreted = [r for r in checked if r["device"] == "interpreter"]
+        assert {r["op"] for r in interpreted} == CASES.keys() - {"concat_bias_relu"}
+        assert all(set(r["errors"]) == {"float32", "float16"} for r in interpreted)
     taken = [result["op"] for result in report["ops"] if result["auto"]]
     assert len(taken) == len(set(taken)) * (1 + torch.cuda.is_available())
 
 
 def test_every_op_has_a_case() -> None:
-    assert set(doctor.CASES) == set(dispatch._registry)
+    assert set(CASES) == set(dispatch._registry)
 
 
 def test_what_is_missing_is_said(
@@ -36,6 +45,7 @@ def test_what_is_missing_is_said(
 ) -> None:
     monkeypatch.setattr(extension, "UNAVAILABLE", "the compiled extension is absent")
     monkeypatch.setattr(sys, "argv", ["doctor"])
+    monkeypatch.setattr(doctor, "check_in_interpreter", list)
     doctor.main()
     lines = capsys.readouterr().out.splitlines()
     native = [line.split() for line in lines if "native" in line]
@@ -72,11 +82,96 @@ def test_a_wrong_implementation_fails_the_check(
     def double(x: Tensor) -> Tensor:
         return native(x) if dispatch.choose("double", "cpu", (x,)) == "native" else x * 2
 
-    case = doctor.Case(double, ((2, 3, 4, 4),), tuple)
-    monkeypatch.setattr(doctor, "CASES", {"double": case})
+    case = Case(double, ((2, 3, 4, 4),), tuple)
+    monkeypatch.setattr(checks, "CASES", {"double": case})
+    monkeypatch.setattr(doctor, "check_in_interpreter", list)
     monkeypatch.setattr(sys, "argv", ["doctor"])
     with pytest.raises(SystemExit) as exit_:
         doctor.main()
     assert exit_.value.code == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [
+        ("raise RuntimeError('no LLVM')", "status 1: RuntimeError: no LLVM"),
+        ("import os; os.abort()", "status -6: no output"),
+        ("print('[3]')", "status 0: no output"),
+    ],
+)
+def test_an_interpreter_that_fails_is_a_failed_check(
+    script: str, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter.triton_support, "INSTALLED", True)
+    (result,) = check_in_interpreter((sys.executable, "-c", script))
+    assert (result.device, result.failure) == ("interpreter", failure)
+
+
+def test_without_triton_there_is_nothing_to_interpret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter.triton_support, "INSTALLED", False)
+    (result,) = check_in_interpreter(("false",))
+    assert (result.reason, result.failure) == ("triton is not installed", None)
+
+
+def test_what_auto_passes_over_is_said() -> None:
+    result = Result("op", "cuda", "triton", None, False, {"float32": 1e-7}, None, "it is wrong")
+    assert "auto passes it over: it is wrong" in doctor.line(result)
+
+
+LAYER = ("conv_bias_relu", (True, torch.float32, (64, 7, 7), (96, 64, 3, 3), (96,), True))
+
+
+def fixed_medians(runs: Mapping[str, Callable[[], Any]], device: str) -> dict[str, float]:
+    for run in runs.values():
+        assert len(run()) == 4  # the output and three gradients
+    return dict.fromkeys(runs, 1e-3)
+
+
+@pytest.mark.parametrize(("name", "known"), [("NVIDIA A100-SXM4-80GB", True), ("Abacus", False)])
+def test_layers_are_checked_and_timed(name: str, known: bool) -> None:
+    found = speed.measure_all("cpu", name, [LAYER], batch=2, medians=fixed_medians)
+    names = [s.implementation for s in found]
+    assert {"aten", "reference"} <= set(names)
+    assert [s.auto for s in found] == [True] + [False] * (len(found) - 1)
+    operations = 3 * 2 * (2 * 49) * 64 * 96 * 9
+    for s in found:
+        assert s.work.operations == operations
+        assert s.failure is None
+        text = speed.line(s)
+        assert f"{operations / 1e-3 / 1e12:.1f} TFLOP/s" in text
+        assert "64x7x7, 96 of 3x3" in text
+        assert ("of the roofline" if known else "limits unknown") in text
+        if known:
+            bound = max(operations / 312e12, s.work.bytes / 2.039e12)
+            assert s.share == pytest.approx(bound / 1e-3)
+
+
+def test_a_wrong_layer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        speed,
+        "deviation",
+        lambda op, name, *rest: (0.5, "relative error 5.0e-01") if name == "aten" else (1e-7, None),
+    )
+    found = {
+        s.implementation: s
+        for s in speed.measure_all("cpu", "A100", [LAYER], batch=1, medians=fixed_medians)
+    }
+    assert found["aten"].seconds is None
+    assert speed.line(found["aten"]).endswith("FAILED: relative error 5.0e-01")
+    assert found["reference"].seconds == 1e-3
+
+
+def test_all_layers_of_the_network_are_timed() -> None:
+    layers = speed.training_layers()
+    ops = [op for op, _ in layers]
+    assert {op: ops.count(op) for op in ops} == {
+        "bias_relu_pool": 4,
+        "local_response_norm": 2,
+        "conv_bias_relu": 4,
+        "inception": 9,
+    }
+    for op, call in layers:
+        assert call[:2] == (True, torch.float16)
+        assert speed.work(op, call, 32).bytes > speed.work(op, (False, *call[1:]), 32).bytes

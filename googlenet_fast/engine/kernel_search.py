@@ -49,7 +49,11 @@ def search(
     """
     entries = None
     if process.is_main:
-        calls = calls_of(model, batch, image_size, amp, process.device)
+        calls = (
+            (op, call)
+            for op, call in calls_of(model, batch, image_size, amp, process.device)
+            if dispatch.is_contested(op)
+        )
         entries = _entries(calls, batch, str(process.device), measure)
     entries = process.broadcast(entries)
     selection.adopt(entries, str(process.device))
@@ -59,7 +63,7 @@ def search(
 def calls_of(
     model: GoogLeNet, batch: int, image_size: int, amp: torch.dtype | None, device: torch.device
 ) -> list[tuple[str, Call]]:
-    """Return the calls of training and evaluation for which there is a choice.
+    """Return the calls of ops in training and in evaluation.
 
     The network runs on fake tensors: nothing is computed, and no state of it changes.
     """

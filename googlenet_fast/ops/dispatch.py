@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from googlenet_fast.errors import UserError
-from googlenet_fast.ops.selection import by_speed
+from googlenet_fast.ops.selection import by_speed, note
 from googlenet_fast.ops.verification import can_verify, signature, why_not_verified
 
 VARIABLE = "GOOGLENET_FAST_IMPL"
@@ -81,13 +81,28 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
     Raises:
         UserError: the implementation asked for cannot take the call; lists those that can.
     """
+    note(op, arguments)
     if _requested != "auto":
         _check_name(VARIABLE, _requested)
         if any(_requested in names for names in _registry[op].values()):
             return _require(op, device_type, arguments)
+    for name, reason in candidates(op, device_type, arguments):
+        if reason is None:
+            return name
+        _warn(op, name, reason)
+    return "reference"
+
+
+def candidates(
+    op: str, device_type: str, arguments: tuple[Any, ...]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield an op's implementations as `auto` goes through them, with why it passes one over.
+
+    The reason is None where the implementation can take the call.
+    """
     able = implementations(op, device_type)
     names: Sequence[str] = list(able)
-    if device_type == "cuda" and len(names) > 2:  # the reference is no contestant
+    if device_type == "cuda" and is_contested(op):
         names = by_speed(op, names, arguments)
     for name in names:
         reason = able[name](*arguments)
@@ -96,10 +111,12 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
                 continue
             device = f"cuda:{arguments[0].device.index}"
             reason = why_not_verified(op, name, device, signature(arguments))
-        if reason is None:
-            return name
-        _warn(op, name, reason)
-    return "reference"
+        yield name, reason
+
+
+def is_contested(op: str) -> bool:
+    """Whether an op has several implementations on a GPU besides the reference."""
+    return len(implementations(op, "cuda")) > 2
 
 
 def _require(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:

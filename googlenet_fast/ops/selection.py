@@ -42,8 +42,6 @@ def by_speed(op: str, names: Sequence[str], arguments: Sequence[Any]) -> Sequenc
     """Return the names with the fastest first, where one is known to be, else as they are."""
     call = call_of(arguments)
     _load(f"cuda:{arguments[0].device.index or 0}")
-    if _seen is not None:
-        _seen[op, call] = None
     fastest = _fastest.get((op, call))
     if fastest is None or fastest not in names:
         return names
@@ -52,13 +50,19 @@ def by_speed(op: str, names: Sequence[str], arguments: Sequence[Any]) -> Sequenc
 
 @contextmanager
 def calls_seen() -> Iterator[dict[tuple[str, Call], None]]:
-    """Collect the calls for which an implementation is chosen inside the `with` block."""
+    """Collect the calls of ops inside the `with` block, but for those of several branches."""
     global _seen
     previous, _seen = _seen, {}
     try:
         yield _seen
     finally:
         _seen = previous
+
+
+def note(op: str, arguments: Sequence[Any]) -> None:
+    """Show a call to `calls_seen`."""
+    if _seen is not None and isinstance(arguments[0], Tensor):
+        _seen[op, call_of(arguments)] = None
 
 
 def measure(

@@ -77,6 +77,13 @@ def _remembered(op: str, implementation: str, device: str, call: Signature) -> s
 
 def compare(op: str, implementation: str, device: str, call: Signature) -> str | None:
     """Run an implementation beside the reference, in and beyond its dtype; say how it differs."""
+    return deviation(op, implementation, device, call)[1]
+
+
+def deviation(
+    op: str, implementation: str, device: str, call: Signature
+) -> tuple[float | None, str | None]:
+    """Return the largest relative error of an implementation, and how it is wrong, or None each."""
     dtype = call[1]
     weights = [value[1] for value in call[2:] if isinstance(value, tuple) and len(value[0]) == 4]
     mixed = dtype if any(weight != dtype for weight in weights) else None
@@ -88,14 +95,14 @@ def compare(op: str, implementation: str, device: str, call: Signature) -> str |
             own = _errors(trial.run("reference"), exact)
             found = _errors(trial.run(implementation), exact)
         except Exception as error:  # compilers fail in their own ways; all mean: do not use it
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     of_output, of_gradients = FLOORS[dtype]
     floors = [of_output, *[of_gradients] * (len(found) - 1)]
     for index, (off, reference, floor) in enumerate(zip(found, own, floors, strict=True)):
         if not off <= 2 * reference + floor:  # NaN fails too
             what = "output" if index == 0 else f"gradient {index}"
-            return f"relative error {off:.1e} of the {what} in {dtype}"
-    return None
+            return off, f"relative error {off:.1e} of the {what} in {dtype}"
+    return max(found), None
 
 
 def _double(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What `python -m googlenet_fast.doctor` finds out about a machine."""
