@@ -48,9 +48,12 @@ def test_what_is_missing_is_said(
     monkeypatch.setattr(doctor, "check_in_interpreter", list)
     doctor.main()
     lines = capsys.readouterr().out.splitlines()
-    native = [line.split() for line in lines if "native" in line]
-    expected = "concat_bias_relu cpu native not available: the compiled extension is absent"
-    assert native == [expected.split()]
+    native = {line.split()[0]: line for line in lines if "native" in line}
+    assert "concat_bias_relu" in native
+    for line in native.values():
+        assert " ".join(line.split()).endswith(
+            "cpu native not available: the compiled extension is absent"
+        )
     assert any("cpu part" in line and "absent" in line for line in lines)
 
 

@@ -87,7 +87,7 @@ void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
   if (p.columns == 0) return;
-  const bool bias = p.partial != nullptr;
+  const bool bias = p.grad_bias != nullptr;
   for_dtype(dtype, [&](auto value) {
     using T = decltype(value);
     if (p.rows == 0) return;

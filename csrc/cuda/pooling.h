@@ -157,7 +157,7 @@ template <typename W>
 void pool_backward(const char* name, Dtype dtype, const PoolBackward& p, cudaStream_t stream) {
   const int64_t pixels = input_pixels(p.shape), channels = p.shape.channels;
   if (channels == 0) return;
-  const bool bias = p.partial != nullptr;
+  const bool bias = p.grad_bias != nullptr;
   for_dtype(dtype, [&](auto value) {
     using T = decltype(value);
     if (pixels == 0) return;

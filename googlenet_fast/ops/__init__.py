@@ -10,6 +10,7 @@ from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.dispatch import use_impl
 from googlenet_fast.ops.inception import inception
 from googlenet_fast.ops.local_response_norm import local_response_norm
+from googlenet_fast.ops.max_pool import max_pool
 
 __all__ = [
     "bias_relu_pool",
@@ -17,5 +18,6 @@ __all__ = [
     "conv_bias_relu",
     "inception",
     "local_response_norm",
+    "max_pool",
     "use_impl",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
@@ -38,9 +39,12 @@ def bias_relu_pool(
         )
     (x,) = autocast([x])
     arguments = (x, bias, relu, ceil_mode)
-    if choose("bias_relu_pool", x.device.type, arguments) == "triton":
+    implementation = choose("bias_relu_pool", x.device.type, arguments)
+    if implementation == "reference":
+        return bias_relu_pool_reference(*arguments)
+    if implementation == "triton":
         return torch.ops.googlenet_fast.bias_relu_pool.triton(*arguments)
-    return bias_relu_pool_reference(*arguments)
+    return torch.ops.googlenet_fast.bias_relu_pool.default(*arguments)
 
 
 def bias_relu_pool_reference(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
@@ -151,6 +155,10 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
+def _why_not_compiled(x: Tensor, *arguments: Any) -> str | None:
+    return why_not_compiled("bias_relu_pool", x)
+
+
 _ARGUMENTS = "Tensor x, Tensor? bias, bool relu, bool ceil_mode"
 define("bias_relu_pool", f"({_ARGUMENTS}) -> Tensor", _fake, _forward, _autograd)
 define(
@@ -169,7 +177,7 @@ define(
 register(
     "bias_relu_pool",
     {
-        "cpu": {"reference": always, "triton": _why_not_triton},
-        "cuda": {"triton": _why_not_triton, "reference": always},
+        "cpu": {"reference": always, "native": _why_not_compiled, "triton": _why_not_triton},
+        "cuda": {"cuda": _why_not_compiled, "triton": _why_not_triton, "reference": always},
     },
 )

@@ -9,16 +9,12 @@ from torch import Tensor
 
 from googlenet_fast.ops import extension
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import LIBRARY, TAGS
 
 MAX_BRANCHES = 4
 """Branches that the compiled kernels take."""
-
-_DTYPES = {
-    "cpu": (torch.float32, torch.float16, torch.bfloat16, torch.float64),
-    "cuda": (torch.float32, torch.float16, torch.bfloat16),
-}
 
 
 def concat_bias_relu(
@@ -163,15 +159,9 @@ def _empty(like: Tensor, channels: int) -> Tensor:
 
 def _can_use_compiled(branches: Sequence[Tensor], *_: Any) -> str | None:
     """Say why the compiled kernel of the branches' device cannot take them, or None."""
-    device_type = branches[0].device.type
-    missing = extension.missing_part(device_type)
-    if missing is not None:
-        return missing
     if len(branches) > MAX_BRANCHES:
         return f"{len(branches)} branches; it takes up to {MAX_BRANCHES}"
-    if branches[0].dtype not in _DTYPES[device_type]:
-        return f"it does not take {branches[0].dtype}"
-    return None
+    return why_not_compiled("concat_bias_relu", branches[0])
 
 
 LIBRARY.define(

@@ -7,9 +7,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast, no_autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.triton_support import why_not_triton
+
+COMPILED_SIZE = 5
+"""Window of the compiled kernels: that of every published network."""
 
 
 def local_response_norm(
@@ -33,9 +37,12 @@ def local_response_norm(
     """
     (x,) = autocast([x])
     arguments = (x, size, alpha, beta, k)
-    if choose("local_response_norm", x.device.type, arguments) == "triton":
+    implementation = choose("local_response_norm", x.device.type, arguments)
+    if implementation == "reference":
+        return local_response_norm_reference(*arguments)
+    if implementation == "triton":
         return torch.ops.googlenet_fast.local_response_norm.triton(*arguments)
-    return local_response_norm_reference(*arguments)
+    return torch.ops.googlenet_fast.local_response_norm.default(*arguments)
 
 
 def local_response_norm_reference(
@@ -99,6 +106,12 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
+def _why_not_compiled(x: Tensor, size: int, *arguments: Any) -> str | None:
+    if size != COMPILED_SIZE:
+        return f"it takes windows of {COMPILED_SIZE} channels, not {size}"
+    return why_not_compiled("local_response_norm", x)
+
+
 _PARAMETERS = "int size, float alpha, float beta, float k"
 define("local_response_norm", f"(Tensor x, {_PARAMETERS}) -> Tensor", _fake, _forward, _autograd)
 define(
@@ -110,7 +123,7 @@ define(
 register(
     "local_response_norm",
     {
-        "cpu": {"reference": always, "triton": _why_not_triton},
-        "cuda": {"triton": _why_not_triton, "reference": always},
+        "cpu": {"reference": always, "native": _why_not_compiled, "triton": _why_not_triton},
+        "cuda": {"cuda": _why_not_compiled, "triton": _why_not_triton, "reference": always},
     },
 )

@@ -21,7 +21,7 @@ COMMON = [
 ]
 KINDS = {
     "sanitized": ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
-    "traced": ["-O2", "-fsanitize=thread"],
+    "traced": ["-O1", "-fsanitize=thread"],
 }
 """Flags for kernels. Those that are traced call a function before each access to memory, which
 memory.cpp defines in the place of ThreadSanitizer."""
@@ -62,7 +62,7 @@ def build_kernels(folder: Path, lanes: int, kind: str) -> Path:
     torch = setup().describe_torch()
     flags = [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
     bindings = {
-        folder / f"{source.stem}-bindings.o": [*flags, "-O1", "-c", str(source)]
+        folder / f"{source.stem}-bindings.o": [*flags, "-O0", "-c", str(source)]
         for source in (ROOT / "csrc").glob("bindings/*.cpp")
     }
     kernels = _kernels(folder, lanes, kind, (ROOT / "csrc").glob("cuda/*.cu"))
@@ -77,9 +77,7 @@ def build_samples(folder: Path, lanes: int, kind: str) -> Path:
     return _link(folder / f"samples-{kind}{lanes}.so", kind, kernels, [])
 
 
-def _kernels(
-    folder: Path, lanes: int, kind: str, sources: Iterable[Path]
-) -> dict[Path, list[str]]:
+def _kernels(folder: Path, lanes: int, kind: str, sources: Iterable[Path]) -> dict[Path, list[str]]:
     """Return the objects of kernels and emulator, and what compiles each."""
     warp = f"-DGOOGLENET_FAST_WARP_SIZE={lanes}"
     device = ["-xc++", "-Wno-unknown-pragmas", f"-include{HERE / 'cuda_emulator.h'}"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build import sanitizing_environment
+
+from tests.cuda_emulator.build import sanitizing_environment
 
 Build = Callable[[int, str], Path]
 

@@ -8,12 +8,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from googlenet_fast.ops import bias_relu_pool, use_impl
+from googlenet_fast.ops import bias_relu_pool, extension, use_impl
+from googlenet_fast.ops.library import overload_of
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
 IMPLEMENTATIONS = ("reference", "triton")
+cuda = pytest.mark.skipif(
+    extension.missing_part("cuda") is not None, reason=str(extension.missing_part("cuda"))
+)
 
 
 def definition(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
@@ -194,14 +198,18 @@ def test_compiles_whole(implementation: str, device: str) -> None:
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
+@pytest.mark.parametrize(
+    ("implementation", "overload"),
+    [("reference", "default"), ("triton", "triton"), pytest.param("cuda", "default", marks=cuda)],
+)
+def test_fake_cuda_tensors_need_no_gpu(implementation: str, overload: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
         x = torch.empty(2, 8, 9, 9, device="cuda", requires_grad=True)
         y = bias_relu_pool(x, torch.empty(8, device="cuda"))
-        grad, sums = torch.ops.googlenet_fast.bias_relu_pool_backward.triton(
+        grad, sums = overload_of("bias_relu_pool_backward", overload)(
             y, torch.empty_like(y, dtype=torch.uint8), 9, 9, True
         )
+    assert (type(y.grad_fn).__name__ == "_BiasReluPoolBackward") == (implementation != "reference")
     assert (y.device.type, tuple(y.shape)) == ("cuda", (2, 8, 4, 4))
     assert (grad.shape, tuple(sums.shape), sums.dtype) == (x.shape, (8,), torch.float32)
     assert grad.is_contiguous(memory_format=torch.channels_last)

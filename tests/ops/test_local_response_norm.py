@@ -8,12 +8,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from googlenet_fast.ops import local_response_norm, use_impl
+from googlenet_fast.ops import extension, local_response_norm, use_impl
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
 IMPLEMENTATIONS = ("reference", "triton")
+cuda = pytest.mark.skipif(
+    extension.missing_part("cuda") is not None, reason=str(extension.missing_part("cuda"))
+)
 
 
 def gradient(function: Callable[..., Tensor], x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -143,11 +146,18 @@ def test_compiles_whole(implementation: str, device: str) -> None:
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 @pytest.mark.parametrize(
-    ("kind", "implementation"), [("meta", "reference"), ("cuda", "reference"), ("cuda", "triton")]
+    ("kind", "implementation"),
+    [
+        ("meta", "reference"),
+        ("cuda", "reference"),
+        ("cuda", "triton"),
+        pytest.param("cuda", "cuda", marks=cuda),
+    ],
 )
 def test_fake_tensors_need_no_gpu(kind: str, implementation: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
-        y = local_response_norm(torch.empty(2, 8, 9, 9, device=kind))
+        y = local_response_norm(torch.empty(2, 8, 9, 9, device=kind, requires_grad=True))
+    assert y.requires_grad
     assert (y.device.type, tuple(y.shape)) == (kind, (2, 8, 9, 9))
     assert y.is_contiguous(memory_format=torch.channels_last)
 

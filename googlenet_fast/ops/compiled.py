@@ -1,0 +1,32 @@
+"""Where the compiled kernels can run."""
+
+import torch
+from torch import Tensor
+
+from googlenet_fast.ops import extension
+
+DTYPES = {
+    "cpu": (torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    "cuda": (torch.float32, torch.float16, torch.bfloat16),
+}
+"""What the kernels take, by type of device."""
+
+
+def why_not_compiled(op: str, x: Tensor) -> str | None:
+    """Say why the extension's kernel of an op cannot take activations like `x`, or None."""
+    device_type = x.device.type
+    missing = extension.missing_part(device_type)
+    if missing is not None:
+        return missing
+    if not _has_kernel(op, device_type):
+        return "the compiled extension has no kernel of it for this device"
+    if x.dtype not in DTYPES[device_type]:
+        return f"it does not take {x.dtype}"
+    return None
+
+
+@torch._dynamo.assume_constant_result
+def _has_kernel(op: str, device_type: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"googlenet_fast::{op}", device_type.upper()
+    )

@@ -1,0 +1,191 @@
+"""Every CUDA kernel against the reference. Runs in a process where the extension is the emulator's.
+
+There, CPU tensors go to the CUDA kernels, and `native` is the name of that implementation.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from googlenet_fast.ops import (
+    bias_relu_pool,
+    concat_bias_relu,
+    local_response_norm,
+    max_pool,
+    use_impl,
+)
+from tests.cuda_emulator.calls import CALLS, Function, results
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+WIDTHS = {
+    "3a": ((64, 128, 32, 32), (14, 28)),
+    "5b": ((384, 384, 128, 128), (7, 7)),
+    "some odd": ((8, 3, 16, 1), (5, 9)),
+    "one pixel": ((9, 4), (1, 1)),
+}
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "aligned slice": lambda x: inside_wider(x, 8, 16),
+    "misaligned slice": lambda x: inside_wider(x, 1, 2),
+    "odd rows": lambda x: inside_wider(x, 8, 3),
+    "NCHW": lambda x: x.contiguous(),
+}
+
+
+def inside_wider(x: Tensor, before: int, after: int) -> Tensor:
+    """The same values as a slice of channels between others, which are NaN."""
+    n, channels, height, width = x.shape
+    wide = x.new_full((n, height, width, before + channels + after), float("nan"))
+    view = wide.permute(0, 3, 1, 2)[:, before : before + channels]
+    view.copy_(x)
+    return view
+
+
+def eighths(*shape: int) -> Tensor:
+    """Random multiples of 1/8, which stay apart from each other when a bias is added."""
+    return (torch.randn(shape) * 8).round() / 8
+
+
+def check(function: Function, tensors: Sequence[Tensor], grad: Tensor) -> None:
+    """Hold kernels to twice the error that plain PyTorch makes in the same dtype."""
+    with use_impl("reference"):
+        exact = results(function, [tensor.double() for tensor in tensors], grad)
+        plain = results(function, tensors, grad)
+    with use_impl("native"):
+        actual = results(function, tensors, grad)
+        with torch.no_grad():
+            assert torch.equal(function(*tensors), actual[0])
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for ours, theirs, truth in zip(actual, plain, exact, strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        if truth.numel() == 0:
+            continue
+        floor = 1e-6 * max(1.0, truth.abs().max().item())
+        allowed = 2 * (theirs.double() - truth).abs().max().item() + floor
+        assert (ours.double() - truth).abs().max().item() <= allowed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", WIDTHS)
+def test_concat_bias_relu(case: str, dtype: torch.dtype, layout: str) -> None:
+    widths, size = WIDTHS[case]
+    arrange = LAYOUTS[layout]
+    branches = [arrange(eighths(1, width, *size).to(dtype)) for width in widths]
+    biases = [eighths(width) + 1 / 16 for width in widths]
+    grad = arrange(torch.randn(1, sum(widths), *size).to(dtype))
+    count = len(widths)
+
+    def function(*tensors: Tensor) -> Tensor:
+        return concat_bias_relu(tensors[:count], tensors[count:])
+
+    check(function, [*branches, *biases], grad)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_concat_bias_relu_of_optional_parts(with_bias: bool, relu: bool) -> None:
+    branches = [eighths(2, width, 6, 5) for width in (8, 4)]
+    biases = [eighths(width) for width in (8, 4)] if with_bias else []
+
+    def function(*tensors: Tensor) -> Tensor:
+        return concat_bias_relu(tensors[:2], tensors[2:] or None, relu)
+
+    check(function, [*branches, *biases], torch.randn(2, 12, 6, 5))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [3, 72])
+@pytest.mark.parametrize("ceil_mode", [True, False])
+def test_bias_relu_pool(ceil_mode: bool, channels: int, dtype: torch.dtype, layout: str) -> None:
+    arrange = LAYOUTS[layout]
+    x, bias = arrange(eighths(2, channels, 13, 10).to(dtype)), eighths(channels) + 1 / 16
+    size = (6, 5) if ceil_mode else (6, 4)
+    grad = arrange(torch.randn(2, channels, *size).to(dtype))
+    check(lambda x, bias: bias_relu_pool(x, bias, ceil_mode=ceil_mode), [x, bias], grad)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (2, 9), (4, 3)], ids=str)
+@pytest.mark.parametrize("relu", [True, False])
+def test_bias_relu_pool_without_bias(relu: bool, size: tuple[int, int]) -> None:
+    x = eighths(1, 12, *size)
+    grad = torch.randn(1, 12, size[0] // 2, size[1] // 2)
+    check(lambda x: bias_relu_pool(x, None, relu, ceil_mode=True), [x], grad)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 64, 14, 14), (2, 3, 5, 1), (1, 24, 2, 9)], ids=str)
+def test_max_pool(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
+    arrange = LAYOUTS[layout]
+    check(max_pool, [arrange(eighths(*shape).to(dtype))], arrange(torch.randn(shape).to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("pool", ["bias_relu_pool", "max_pool"])
+def test_pools_choose_among_ties_as_pytorch_does(pool: str, dtype: torch.dtype) -> None:
+    function = {"bias_relu_pool": lambda x: bias_relu_pool(x, relu=False), "max_pool": max_pool}
+    x = torch.randint(-2, 2, (3, 8, 11, 14)).to(dtype)
+    x[0, 3, 2:4, 2:4] = float("nan")
+    x[1, 4] = float("-inf")
+    x[2, 5, 3:8] = float("inf")
+    with use_impl("reference"):
+        grad = torch.randint(1, 9, function[pool](x).shape).to(dtype)
+        expected = results(function[pool], [x], grad)
+    with use_impl("native"):
+        actual = results(function[pool], [x], grad)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 64, 100])
+def test_local_response_norm(channels: int, dtype: torch.dtype, layout: str) -> None:
+    arrange, shape = LAYOUTS[layout], (2, channels, 5, 7)
+    x, grad = (arrange((scale * torch.randn(shape)).to(dtype)) for scale in (10, 1))
+    check(lambda x: local_response_norm(x, alpha=0.1, beta=0.6, k=1.5), [x], grad)
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_vectors_and_scalars_give_the_same_bits_every_time(op: str) -> None:
+    function, tensors = CALLS[op]
+    x, *rest = tensors
+    with use_impl("native"):
+        grad = torch.randn(function(*tensors).shape)
+        first, second, scalar = (
+            results(function, [LAYOUTS[layout](x), *rest], grad)
+            for layout in ("dense", "dense", "misaligned slice")
+        )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(first[0], scalar[0])
+    assert torch.equal(first[1], scalar[1])
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("empty", [(0, 1, 1), (1, 0, 1)], ids=["batch", "channels"])
+def test_nothing_in_nothing_out(op: str, empty: tuple[int, ...]) -> None:
+    function, tensors = CALLS[op]
+    batch, channels, _ = empty
+    tensors = [t[:batch, : t.size(1) * channels] if t.dim() == 4 else t for t in tensors]
+    tensors = [t[: len(t) * channels] if t.dim() == 1 else t for t in tensors]
+    with use_impl("native"):
+        y, *grads = results(function, tensors, torch.ones(()).expand(function(*tensors).shape))
+    assert y.numel() == 0
+    assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
+
+
+def test_rows_further_apart_than_32_bits_count(tmp_path: Path) -> None:
+    stride = 2**31
+    values = torch.from_file(
+        str(tmp_path / "sparse"), shared=True, size=stride + 16, dtype=torch.float16
+    )
+    x = values.as_strided((1, 16, 1, 2), (2 * stride, 1, 2 * stride, stride))
+    x.copy_(torch.randn(1, 16, 1, 2))
+    dense = x.contiguous(memory_format=torch.channels_last)
+    with use_impl("native"):
+        for function in (lambda x: concat_bias_relu([x]), max_pool, local_response_norm):
+            assert torch.equal(function(x), function(dense))

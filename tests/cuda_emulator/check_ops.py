@@ -1,0 +1,92 @@
+"""The ops of the CUDA kernels as torch sees them. Runs where the extension is the emulator's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from googlenet_fast.errors import UserError
+from googlenet_fast.ops import local_response_norm, use_impl
+from tests.cuda_emulator.calls import CALLS, results
+
+ops = torch.ops.googlenet_fast
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", CALLS)
+def test_autocast(op: str, dtype: torch.dtype) -> None:
+    function, tensors = CALLS[op]
+    with use_impl("native"), torch.autocast("cpu", dtype=dtype):
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        y = function(*leaves)
+        grads = torch.autograd.grad(y.float().sum(), leaves)
+    assert y.dtype == dtype
+    assert [grad.dtype for grad in grads] == [torch.float32] * len(leaves)
+
+
+def test_opcheck() -> None:
+    x, bias = torch.randn(2, 12, 9, 8), torch.randn(12)
+    for with_grad in (False, True):
+        leaf = x.clone().requires_grad_(with_grad)
+        opcheck(ops.max_pool.default, (leaf,))
+        opcheck(ops.local_response_norm.default, (leaf, 5, 0.1, 0.75, 1.0))
+        opcheck(ops.bias_relu_pool.default, (leaf, bias.clone().requires_grad_(), True, True))
+        opcheck(ops.bias_relu_pool.default, (leaf, None, False, False))
+    opcheck(ops.local_response_norm_backward.default, (torch.randn_like(x), x, 5, 0.1, 0.75, 1.0))
+    y, index = ops.max_pool_training.default(x)
+    opcheck(ops.max_pool_backward.default, (y, index))
+    y, index = ops.bias_relu_pool_training.default(x, bias, True, True)
+    for need_bias in (True, False):
+        opcheck(ops.bias_relu_pool_backward.default, (y, index, 9, 8, need_bias))
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_compiles_whole(op: str) -> None:
+    function, tensors = CALLS[op]
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    with use_impl("native"):
+        grad = torch.randn(function(*tensors).shape)
+        actual, expected = (results(f, tensors, grad) for f in (compiled, function))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.max_pool.default(torch.ones(3, 3)), "max_pool: x must be"),
+        (lambda: ops.max_pool.default(torch.ones(1, 1, 2, 2).double()), "take no float64"),
+        (
+            lambda: ops.max_pool.default(torch.ones(1, 1, 1, 1).expand(2**15, 1, 2**9, 2**7)),
+            r"takes less than 2\^31 pixels",
+        ),
+        (
+            lambda: ops.max_pool_backward.default(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3)),
+            "the index must be of uint8",
+        ),
+        (
+            lambda: ops.bias_relu_pool.default(torch.ones(1, 2, 3, 3), torch.ones(3), True, False),
+            "one value per channel",
+        ),
+        (
+            lambda: ops.local_response_norm.default(torch.ones(1, 2, 3, 3), 4, 1.0, 1.0, 1.0),
+            "windows of 5 channels, not 4",
+        ),
+        (
+            lambda: ops.local_response_norm_backward.default(
+                torch.ones(1, 2, 3, 3), torch.ones(1, 3, 3, 3), 5, 1.0, 1.0, 1.0
+            ),
+            "not of x's size",
+        ),
+    ],
+)
+def test_what_kernels_cannot_take_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        call()
+
+
+def test_another_window_is_left_to_others() -> None:
+    x = torch.randn(1, 8, 3, 3)
+    with use_impl("native"), pytest.raises(UserError, match="windows of 5 channels, not 3"):
+        local_response_norm(x, size=3)
