@@ -10,6 +10,7 @@ from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.dispatch import use_impl
 from googlenet_fast.ops.inception import inception
+from googlenet_fast.ops.inception_bn import inception_bn
 from googlenet_fast.ops.local_response_norm import local_response_norm
 from googlenet_fast.ops.max_pool import max_pool
 
@@ -19,6 +20,7 @@ __all__ = [
     "concat_bias_relu",
     "conv_bias_relu",
     "inception",
+    "inception_bn",
     "local_response_norm",
     "max_pool",
     "use_impl",
