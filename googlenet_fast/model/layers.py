@@ -32,6 +32,12 @@ class Conv(nn.Module):
         self._folding = Folding()
 
     @property
+    def norm(self) -> _BatchNorm:
+        """The layer's batch normalisation, in presets that have one."""
+        assert self.bn is not None
+        return self.bn
+
+    @property
     def normalizes(self) -> bool:
         """Whether batch statistics are taken; batch norm in inference is part of the weights."""
         return self.bn is not None and self.bn.training
@@ -44,13 +50,12 @@ class Conv(nn.Module):
 
     def unclipped(self, x: Tensor) -> Tensor:
         """Return the output before ReLU, normalised as the mode of the layer's norm says."""
-        assert self.bn is not None
-        return self.bn(self.conv(x))
+        return self.norm(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
         if self.normalizes:
-            return bn_relu_concat([self.conv(x)], [self.bn], group_of(self.bn))
+            return bn_relu_concat([self.conv(x)], [self.norm], group_of(self.norm))
         return self._convolve(x, *self.parameters_folded(), self.relu)
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
@@ -68,7 +73,7 @@ class Conv(nn.Module):
         return F.relu_(y) if relu else y
 
 
-def group_of(norm: _BatchNorm | None) -> ProcessGroup | None:
+def group_of(norm: _BatchNorm) -> ProcessGroup | None:
     """Return the processes that a `torch.nn.SyncBatchNorm` takes its statistics over, if several.
 
     None: this process alone, as for any other norm.

@@ -35,16 +35,16 @@ def bn_relu_concat(
     Args:
         branches: each (N, C_i, H, W), all of one dtype: fp16, bf16, fp32 or fp64, cast under
             autocast. Fastest in channels_last, slices of channels included.
-        norms: of each branch, with weight and bias; they agree in `eps`, momentum and tracking. Whatever their mode,
-            statistics are those of the batch, as in training.
+        norms: of each branch, in training mode, with weight and bias; all of one `eps` and one
+            momentum, and all or none with running statistics.
         group: processes whose batches are normalised as one; None: this process alone.
 
     Returns:
         (N, sum of C_i, H, W) in the dtype of the branches, channels_last.
 
     Raises:
-        ValueError: there are no branches, not as many norms, norms that do not fit together, or
-            one value per channel, which has no variance.
+        ValueError: there are no branches, not as many norms, norms that are not as said, or one
+            value per channel, which has no variance.
     """
     check_norms("bn_relu_concat", branches, norms, group)
     branches = autocast(branches)
@@ -62,16 +62,10 @@ def bn_relu_concat_reference(
 ) -> Tensor:
     """Normalise, concatenate and clip, each on its own."""
     results = [
-        _batch_norm(x, norm) if group is None else _synchronized_batch_norm(x, norm, group)
+        _BatchNorm.forward(norm, x) if group is None else _synchronized_batch_norm(x, norm, group)
         for x, norm in zip(branches, norms, strict=True)
     ]
     return F.relu(torch.cat(results, dim=1)).contiguous(memory_format=torch.channels_last)
-
-
-def _batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
-    (factor,) = _count_batches([norm])
-    running = (norm.running_mean, norm.running_var)
-    return F.batch_norm(x, *running, norm.weight, norm.bias, True, float(factor), norm.eps)
 
 
 def _synchronized_batch_norm(x: Tensor, norm: _BatchNorm, group: ProcessGroup) -> Tensor:
@@ -94,10 +88,12 @@ def check_norms(
             f"{op}: {len(branches)} branches and {len(norms)} norms; give one branch or more, and a"
             " norm for each"
         )
+    if not all(norm.training for norm in norms):
+        raise ValueError(f"{op}: a norm is in inference mode; call its train()")
     if any(norm.weight is None for norm in norms):
         raise ValueError(f"{op}: a norm has no weight and bias; make it with affine=True")
     if len({(norm.eps, norm.momentum, norm.track_running_stats) for norm in norms}) > 1:
-        raise ValueError(f"{op}: norms of several eps, momentum or tracking; give all the same")
+        raise ValueError(f"{op}: norms of several eps, momenta or kinds; give all the same")
     if group is None and any(x.size(0) * x.size(2) * x.size(3) < 2 for x in branches):
         raise ValueError(
             f"{op}: one value per channel has no variance; give more images or larger ones"
@@ -199,29 +195,23 @@ def update_running_statistics(
         statistics: what `statistics_of` returns, of one call or several.
         total: values per channel.
     """
-    factors = _count_batches(norms)
-    if not norms[0].track_running_stats:
+    momentum: Any = norms[0].momentum
+    counters = _kept([norm.num_batches_tracked for norm in norms])
+    running = _kept([x for norm in norms for x in (norm.running_mean, norm.running_var)])
+    if not running:
         return
-    running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-    sizes = [norm.num_features for norm in norms]
-    values = torch.cat(list(statistics), dim=1).to(running[0].dtype)
-    means, variances = values[0].split(sizes), (values[1] * (total / (total - 1))).split(sizes)
-    if isinstance(factors[0], Tensor):
-        torch._foreach_lerp_(running, [*means, *variances], factors * 2)
-    else:
-        torch._foreach_lerp_(running, [*means, *variances], factors[0])
-
-
-def _count_batches(norms: Sequence[_BatchNorm]) -> list[Any]:
-    """Count one more batch, and return its share in the running statistics of each."""
-    momentum = norms[0].momentum
-    if not norms[0].track_running_stats:
-        return [0.0]
-    counters = [norm.num_batches_tracked for norm in norms]
     torch._foreach_add_(counters, 1)
-    if momentum is not None:
-        return [momentum] * len(norms)
-    return [1 / counter.to(norms[0].running_mean.dtype) for counter in counters]
+    if momentum is None:  # the mean over all batches
+        momentum = [1 / counter.to(running[0].dtype) for counter in counters for _ in range(2)]
+    values = torch.cat(list(statistics), dim=1)
+    values[1] *= total / (total - 1)  # unbiased
+    parts = values.to(running[0].dtype).split([norm.num_features for norm in norms], dim=1)
+    torch._foreach_lerp_(running, [row for part in parts for row in part], momentum)
+
+
+def _kept(buffers: Sequence[Tensor | None]) -> list[Tensor]:
+    """Leave out those that norms without running statistics do not keep."""
+    return [buffer for buffer in buffers if buffer is not None]
 
 
 class _BnReluConcat(torch.autograd.Function):

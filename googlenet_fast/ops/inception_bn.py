@@ -55,7 +55,7 @@ def inception_bn(
         (N, C1 + C3 + C5 + Cp, H, W), channels_last.
 
     Raises:
-        ValueError: norms do not fit together, or there is one value per channel.
+        ValueError: norms are not as said there, or there is one value per channel.
     """
     siblings, projected, w3, w5 = autocast([siblings, projected, w3, w5])
     outputs = [siblings, projected, projected, projected]
