@@ -27,7 +27,7 @@ struct Matrix {
 // the problem alone makes the sum the same for any number of threads and on any device.
 inline int64_t bias_partials(int64_t rows) {
   constexpr int64_t kRowsPerPartial = 32;
-  constexpr int64_t kMaxPartials = 512;
+  constexpr int64_t kMaxPartials = 1024;  // blocks that fill the largest GPUs
   return std::min((rows + kRowsPerPartial - 1) / kRowsPerPartial, kMaxPartials);
 }
 

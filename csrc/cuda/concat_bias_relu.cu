@@ -7,12 +7,17 @@
 namespace googlenet_fast {
 namespace {
 
-// Selected by comparisons rather than by index, so that the parameters stay out of local memory.
+// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
+// and value by value, so that the compiler sees where each pointer comes from: global memory.
 __device__ inline Branch branch_of(const Branch* branches, int count, int64_t column) {
   Branch branch = branches[0];
 #pragma unroll
   for (int i = 1; i < kMaxBranches; ++i) {
-    if (i < count && column >= branches[i].begin) branch = branches[i];
+    const bool here = i < count && column >= branches[i].begin;
+    branch.data = here ? branches[i].data : branch.data;
+    branch.stride = here ? branches[i].stride : branch.stride;
+    branch.begin = here ? branches[i].begin : branch.begin;
+    branch.bias = here ? branches[i].bias : branch.bias;
   }
   return branch;
 }
@@ -52,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
       if (p.y.data != nullptr) {
         const auto y = load<T, kWidth>(p.y.data, row * p.y.stride + column);
         for (int i = 0; i < kWidth; ++i) {
-          if (to_float(y.values[i]) <= 0.f) grad.values[i] = from_float<T>(0.f);
+          grad.values[i] = to_float(y.values[i]) <= 0.f ? from_float<T>(0.f) : grad.values[i];
         }
       }
       store<T, kWidth>(branch.data, row * branch.stride + channel, grad);

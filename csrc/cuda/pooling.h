@@ -101,7 +101,7 @@ __device__ inline void gather(
       const auto grad = load<T, kWidth>(p.grad_y.data, window * p.grad_y.stride + channel);
       const auto index = load<uint8_t, kWidth>(p.index, window * p.shape.channels + channel);
       for (int i = 0; i < kWidth; ++i) {
-        if (index.values[i] == row * W::kSide + column) sum[i] += to_float(grad.values[i]);
+        sum[i] += index.values[i] == row * W::kSide + column ? to_float(grad.values[i]) : 0.f;
       }
     }
   }

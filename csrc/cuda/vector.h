@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "../kernels.h"
@@ -37,14 +38,41 @@ __device__ inline T from_float(float value) {
   }
 }
 
+// What moves that many bytes in one access. A struct of T would not: compilers may load it piece by
+// piece, each where it is needed.
+template <int kBytes>
+struct Word;
+template <>
+struct Word<1> { using Type = unsigned char; };
+template <>
+struct Word<2> { using Type = unsigned short; };
+template <>
+struct Word<4> { using Type = unsigned; };
+template <>
+struct Word<8> { using Type = uint2; };
+template <>
+struct Word<16> { using Type = uint4; };
+
 template <typename T, int kWidth>
 __device__ inline Vector<T, kWidth> load(const void* base, int64_t offset) {
-  return *reinterpret_cast<const Vector<T, kWidth>*>(static_cast<const T*>(base) + offset);
+  using Type = typename Word<sizeof(T) * kWidth>::Type;
+  const Type word = *reinterpret_cast<const Type*>(static_cast<const T*>(base) + offset);
+  Vector<T, kWidth> vector;
+  memcpy(&vector, &word, sizeof(word));
+  return vector;
 }
 
 template <typename T, int kWidth>
 __device__ inline void store(void* base, int64_t offset, const Vector<T, kWidth>& vector) {
-  *reinterpret_cast<Vector<T, kWidth>*>(static_cast<T*>(base) + offset) = vector;
+  using Type = typename Word<sizeof(T) * kWidth>::Type;
+  Type word;
+  memcpy(&word, &vector, sizeof(word));
+  Type* const place = reinterpret_cast<Type*>(static_cast<T*>(base) + offset);
+#ifdef __NVCC__
+  __stcg(place, word);  // an ordinary store, but one that the compiler cannot split
+#else
+  *place = word;
+#endif
 }
 
 // Zero for null: there is no bias.

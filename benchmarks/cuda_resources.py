@@ -1,0 +1,244 @@
+"""What every CUDA C++ kernel takes of a GPU, without one: `python -m benchmarks.cuda_resources`.
+
+Compiles csrc/cuda/ for several architectures, reads registers, spills and shared memory off what
+ptxas reports, and the widths of memory accesses off the machine code. Writes
+docs/cuda-resources.md; exits with status 1 if a kernel breaks a rule.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.kernel_resources import CUOBJDUMP, LIMITS, Limits, Resources
+from googlenet_fast.errors import UserError, run_command
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+REPORT = ROOT / "docs" / "cuda-resources.md"
+
+THREADS = 256
+"""Of a block: kThreads in csrc/cuda/launch.h."""
+
+REGISTERS = 65536
+"""Of a multiprocessor, all of which one block may take, on every architecture."""
+
+DTYPES = {"float": "float32", "__half": "float16", "__nv_bfloat16": "bfloat16"}
+
+USAGE = re.compile(
+    r"Function properties for (?P<name>\w+)\s+(?P<stack>\d+) bytes stack frame,"
+    r" (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\s+"
+    r"ptxas info\s+: Used (?P<registers>\d+) registers(?P<rest>.*)"
+)
+SHARED = re.compile(r"(\d+) bytes smem")
+FUNCTION = re.compile(r"Function : (\w+)\n(.*?)(?=\n\s*Function : |\Z)", re.DOTALL)
+LOAD, STORE = re.compile(r"\bLDG\.\S+"), re.compile(r"\bSTG\.\S+")
+GENERIC = re.compile(r"\b(?:LD|ST)\.\S+")
+WIDE, NARROW = re.compile(r"\.(128|256)\b"), re.compile(r"\.[US](8|16)\b")
+DOUBLE = re.compile(r"\bD(ADD|MUL|FMA|SETP)\b")
+TEMPLATE = re.compile(
+    r"(?P<kernel>\w+)_kernel<(?:(?P<dtype>float|__half|__nv_bfloat16), )?(?P<n>\d)"
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instance of a kernel template, compiled for one architecture."""
+
+    source: str
+    """Name of its file, without suffix: the op that it belongs to."""
+    name: str
+    dtype: str
+    """Of the activations; of sums, float32."""
+    width: int
+    """Values that a thread moves at once."""
+    arch: int
+    resources: Resources
+    narrow: int
+    """Accesses to global memory of one or two bytes a thread."""
+    generic: int
+    """Accesses to memory of which the compiler does not know whether it is global."""
+
+    @property
+    def vectorized(self) -> bool:
+        """Whether it is the instance for rows that are aligned to 16 bytes."""
+        return self.width > 1
+
+    def broken_rules(self) -> list[str]:
+        """What every kernel must keep to, where this one does not."""
+        found = self.resources
+        broken = []
+        if found.spilled:
+            broken.append(f"spills {found.spilled} bytes")
+        if found.registers * THREADS > REGISTERS:
+            broken.append(f"takes {found.registers} registers, too many for {THREADS} threads")
+        if found.f64:
+            broken.append("computes in double precision")
+        if self.generic:
+            broken.append(f"has {self.generic} accesses by generic addresses")
+        if self.vectorized and not (found.wide_loads and found.wide_stores):
+            broken.append("moves no 16 bytes at a time")
+        if self.vectorized and self.narrow:
+            broken.append(f"has {self.narrow} accesses of one or two bytes")
+        return [f"sm_{self.arch} {self.name} {self.dtype} x{self.width}: {b}" for b in broken]
+
+
+def find_nvcc() -> str:
+    """The compiler: of $CUDA_HOME, or the one on PATH.
+
+    Raises:
+        UserError: there is none.
+    """
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc")
+    if nvcc is None:
+        raise UserError("no nvcc: install a CUDA toolkit and put nvcc on PATH, or set CUDA_HOME")
+    return nvcc
+
+
+def compile_kernels(source: Path, arch: int) -> list[Kernel]:
+    """Compile a .cu file for an architecture and read what its kernels take."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = str(Path(folder, "kernels.cubin"))
+        options = ["-std=c++20", "-O3", "-DUSE_CUDA", "-Xptxas=-v", f"-arch=sm_{arch}", "-cubin"]
+        report = _output([find_nvcc(), *options, str(source), "-o", cubin])
+        assembly = _output([str(CUOBJDUMP), "-sass", cubin])
+    return read_kernels(source.stem, arch, report, assembly)
+
+
+def _output(command: Sequence[str]) -> str:
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        raise UserError(f"{' '.join(command)} failed: {child.stderr.strip().splitlines()[-1]}")
+    return child.stdout + child.stderr
+
+
+def read_kernels(source: str, arch: int, report: str, assembly: str) -> list[Kernel]:
+    """Read the kernels of a file off ptxas's report and their machine code."""
+    code = dict(FUNCTION.findall(assembly))
+    usages = {usage["name"]: usage for usage in USAGE.finditer(report)}
+    names = _output(["c++filt", *usages]).splitlines()
+    kernels = []
+    for (symbol, usage), name in zip(usages.items(), names, strict=True):
+        template = TEMPLATE.search(name)
+        if template is None:
+            raise UserError(f"{source}.cu: {name} is not one of the kernel templates known here")
+        loads, stores = LOAD.findall(code[symbol]), STORE.findall(code[symbol])
+        shared = SHARED.search(usage["rest"])
+        resources = Resources(
+            registers=int(usage["registers"]),
+            shared=int(shared[1]) if shared else 0,
+            threads=THREADS,
+            tensor_columns=0,
+            spilled=int(usage["stack"]) + int(usage["stores"]) + int(usage["loads"]),
+            matrix=0,
+            loads=len(loads),
+            wide_loads=sum(bool(WIDE.search(load)) for load in loads),
+            stores=len(stores),
+            wide_stores=sum(bool(WIDE.search(store)) for store in stores),
+            f64=bool(DOUBLE.search(code[symbol])),
+        )
+        kernels.append(
+            Kernel(
+                source=source,
+                name=template["kernel"],
+                dtype=DTYPES[template["dtype"] or "float"],
+                width=int(template["n"]),
+                arch=arch,
+                resources=resources,
+                narrow=sum(bool(NARROW.search(access)) for access in (*loads, *stores)),
+                generic=len(GENERIC.findall(code[symbol])),
+            )
+        )
+    return kernels
+
+
+def compile_all(archs: Iterable[int]) -> list[Kernel]:
+    """Compile every file for every architecture, two at a time."""
+    tasks = [(source, arch) for source in SOURCES for arch in archs]
+    with ThreadPoolExecutor(2) as pool:
+        return [
+            kernel
+            for found in pool.map(lambda task: compile_kernels(*task), tasks)
+            for kernel in found
+        ]
+
+
+def table(kernels: Sequence[Kernel]) -> str:
+    """A row for each instance of each kernel."""
+    archs = sorted({kernel.arch for kernel in kernels})
+    rows: dict[tuple[str, str, str, int], dict[int, Kernel]] = {}
+    for kernel in kernels:
+        key = (kernel.source, kernel.name, kernel.dtype, kernel.width)
+        rows.setdefault(key, {})[kernel.arch] = kernel
+    lines = [
+        f"| file | kernel | dtype | values | {' | '.join(f'sm_{arch}' for arch in archs)}"
+        " | 16-byte |",
+        f"|---|---|---|---|{'---|' * len(archs)}---|",
+    ]
+    for (source, name, dtype, width), by_arch in sorted(rows.items()):
+        cells = [_cell(by_arch[arch].resources, LIMITS[arch]) for arch in archs]
+        found = by_arch[archs[0]].resources
+        share = f"{found.wide_loads}/{found.loads}, {found.wide_stores}/{found.stores}"
+        lines.append(f"| {source} | {name} | {dtype} | {width} | {' | '.join(cells)} | {share} |")
+    return "\n".join(lines)
+
+
+def _cell(found: Resources, limits: Limits) -> str:
+    return f"{found.registers}, {found.shared / 1024:.0f}, {found.programs(limits)}"
+
+
+HEADER = """# What the CUDA C++ kernels take of a GPU
+
+Written by `python -m benchmarks.cuda_resources` ({nvcc}); no GPU is needed. Each kernel of
+`csrc/cuda/` has an instance that moves 16 bytes a thread (4 or 8 values), for aligned rows, and one
+that moves single values, for any rows. Each architecture's column gives
+
+- registers of a thread, of 255,
+- KiB of shared memory of a block,
+- blocks of {threads} threads that a multiprocessor holds at a time, of 8;
+
+the last one how many of the instructions that load, and that store, move 16 bytes a thread
+(sm_{arch}). The others of an instance for aligned rows read biases, indices (a byte for each value)
+and the next few channels, and write indices and sums.
+
+The command fails if any kernel spills registers, takes more of them than a block of {threads}
+threads can have, computes in double precision, accesses memory by generic addresses, or, being an
+instance for aligned rows, moves no 16 bytes at a time or anything in accesses of one or two bytes.
+
+"""
+
+
+def main() -> None:
+    """Compile, write the report, and exit with status 1 if a kernel breaks a rule."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cuda_resources",
+        description="What every CUDA C++ kernel takes of a GPU; exit status 1: one breaks a rule.",
+    )
+    parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
+    parser.add_argument("--output", default=str(REPORT), help="file to write, or - to print")
+    options = parser.parse_args()
+    kernels = compile_all(options.arch)
+    release = re.search(r"release [\d.]+", _output([find_nvcc(), "--version"]))
+    report = HEADER.format(
+        nvcc=f"nvcc {release[0]}" if release else "nvcc", threads=THREADS, arch=min(options.arch)
+    )
+    report += table(kernels) + "\n"
+    if options.output == "-":
+        print(report)
+    else:
+        Path(options.output).write_text(report)
+    broken = [line for kernel in kernels for line in kernel.broken_rules()]
+    if broken:
+        sys.exit("\n".join(broken))
+
+
+if __name__ == "__main__":
+    run_command(main)
