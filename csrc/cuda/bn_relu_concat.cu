@@ -4,6 +4,7 @@
 // ReLU clipped a value is found out again from the input: y is not read in the backward pass.
 
 #include <algorithm>
+#include <cmath>
 
 #include "../bn_relu_concat.h"
 #include "column_sums.h"

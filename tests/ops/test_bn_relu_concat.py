@@ -141,6 +141,38 @@ def test_any_layout_of_inputs_and_gradients(layout: Callable[[Tensor], Tensor]) 
 
 
 @needs_extension
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"), [(8, 16), (1, 2), (8, 3)], ids=["aligned", "misaligned", "odd rows"]
+)
+def test_slices_of_channels_are_read_alone(
+    before: int, after: int, dtype: torch.dtype, check_accuracy: Check
+) -> None:
+    def inside_wider(x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        wide = x.new_full((n, height, width, before + channels + after), float("nan"))
+        view = wide.permute(0, 3, 1, 2)[:, before : before + channels]
+        return view.copy_(x)
+
+    widths = (16, 24)
+    branches = [inside_wider(x) for x in make_branches(widths, 9, dtype=dtype)]
+    norms, grad = make_norms(widths), inside_wider(torch.randn(2, 40, 9, 9, dtype=dtype))
+    exact = results("reference", branches, norms, grad, torch.float64)
+    plain = results("reference", branches, norms, grad)
+    actual = results("native", branches, norms, grad)
+    for ours, theirs, truth in zip(actual, plain, exact, strict=True):
+        check_accuracy(ours, theirs, truth)
+
+
+@needs_extension
+def test_the_same_bits_every_time() -> None:
+    branches, norms = make_branches((37, 8), 14), make_norms((37, 8))
+    grad = torch.randn(2, 45, 14, 14)
+    first, second = (results("native", branches, norms, grad) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@needs_extension
 def test_nan_stays_in_its_channel() -> None:
     (x,) = make_branches((4,), 3)
     x[0, 1, 2, 2] = float("nan")
@@ -231,6 +263,11 @@ def test_no_result_is_saved(keep_in: Keep) -> None:
         y = bn_relu_concat([x], make_norms((8,)))
     assert y.requires_grad
     assert sorted(tensor.numel() for tensor in saved) == [8, 8, 16, x.numel()]
+
+
+@needs_extension
+def test_statistics_of_nothing_are_zero() -> None:
+    assert ops.bn_relu_concat_statistics([torch.empty(0, 3, 4, 4)]).tolist() == [[0.0] * 3] * 2
 
 
 @needs_extension
@@ -325,7 +362,7 @@ def block_results(
 
 
 @needs_extension
-def test_a_block_in_one_node_equals_one_thing_after_the_other() -> None:
+def test_a_block_in_one_node_equals_one_thing_after_the_other_in_float64() -> None:
     tensors, norms = block_arguments(torch.float64)
     norms = [norm.double() for norm in norms]
     outcomes = []
