@@ -12,12 +12,28 @@
 namespace googlenet_fast {
 namespace {
 
-// Selected by comparisons rather than by index, so that the parameters stay out of local memory.
+// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
+// and value by value, so that the compiler sees where each pointer comes from: global memory.
 __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
   NormBranch branch = p.branches[0];
 #pragma unroll
   for (int i = 1; i < kMaxBranches; ++i) {
-    if (i < p.count && column >= p.branches[i].begin) branch = p.branches[i];
+    const NormBranch& other = p.branches[i];
+    const bool here = i < p.count && column >= other.begin;
+    const auto take = [here](auto& value, auto next) { value = here ? next : value; };
+    take(branch.x.data, other.x.data);
+    take(branch.x.stride, other.x.stride);
+    take(branch.grad.data, other.grad.data);
+    take(branch.grad.stride, other.grad.stride);
+    take(branch.out.data, other.out.data);
+    take(branch.out.stride, other.out.stride);
+    take(branch.begin, other.begin);
+    take(branch.mean, other.mean);
+    take(branch.variance, other.variance);
+    take(branch.weight, other.weight);
+    take(branch.bias, other.bias);
+    take(branch.grad_bias, other.grad_bias);
+    take(branch.grad_weight, other.grad_weight);
   }
   return branch;
 }
@@ -55,11 +71,17 @@ __device__ inline void store_pair(
   sum_over_rows<kWidth>(b, shared);
   const int64_t column = first_column<kWidth>();
   if (column >= columns || threadIdx.y != 0) return;
-  float* const row = static_cast<float*>(partial) + int64_t{blockIdx.x} * 2 * columns + column;
-  for (int i = 0; i < kWidth; ++i) {
-    finish(i);
-    row[i] = a[i];
-    row[columns + i] = b[i];
+  for (int i = 0; i < kWidth; ++i) finish(i);
+  const int64_t row = int64_t{blockIdx.x} * 2 * columns + column;
+  constexpr int kStep = kWidth == 1 ? 1 : kVectorWidth<float>;
+  for (int i = 0; i < kWidth; i += kStep) {
+    Vector<float, kStep> first, second;
+    for (int j = 0; j < kStep; ++j) {
+      first.values[j] = a[i + j];
+      second.values[j] = b[i + j];
+    }
+    store<float, kStep>(partial, row + i, first);
+    store<float, kStep>(partial, row + columns + i, second);
   }
 }
 
@@ -104,36 +126,48 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Mean and variance of all rows from those of blocks of `height` rows that took turns.
+template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     statistics_kernel(
         const float* partial, int64_t parts, int64_t rows, int64_t height, int64_t columns,
         float* statistics) {
-  __shared__ float shared[1][kThreads];
-  __shared__ float means[kThreads];
-  const int64_t column = first_column<1>();
-  const bool inside = column < columns;
-  const float first = inside && parts > 0 ? partial[column] : 0.f;
+  __shared__ float shared[kWidth][kThreads];
+  __shared__ float means[kWidth][kThreads];
+  const int64_t column = first_column<kWidth>();
+  const int64_t end = column < columns ? parts : 0;
+  const float all = fmaxf(1.f, static_cast<float>(rows));
 
-  float sum[1] = {};
-  for (int64_t part = threadIdx.y; inside && part < parts; part += blockDim.y) {
+  float sum[kWidth] = {};  // of differences to the first, for the same reason
+  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
     const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
-    sum[0] = fmaf(count, partial[part * 2 * columns + column] - first, sum[0]);
+    const float* const mean = partial + part * 2 * columns + column;
+    for (int i = 0; i < kWidth; ++i) {
+      sum[i] = fmaf(count, mean[i] - partial[column + i], sum[i]);
+    }
   }
-  sum_over_rows<1>(sum, shared);
-  if (threadIdx.y == 0) means[threadIdx.x] = first + sum[0] / fmaxf(1.f, rows);
+  sum_over_rows<kWidth>(sum, shared);
+  if (threadIdx.y == 0) {
+    for (int i = 0; i < kWidth; ++i) {
+      means[i][threadIdx.x] = (end > 0 ? partial[column + i] : 0.f) + sum[i] / all;
+    }
+  }
   __syncthreads();
-  const float mean = means[threadIdx.x];
 
-  sum[0] = 0.f;
-  for (int64_t part = threadIdx.y; inside && part < parts; part += blockDim.y) {
+  float squares[kWidth] = {};
+  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
     const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
-    const float offset = partial[part * 2 * columns + column] - mean;
-    sum[0] += fmaf(count * offset, offset, partial[(part * 2 + 1) * columns + column]);
+    const float* const mean = partial + part * 2 * columns + column;
+    for (int i = 0; i < kWidth; ++i) {
+      const float offset = mean[i] - means[i][threadIdx.x];
+      squares[i] += fmaf(count * offset, offset, mean[columns + i]);
+    }
   }
-  sum_over_rows<1>(sum, shared);
-  if (!inside || threadIdx.y != 0) return;
-  statistics[column] = mean;
-  statistics[columns + column] = sum[0] / fmaxf(1.f, rows);
+  sum_over_rows<kWidth>(squares, shared);
+  if (column >= columns || threadIdx.y != 0) return;
+  for (int i = 0; i < kWidth; ++i) {
+    statistics[column + i] = means[i][threadIdx.x];
+    statistics[columns + column + i] = squares[i] / all;
+  }
 }
 
 template <typename T, int kWidth>
@@ -238,7 +272,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
         "bn_relu_concat_moments", moments_kernel<decltype(value), width>, shape, stream, p);
   });
   launch(
-      "bn_relu_concat_statistics", statistics_kernel, shape_of(p.columns, 1, 1), stream,
+      "bn_relu_concat_statistics", statistics_kernel<1>, shape_of(p.columns, 1, 1), stream,
       static_cast<const float*>(p.partial), parts, p.rows, height, p.columns,
       static_cast<float*>(p.statistics));
 }
