@@ -126,9 +126,9 @@ def statistics_of(
     if group is None:
         return statistics, count
     own = torch.cat([statistics, torch.full_like(statistics[:1], count)])
-    everyone = own.new_empty(dist.get_world_size(group), *own.shape)
+    everyone = own.new_empty(dist.get_world_size(group) * len(own), own.size(1))
     dist.all_gather_into_tensor(everyone, own, group=group)
-    means, variances, counts = everyone.unbind(1)
+    means, variances, counts = everyone.view(-1, *own.shape).unbind(1)
     total = counts.sum(0)
     mean = (means * counts).sum(0) / total
     variance = ((variances + (means - mean).square()) * counts).sum(0) / total
