@@ -7,8 +7,7 @@ docs/batch-norm-traffic.md.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,15 @@ from torch.utils._pytree import tree_leaves
 
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.inception import Inception
 
 BATCH, SIDE = 2, 224
 """Images of the step that is counted, and their height and width."""
 
 HALF = 2
 """Bytes of an activation on a GPU, whatever its dtype here."""
+
+STAGES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "all")
+"""The blocks and the whole network."""
 
 REPORT = Path(__file__).parents[1] / "docs" / "batch-norm-traffic.md"
 
@@ -90,13 +91,6 @@ def _lone_weight_gradient(packet: Any, args: Sequence[Any]) -> bool:
     return packet == aten.convolution_backward and not args[-1][0]
 
 
-@contextmanager
-def counting(index_bytes: int) -> Iterator[Counter]:
-    """Count what runs inside the `with` block."""
-    with Counter(index_bytes) as counter:
-        yield counter
-
-
 def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
     """Count the forward and backward pass of a module in training."""
     net.train()
@@ -107,11 +101,11 @@ def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
     return Moved(counter.bytes / BATCH / 1e6, counter.launches)
 
 
-def rows() -> dict[str, tuple[Moved, Moved]]:
-    """Eager PyTorch's and ours, of each block and of the network without auxiliary heads.
+def rows(*names: str) -> dict[str, tuple[Moved, Moved]]:
+    """Eager PyTorch's and ours, of submodules, by names without their "inception"; all: "all".
 
-    Indices of max pools are int64 in PyTorch and a byte in the op `max_pool`, of which CPUs use the
-    reference.
+    Auxiliary heads are left out. Indices of max pools are int64 in PyTorch and a byte in the op
+    `max_pool`, of which CPUs use the reference.
     """
     import torchvision
 
@@ -119,20 +113,18 @@ def rows() -> dict[str, tuple[Moved, Moved]]:
     theirs = theirs.to(memory_format=torch.channels_last)
     fused = GoogLeNet("torchvision", aux=False)
     found = {}
-    sides = {"3": 28, "4": 14, "5": 7}
-    for name, block in fused.named_children():
-        if isinstance(block, Inception):
-            side = sides[name[-2]]
-            shape = (BATCH, block.project.conv.in_channels, side, side)
-            found[name.removeprefix("inception")] = _both(theirs.get_submodule(name), block, shape)
-    found["all"] = _both(theirs, fused, (BATCH, 3, SIDE, SIDE))
+    for name in names:
+        if name == "all":
+            modules: Sequence[Any] = (theirs, fused)
+            shape = (3, SIDE, SIDE)
+        else:
+            modules = [net.get_submodule(f"inception{name}") for net in (theirs, fused)]
+            side = {"3": 28, "4": 14, "5": 7}[name[0]]
+            shape = (modules[1].project.conv.in_channels, side, side)
+        x = torch.randn(BATCH, *shape).to(memory_format=torch.channels_last)
+        x.requires_grad_(name != "all")
+        found[name] = (step(modules[0], x, index_bytes=8), step(modules[1], x, index_bytes=1))
     return found
-
-
-def _both(theirs: nn.Module, fused: nn.Module, shape: tuple[int, ...]) -> tuple[Moved, Moved]:
-    x = torch.randn(shape).to(memory_format=torch.channels_last)
-    x.requires_grad_(shape[1] != 3)
-    return step(theirs, x, index_bytes=8), step(fused, x, index_bytes=1)
 
 
 HEADER = """# What training with batch norm moves through memory
@@ -151,15 +143,19 @@ two each.
 """
 
 
+def table(found: dict[str, tuple[Moved, Moved]]) -> str:
+    """Rows of the report."""
+    return "".join(
+        f"| {name} | {eager.megabytes:.2f} | {eager.launches} | {fused.megabytes:.2f} |"
+        f" {fused.launches} | {fused.megabytes / eager.megabytes:.2f} |\n"
+        for name, (eager, fused) in found.items()
+    )
+
+
 def main() -> None:
     """Entry point."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    lines = [
-        f"| {name} | {eager.megabytes:.2f} | {eager.launches} | {fused.megabytes:.2f} |"
-        f" {fused.launches} | {fused.megabytes / eager.megabytes:.2f} |\n"
-        for name, (eager, fused) in rows().items()
-    ]
-    REPORT.write_text(HEADER + "".join(lines))
+    REPORT.write_text(HEADER + table(rows(*STAGES)))
     print(REPORT.read_text())
 
 
