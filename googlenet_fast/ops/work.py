@@ -27,7 +27,7 @@ def work(op: str, call: Call, batch: int) -> Work:
     """Return the work of a call.
 
     Args:
-        op: inception, conv_bias_relu, bias_relu_pool or local_response_norm.
+        op: inception, conv_bias_relu, bias_relu_pool, max_pool or local_response_norm.
         call: what `selection.call_of` gives.
         batch: images.
     """
@@ -45,6 +45,9 @@ def work(op: str, call: Call, batch: int) -> Work:
         case "bias_relu_pool":
             y, index = x / 4, pixels * channels / 4
             return Work(0, 2 * (x + y + index) if training else x + y)
+        case "max_pool":
+            index = pixels * channels
+            return Work(0, 4 * x + 2 * index if training else 2 * x)
         case "local_response_norm":
             return Work(0, 5 * x if training else 2 * x)
     raise ValueError(f"no formula for {op}")

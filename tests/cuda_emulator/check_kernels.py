@@ -211,8 +211,8 @@ def test_kernels_can_fill_slices(op: str, before: int, after: int) -> None:
         expected = PLAIN[op](x)
     y = inside_wider(torch.full_like(expected, float("nan")), before, after)
     run_into = ctypes.CDLL(str(extension.PATH)).run_into
-    stride, pointer = ctypes.c_int64, ctypes.c_void_p
-    run_into.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, stride, *[pointer, stride] * 2]
+    size, stride, pointer = (ctypes.c_int,) * 3, ctypes.c_int64, ctypes.c_void_p
+    run_into.argtypes = [ctypes.c_char_p, *size, stride, pointer, stride, pointer, stride]
     run_into(op.encode(), 2, 7, 5, 24, x.data_ptr(), x.stride(3), y.data_ptr(), y.stride(3))
     torch.testing.assert_close(y, expected)
     wide = y._base

@@ -15,17 +15,9 @@ HERE = Path(__file__).parent
 
 def run_checks(arguments: list[str], library: Path, environment: dict[str, str]) -> None:
     """Have pytest run files of this directory with a library as the extension."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys"]
     child = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--capture=sys",
-            *arguments,
-        ],
+        [*pytest, *arguments],
         cwd=HERE,
         env={**os.environ, **environment, "GOOGLENET_FAST_EXTENSION": str(library)},
         capture_output=True,

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from googlenet_fast.engine import kernel_search
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.ops import records, selection
+from googlenet_fast.ops import dispatch, records, selection
 
-WINS = [("conv_bias_relu", 6), ("inception", 18)]
+SHAPES = {"bias_relu_pool": 8, "conv_bias_relu": 6, "inception": 18, "local_response_norm": 4}
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 records.environment = lambda device: {"device": device}
@@ -31,16 +31,17 @@ process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
 
 def measure(op, call, names, batch, device):
     assert rank == 0, "only the main process measures"
-    return {"triton": 2.0, "aten": 1.0}
+    return {name: 1.0 / (place + 1) for place, name in enumerate(names)}  # the last wins
 
 with torch.device("meta"):
     model = GoogLeNet("paper", 10)
 lines = kernel_search.search(model, 4, 224, None, process, measure)
-assert lines == [f"fastest {op}: aten for {n} shapes" for op, n in WINS]
+fastest = {op: list(dispatch.implementations(op, "cuda"))[-2] for op in SHAPES}
+assert lines == [f"fastest {op}: {fastest[op]} for {n} shapes" for op, n in SHAPES.items()]
 selection._load(str(process.device))
 calls = kernel_search.calls_of(model, 4, 224, None, process.device)
-chosen = {selection._fastest[op, call] for op, call in calls if op in dict(WINS)}
-assert chosen == {"aten"} and len(selection._fastest) > 24
+assert all(selection._fastest[op, call] == fastest[op] for op, call in calls)
+assert len(calls) == 36 < len(selection._fastest)
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -83,14 +84,17 @@ def test_what_was_measured_before_is_not_measured_again(model: GoogLeNet) -> Non
     process = Process(0, 1, 0, 1, GPU)
     lines = ["fastest inception: triton for 18 shapes"]
     assert search(model, 4, 224, None, process, measure) == lines
-    assert len(asked) == 24
-    assert asked[0][2:] == (["triton", "aten"], 4, "cuda:0")
+    assert len(asked) == 36
+    names = {"inception": ["triton", "aten"], "bias_relu_pool": ["cuda", "triton"]}
+    for op, *_, implementations, batch, device in asked:
+        assert (batch, device) == (4, "cuda:0")
+        assert implementations == names.get(op, implementations)
     asked.clear()
     assert search(model, 4, 224, None, process, measure) == lines
-    assert {op for op, *_ in asked} == {"conv_bias_relu"}  # of which nothing could run
+    assert "inception" not in {op for op, *_ in asked}  # of the others, nothing could run
     asked.clear()
     search(model, 8, 224, None, process, measure)
-    assert len(asked) == 24  # another batch
+    assert len(asked) == 36  # another batch
 
 
 def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
