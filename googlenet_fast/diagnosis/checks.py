@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.ops import (
     bias_relu_pool,
+    bn_relu_concat,
     concat_bias_relu,
     conv_bias_relu,
     dispatch,
@@ -44,6 +45,11 @@ CASES = {
             *((112,), (288,), (64,), (64,)),
         ),
         lambda t: (t[:4], t[4:], True),
+    ),
+    "bn_relu_concat": Case(
+        bn_relu_concat,
+        ((2, 112, 14, 14), (2, 288, 14, 14), (2, 64, 14, 14), (2, 64, 14, 14)),
+        lambda t: (t, [nn.BatchNorm2d(x.size(1)).to(x) for x in t]),
     ),
     "inception": Case(
         inception,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Folding:
     """The folded weight and bias of one layer, computed again when what they come from changed.
 
-    Tensors' versions tell of changes, but not of those by fused optimizers and of running
-    statistics: `forget` before or after training.
+    Tensors' versions tell of changes, but not of those by fused optimizers: `forget` at every
+    switch between training and inference.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,8 @@ class Folding:
     def __call__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         """Return weight and bias, in the weight's dtype; gradients flow through them."""
         sources = [conv.weight, *_parameters(bn)]
+        if bn.num_batches_tracked is not None:
+            sources.append(bn.num_batches_tracked)  # tells of changes of the running statistics
         if not _may_keep(sources):
             self.forget()
             return fold(conv.weight, bn)

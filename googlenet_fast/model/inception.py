@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_fast.model.layers import Conv
+from googlenet_fast.model.layers import Conv, group_of
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import concat_bias_relu, inception
+from googlenet_fast.ops import concat_bias_relu, inception, inception_bn, max_pool
 
 
 class Widths(NamedTuple):
@@ -52,12 +52,22 @@ class Inception(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
         convs = (self.conv_in, self.conv3, self.conv5, self.project)
+        if all(conv.normalizes for conv in convs):
+            return self._forward_training(x)
         if any(conv.normalizes for conv in convs):
             return self._forward_batch_norm(x)
         (w_in, b_in), (w3, b3), (w5, b5), (wp, bp) = (conv.parameters_folded() for conv in convs)
         return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu)
 
+    def _forward_training(self, x: Tensor) -> Tensor:
+        """With the statistics of the batch in all layers."""
+        norms = [conv.norm for conv in (self.conv_in, self.conv3, self.conv5, self.project)]
+        siblings, projected = self.conv_in.conv(x), self.project.conv(max_pool(x))
+        w3, w5 = self.conv3.conv.weight, self.conv5.conv.weight
+        return inception_bn(siblings, projected, w3, w5, norms, group_of(norms[0]))
+
     def _forward_batch_norm(self, x: Tensor) -> Tensor:
+        """With each layer as it is: some of them may be frozen."""
         y1, r3, r5 = self.conv_in.unclipped(x).split(self.siblings, dim=1)
         y3 = self.conv3.unclipped(F.relu(r3))
         y5 = self.conv5.unclipped(F.relu(r5))

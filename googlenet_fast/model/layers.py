@@ -1,12 +1,15 @@
 """Layers shared by the stem, the Inception blocks and the heads."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from googlenet_fast.model.folding import Folding
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import bias_relu_pool, conv_bias_relu
+from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu
 
 
 class Conv(nn.Module):
@@ -29,6 +32,12 @@ class Conv(nn.Module):
         self._folding = Folding()
 
     @property
+    def norm(self) -> _BatchNorm:
+        """The layer's batch normalisation, in presets that have one."""
+        assert self.bn is not None
+        return self.bn
+
+    @property
     def normalizes(self) -> bool:
         """Whether batch statistics are taken; batch norm in inference is part of the weights."""
         return self.bn is not None and self.bn.training
@@ -45,22 +54,19 @@ class Conv(nn.Module):
         return super().train(mode)
 
     def unclipped(self, x: Tensor) -> Tensor:
-        """Return the output before ReLU, where batch statistics are taken."""
-        assert self.bn is not None
-        self._folding.forget()
-        return self.bn(self.conv(x))
+        """Return the output before ReLU, normalised as the mode of the layer's norm says."""
+        return self.norm(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
-        if not self.normalizes:
-            return self._convolve(x, *self.parameters_folded(), self.relu)
-        y = self.unclipped(x)
-        return F.relu(y, inplace=True) if self.relu else y
+        if self.normalizes:
+            return bn_relu_concat([self.conv(x)], [self.norm], group_of(self.norm))
+        return self._convolve(x, *self.parameters_folded(), self.relu)
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
         """Return the 3x3/2 maxima of `forward(x)`; bias and ReLU are done by the pool's op."""
         if self.normalizes:
-            return bias_relu_pool(self.unclipped(x), None, relu=self.relu, ceil_mode=ceil_mode)
+            return bias_relu_pool(self(x), relu=False, ceil_mode=ceil_mode)
         weight, bias = self.parameters_folded()
         y = self._convolve(x, weight, None, relu=False)
         return bias_relu_pool(y, bias, relu=self.relu, ceil_mode=ceil_mode)
@@ -70,6 +76,17 @@ class Conv(nn.Module):
             return conv_bias_relu(x, weight, bias, relu)
         y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
         return F.relu_(y) if relu else y
+
+
+def group_of(norm: _BatchNorm) -> ProcessGroup | None:
+    """Return the processes that a `torch.nn.SyncBatchNorm` takes its statistics over, if several.
+
+    None: this process alone, as for any other norm.
+    """
+    if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_initialized():
+        return None
+    group = norm.process_group or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
 
 
 class Dropout(nn.Module):

@@ -5,18 +5,22 @@ and torch.compile. `dispatch` says how an implementation is chosen.
 """
 
 from googlenet_fast.ops.bias_relu_pool import bias_relu_pool
+from googlenet_fast.ops.bn_relu_concat import bn_relu_concat
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.dispatch import use_impl
 from googlenet_fast.ops.inception import inception
+from googlenet_fast.ops.inception_bn import inception_bn
 from googlenet_fast.ops.local_response_norm import local_response_norm
 from googlenet_fast.ops.max_pool import max_pool
 
 __all__ = [
     "bias_relu_pool",
+    "bn_relu_concat",
     "concat_bias_relu",
     "conv_bias_relu",
     "inception",
+    "inception_bn",
     "local_response_norm",
     "max_pool",
     "use_impl",

@@ -1,0 +1,242 @@
+// Batch normalisation with ReLU and concatenation: four passes over memory.
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "../bn_relu_concat.h"
+
+namespace googlenet_fast {
+namespace {
+
+using torch::stable::parallel_for;
+
+// Values that one task should handle at least, to be worth a thread.
+constexpr int64_t kGrain = 16384;
+
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+T* row_of(const Matrix& matrix, int64_t row) {
+  return static_cast<T*>(matrix.data) + row * matrix.stride;
+}
+
+// What all rows of a branch share, by channel.
+template <typename A>
+struct Constants {
+  std::vector<A> mean, inverse, scale, bias;  // y = relu((x - mean) * scale + bias)
+  std::vector<A> grad_mean, slope;  // of masked grad, and what of it x - mean accounts for
+
+  Constants(const NormBranch& branch, double eps, double total)
+      : mean(branch.channels), inverse(branch.channels), scale(branch.channels),
+        bias(branch.channels), grad_mean(branch.channels), slope(branch.channels) {
+    const auto at = [](const void* values, int64_t c) { return static_cast<const A*>(values)[c]; };
+    for (int64_t c = 0; c < branch.channels; ++c) {
+      mean[c] = at(branch.mean, c);
+      inverse[c] = A(1) / std::sqrt(at(branch.variance, c) + static_cast<A>(eps));
+      scale[c] = inverse[c] * at(branch.weight, c);
+      bias[c] = at(branch.bias, c);
+      if (branch.grad_bias == nullptr) continue;
+      grad_mean[c] = at(branch.grad_bias, c) / static_cast<A>(total);
+      slope[c] = at(branch.grad_weight, c) / static_cast<A>(total) * inverse[c];
+    }
+  }
+};
+
+template <typename A>
+std::vector<Constants<A>> constants_of(const NormBranches& p, double total) {
+  std::vector<Constants<A>> constants;
+  for (int i = 0; i < p.count; ++i) constants.emplace_back(p.branches[i], p.eps, total);
+  return constants;
+}
+
+// Call `function` with each branch's index and a range of its rows, in parallel.
+template <typename F>
+void for_rows(const NormBranches& p, const F& function) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, p.columns));
+  parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int i = 0; i < p.count; ++i) function(i, row);
+    }
+  });
+}
+
+// The same number of parts, whatever the number of threads.
+int64_t first_row(const NormBranches& p, int64_t part) {
+  return part * p.rows / bias_partials(p.rows);
+}
+
+// Call `function` with each branch, two zeroed sums for each of its channels, and a range of rows.
+template <typename A, typename F>
+void for_parts(const NormBranches& p, void* partial, const F& function) {
+  parallel_for(0, bias_partials(p.rows), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      A* const sums = static_cast<A*>(partial) + part * 2 * p.columns;
+      std::fill_n(sums, 2 * p.columns, A(0));
+      for (int i = 0; i < p.count; ++i) {
+        A* const first = sums + p.branches[i].begin;
+        function(i, first, first + p.columns, first_row(p, part), first_row(p, part + 1));
+      }
+    }
+  });
+}
+
+// Mean and sum of squared deviations of some rows. Sums are of differences to the first of them,
+// so that a mean far from zero costs no digits.
+template <typename T>
+void moments(
+    const NormBranch& branch, Accumulator<T>* __restrict mean, Accumulator<T>* __restrict squares,
+    int64_t begin, int64_t end) {
+  using A = Accumulator<T>;
+  const T* const shift = row_of<T>(branch.x, begin);
+  for (int64_t row = begin; row < end; ++row) {
+    const T* const x = row_of<T>(branch.x, row);
+    for (int64_t c = 0; c < branch.channels; ++c) {
+      const A difference = static_cast<A>(x[c]) - static_cast<A>(shift[c]);
+      mean[c] += difference;
+      squares[c] += difference * difference;
+    }
+  }
+  const A rows = static_cast<A>(end - begin);
+  for (int64_t c = 0; c < branch.channels; ++c) {
+    const A offset = mean[c] / rows;
+    squares[c] = std::max(A(0), squares[c] - mean[c] * offset);
+    mean[c] = static_cast<A>(shift[c]) + offset;
+  }
+}
+
+template <typename T>
+void statistics(const BatchNormStatistics& p) {
+  using A = Accumulator<T>;
+  for_parts<A>(p, p.partial, [&](int i, A* mean, A* squares, int64_t begin, int64_t end) {
+    moments<T>(p.branches[i], mean, squares, begin, end);
+  });
+
+  const A* const partial = static_cast<const A*>(p.partial);
+  A* const mean = static_cast<A*>(p.statistics);
+  A* const variance = mean + p.columns;
+  std::fill_n(mean, 2 * p.columns, A(0));
+  const int64_t parts = bias_partials(p.rows);
+  const auto rows_in = [&](int64_t part) {
+    return static_cast<A>(first_row(p, part + 1) - first_row(p, part));
+  };
+  for (int64_t part = 0; part < parts; ++part) {
+    const A share = rows_in(part) / static_cast<A>(p.rows);
+    const A* const part_mean = partial + part * 2 * p.columns;
+    for (int64_t c = 0; c < p.columns; ++c) mean[c] += share * (part_mean[c] - partial[c]);
+  }
+  for (int64_t c = 0; c < (parts ? p.columns : 0); ++c) mean[c] += partial[c];
+  for (int64_t part = 0; part < parts; ++part) {
+    const A rows = rows_in(part);
+    const A* const part_mean = partial + part * 2 * p.columns;
+    const A* const squares = part_mean + p.columns;
+    for (int64_t c = 0; c < p.columns; ++c) {
+      const A offset = part_mean[c] - mean[c];
+      variance[c] += (squares[c] + rows * offset * offset) / static_cast<A>(p.rows);
+    }
+  }
+}
+
+template <typename T>
+void forward(const BatchNormRelu& p) {
+  using A = Accumulator<T>;
+  const auto constants = constants_of<A>(p, 1);
+  for_rows(p, [&](int i, int64_t row) {
+    const T* const __restrict x = row_of<T>(p.branches[i].x, row);
+    T* const __restrict y = row_of<T>(p.branches[i].out, row);
+    const A* const __restrict mean = constants[i].mean.data();
+    const A* const __restrict scale = constants[i].scale.data();
+    const A* const __restrict bias = constants[i].bias.data();
+    for (int64_t c = 0; c < p.branches[i].channels; ++c) {
+      const A value = (static_cast<A>(x[c]) - mean[c]) * scale[c] + bias[c];
+      y[c] = static_cast<T>(value < A(0) ? A(0) : value);  // keeps NaN
+    }
+  });
+}
+
+template <typename T>
+void sums(const BatchNormSums& p) {
+  using A = Accumulator<T>;
+  const auto constants = constants_of<A>(p, 1);
+  for_parts<A>(p, p.partial, [&](int i, A* grad_bias, A* grad_weight, int64_t begin, int64_t end) {
+    const A* const __restrict mean = constants[i].mean.data();
+    const A* const __restrict scale = constants[i].scale.data();
+    const A* const __restrict bias = constants[i].bias.data();
+    for (int64_t row = begin; row < end; ++row) {
+      const T* const __restrict x = row_of<T>(p.branches[i].x, row);
+      const T* const __restrict grad_y = row_of<T>(p.branches[i].grad, row);
+      for (int64_t c = 0; c < p.branches[i].channels; ++c) {
+        const A centered = static_cast<A>(x[c]) - mean[c];
+        const A grad = centered * scale[c] + bias[c] <= A(0) ? A(0) : static_cast<A>(grad_y[c]);
+        grad_bias[c] += grad;
+        grad_weight[c] += grad * centered;
+      }
+    }
+    for (int64_t c = 0; c < p.branches[i].channels; ++c) grad_weight[c] *= constants[i].inverse[c];
+  });
+
+  const A* const partial = static_cast<const A*>(p.partial);
+  A* const total = static_cast<A*>(p.sums);
+  std::fill_n(total, 2 * p.columns, A(0));
+  for (int64_t part = 0; part < bias_partials(p.rows); ++part) {
+    for (int64_t c = 0; c < 2 * p.columns; ++c) total[c] += partial[part * 2 * p.columns + c];
+  }
+}
+
+template <typename T>
+void backward(const BatchNormBackward& p) {
+  using A = Accumulator<T>;
+  const auto constants = constants_of<A>(p, p.total);
+  for_rows(p, [&](int i, int64_t row) {
+    const T* const __restrict x = row_of<T>(p.branches[i].x, row);
+    const T* const __restrict grad_y = row_of<T>(p.branches[i].grad, row);
+    T* const __restrict grad_x = row_of<T>(p.branches[i].out, row);
+    const A* const __restrict mean = constants[i].mean.data();
+    const A* const __restrict scale = constants[i].scale.data();
+    const A* const __restrict bias = constants[i].bias.data();
+    const A* const __restrict grad_mean = constants[i].grad_mean.data();
+    const A* const __restrict slope = constants[i].slope.data();
+    for (int64_t c = 0; c < p.branches[i].channels; ++c) {
+      const A centered = static_cast<A>(x[c]) - mean[c];
+      const A grad = centered * scale[c] + bias[c] <= A(0) ? A(0) : static_cast<A>(grad_y[c]);
+      grad_x[c] = static_cast<T>(scale[c] * (grad - grad_mean[c] - centered * slope[c]));
+    }
+  });
+}
+
+// Call `function` with a value of the C++ type of `dtype`.
+template <typename F>
+void dispatch(Dtype dtype, const F& function) {
+  switch (dtype) {
+    case Dtype::kFloat16: return function(torch::headeronly::Half());
+    case Dtype::kBFloat16: return function(torch::headeronly::BFloat16());
+    case Dtype::kFloat32: return function(float());
+    case Dtype::kFloat64: return function(double());
+  }
+}
+
+}  // namespace
+
+void run_cpu(Dtype dtype, const BatchNormStatistics& p) {
+  dispatch(dtype, [&](auto value) { statistics<decltype(value)>(p); });
+}
+
+void run_cpu(Dtype dtype, const BatchNormRelu& p) {
+  dispatch(dtype, [&](auto value) { forward<decltype(value)>(p); });
+}
+
+void run_cpu(Dtype dtype, const BatchNormSums& p) {
+  dispatch(dtype, [&](auto value) { sums<decltype(value)>(p); });
+}
+
+void run_cpu(Dtype dtype, const BatchNormBackward& p) {
+  dispatch(dtype, [&](auto value) { backward<decltype(value)>(p); });
+}
+
+}  // namespace googlenet_fast

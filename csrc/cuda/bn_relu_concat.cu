@@ -1,0 +1,309 @@
+// Batch normalisation with ReLU and concatenation: four passes over memory.
+//
+// Threads keep to their columns (launch.h), so what belongs to a channel is looked up once. Whether
+// ReLU clipped a value is found out again from the input: y is not read in the backward pass.
+
+#include <algorithm>
+#include <cmath>
+
+#include "../bn_relu_concat.h"
+#include "column_sums.h"
+
+namespace googlenet_fast {
+namespace {
+
+// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
+// and value by value, so that the compiler sees where each pointer comes from: global memory.
+__device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
+  NormBranch branch = p.branches[0];
+#pragma unroll
+  for (int i = 1; i < kMaxBranches; ++i) {
+    const NormBranch& other = p.branches[i];
+    const bool here = i < p.count && column >= other.begin;
+    const auto take = [here](auto& value, auto next) { value = here ? next : value; };
+    take(branch.x.data, other.x.data);
+    take(branch.x.stride, other.x.stride);
+    take(branch.grad.data, other.grad.data);
+    take(branch.grad.stride, other.grad.stride);
+    take(branch.out.data, other.out.data);
+    take(branch.out.stride, other.out.stride);
+    take(branch.begin, other.begin);
+    take(branch.mean, other.mean);
+    take(branch.variance, other.variance);
+    take(branch.weight, other.weight);
+    take(branch.bias, other.bias);
+    take(branch.grad_bias, other.grad_bias);
+    take(branch.grad_weight, other.grad_weight);
+  }
+  return branch;
+}
+
+// What normalises a thread's columns: y = relu((x - mean) * scale + bias).
+template <int kWidth>
+struct Normalization {
+  float mean[kWidth], inverse[kWidth], scale[kWidth], bias[kWidth];
+
+  __device__ Normalization(const NormBranch& branch, int64_t channel, float eps) {
+    float weight[kWidth];
+    load_bias(branch.mean, channel, mean);
+    load_bias(branch.variance, channel, inverse);
+    load_bias(branch.weight, channel, weight);
+    load_bias(branch.bias, channel, bias);
+    for (int i = 0; i < kWidth; ++i) {
+      inverse[i] = 1.f / sqrtf(inverse[i] + eps);
+      scale[i] = inverse[i] * weight[i];
+    }
+  }
+
+  __device__ float centered(int i, float x) const { return x - mean[i]; }
+
+  // Before ReLU. Forward and backward must agree about its sign, so its rounding is written out.
+  __device__ float value(int i, float centered) const { return fmaf(centered, scale[i], bias[i]); }
+};
+
+// Leave two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
+// matrix of twice `columns`. All threads of the block must call it.
+template <int kWidth, typename F>
+__device__ inline void store_pair(
+    float (&a)[kWidth], float (&b)[kWidth], void* partial, int64_t columns, const F& finish) {
+  __shared__ float shared[kWidth][kThreads];
+  sum_over_rows<kWidth>(a, shared);
+  sum_over_rows<kWidth>(b, shared);
+  const int64_t column = first_column<kWidth>();
+  if (column >= columns || threadIdx.y != 0) return;
+  for (int i = 0; i < kWidth; ++i) finish(i);
+  const int64_t row = int64_t{blockIdx.x} * 2 * columns + column;
+  constexpr int kStep = kWidth == 1 ? 1 : kVectorWidth<float>;
+  for (int i = 0; i < kWidth; i += kStep) {
+    Vector<float, kStep> first, second;
+    for (int j = 0; j < kStep; ++j) {
+      first.values[j] = a[i + j];
+      second.values[j] = b[i + j];
+    }
+    store<float, kStep>(partial, row + i, first);
+    store<float, kStep>(partial, row + columns + i, second);
+  }
+}
+
+// How many rows a block walks over, if blocks of `height` rows take turns.
+__device__ inline int64_t rows_of_block(
+    int64_t rows, int64_t blocks, int64_t height, int64_t block) {
+  const int64_t turns = rows / (blocks * height);
+  const int64_t rest = rows - turns * blocks * height - block * height;
+  return turns * height + (rest < 0 ? 0 : rest < height ? rest : height);
+}
+
+// Mean and sum of squared deviations of each block's rows. Sums are of differences to the first of
+// them, so that a mean far from zero costs no digits.
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    moments_kernel(const __grid_constant__ BatchNormStatistics p) {
+  const int64_t column = first_column<kWidth>();
+  const int64_t first = int64_t{blockIdx.x} * blockDim.y;
+  float shift[kWidth] = {}, mean[kWidth] = {}, squares[kWidth] = {};
+
+  if (column < p.columns && first < p.rows) {
+    const NormBranch branch = branch_of(p, column);
+    const int64_t channel = column - branch.begin;
+    const auto start = load<T, kWidth>(branch.x.data, first * branch.x.stride + channel);
+    for (int i = 0; i < kWidth; ++i) shift[i] = to_float(start.values[i]);
+    for (int64_t row = first_row(); row < p.rows; row += row_step()) {
+      const auto x = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
+      for (int i = 0; i < kWidth; ++i) {
+        const float difference = to_float(x.values[i]) - shift[i];
+        mean[i] += difference;
+        squares[i] = fmaf(difference, difference, squares[i]);
+      }
+    }
+  }
+  const int64_t count = rows_of_block(p.rows, gridDim.x, blockDim.y, blockIdx.x);
+  const float rows = static_cast<float>(count > 0 ? count : 1);
+  store_pair<kWidth>(mean, squares, p.partial, p.columns, [&](int i) {
+    const float offset = mean[i] / rows;
+    squares[i] = fmaxf(0.f, squares[i] - mean[i] * offset);
+    mean[i] = shift[i] + offset;
+  });
+}
+
+// Mean and variance of all rows from those of blocks of `height` rows that took turns.
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    statistics_kernel(
+        const float* partial, int64_t parts, int64_t rows, int64_t height, int64_t columns,
+        float* statistics) {
+  __shared__ float shared[kWidth][kThreads];
+  __shared__ float means[kWidth][kThreads];
+  const int64_t column = first_column<kWidth>();
+  const int64_t end = column < columns ? parts : 0;
+  const float all = fmaxf(1.f, static_cast<float>(rows));
+
+  float sum[kWidth] = {};  // of differences to the first, for the same reason
+  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
+    const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
+    const float* const mean = partial + part * 2 * columns + column;
+    for (int i = 0; i < kWidth; ++i) {
+      sum[i] = fmaf(count, mean[i] - partial[column + i], sum[i]);
+    }
+  }
+  sum_over_rows<kWidth>(sum, shared);
+  if (threadIdx.y == 0) {
+    for (int i = 0; i < kWidth; ++i) {
+      means[i][threadIdx.x] = (end > 0 ? partial[column + i] : 0.f) + sum[i] / all;
+    }
+  }
+  __syncthreads();
+
+  float squares[kWidth] = {};
+  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
+    const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
+    const float* const mean = partial + part * 2 * columns + column;
+    for (int i = 0; i < kWidth; ++i) {
+      const float offset = mean[i] - means[i][threadIdx.x];
+      squares[i] += fmaf(count * offset, offset, mean[columns + i]);
+    }
+  }
+  sum_over_rows<kWidth>(squares, shared);
+  if (column >= columns || threadIdx.y != 0) return;
+  for (int i = 0; i < kWidth; ++i) {
+    statistics[column + i] = means[i][threadIdx.x];
+    statistics[columns + column + i] = squares[i] / all;
+  }
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    bn_relu_concat_kernel(const __grid_constant__ BatchNormRelu p) {
+  const int64_t column = first_column<kWidth>();
+  if (column >= p.columns) return;
+  const NormBranch branch = branch_of(p, column);
+  const int64_t channel = column - branch.begin;
+  const Normalization<kWidth> norm(branch, channel, static_cast<float>(p.eps));
+  for (int64_t row = first_row(); row < p.rows; row += row_step()) {
+    auto vector = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
+    for (int i = 0; i < kWidth; ++i) {
+      const float value = norm.value(i, norm.centered(i, to_float(vector.values[i])));
+      vector.values[i] = from_float<T>(value < 0.f ? 0.f : value);  // keeps NaN
+    }
+    store<T, kWidth>(branch.out.data, row * branch.out.stride + channel, vector);
+  }
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    bn_relu_concat_sums_kernel(const __grid_constant__ BatchNormSums p) {
+  const int64_t column = first_column<kWidth>();
+  float grad_bias[kWidth] = {}, grad_weight[kWidth] = {};
+  if (column < p.columns) {
+    const NormBranch branch = branch_of(p, column);
+    const int64_t channel = column - branch.begin;
+    const Normalization<kWidth> norm(branch, channel, static_cast<float>(p.eps));
+    for (int64_t row = first_row(); row < p.rows; row += row_step()) {
+      const auto x = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
+      const auto grad_y = load<T, kWidth>(branch.grad.data, row * branch.grad.stride + channel);
+      for (int i = 0; i < kWidth; ++i) {
+        const float centered = norm.centered(i, to_float(x.values[i]));
+        const float grad = norm.value(i, centered) <= 0.f ? 0.f : to_float(grad_y.values[i]);
+        grad_bias[i] += grad;
+        grad_weight[i] = fmaf(grad, centered, grad_weight[i]);
+      }
+    }
+    for (int i = 0; i < kWidth; ++i) grad_weight[i] *= norm.inverse[i];
+  }
+  store_pair<kWidth>(grad_bias, grad_weight, p.partial, p.columns, [](int) {});
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    bn_relu_concat_backward_kernel(const __grid_constant__ BatchNormBackward p) {
+  const int64_t column = first_column<kWidth>();
+  if (column >= p.columns) return;
+  const NormBranch branch = branch_of(p, column);
+  const int64_t channel = column - branch.begin;
+  const Normalization<kWidth> norm(branch, channel, static_cast<float>(p.eps));
+  const float total = static_cast<float>(p.total);
+  float mean[kWidth], slope[kWidth];  // of masked grad, and what of it x - mean accounts for
+  load_bias(branch.grad_bias, channel, mean);
+  load_bias(branch.grad_weight, channel, slope);
+  for (int i = 0; i < kWidth; ++i) {
+    mean[i] /= total;
+    slope[i] = slope[i] / total * norm.inverse[i];
+  }
+  for (int64_t row = first_row(); row < p.rows; row += row_step()) {
+    const auto x = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
+    auto grad_y = load<T, kWidth>(branch.grad.data, row * branch.grad.stride + channel);
+    for (int i = 0; i < kWidth; ++i) {
+      const float centered = norm.centered(i, to_float(x.values[i]));
+      const float grad = norm.value(i, centered) <= 0.f ? 0.f : to_float(grad_y.values[i]);
+      grad_y.values[i] = from_float<T>(norm.scale[i] * (grad - mean[i] - centered * slope[i]));
+    }
+    store<T, kWidth>(branch.out.data, row * branch.out.stride + channel, grad_y);
+  }
+}
+
+// Null matrices are those that a pass does not touch.
+template <typename T>
+bool can_vectorize(const NormBranches& p) {
+  return std::all_of(p.branches, p.branches + p.count, [](const NormBranch& branch) {
+    return branch.channels % kVectorWidth<T> == 0 && can_vectorize<T>(branch.x) &&
+           can_vectorize<T>(branch.grad) && can_vectorize<T>(branch.out);
+  });
+}
+
+// Call `function` with a value of the C++ type of `dtype` and the width of an access.
+template <typename F>
+void for_access(Dtype dtype, const NormBranches& p, const F& function) {
+  for_dtype(dtype, [&](auto value) {
+    using T = decltype(value);
+    for_width<T>(can_vectorize<T>(p), [&](auto width) { function(value, width); });
+  });
+}
+
+}  // namespace
+
+void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
+  if (p.columns == 0) return;
+  const int64_t parts = bias_partials(p.rows);
+  int64_t height = 1;
+  for_access(dtype, p, [&](auto value, auto width) {
+    if (p.rows == 0) return;
+    const Shape shape = shape_for_sums(p.rows, p.columns, width);
+    height = shape.block.y;
+    launch(
+        "bn_relu_concat_moments", moments_kernel<decltype(value), width>, shape, stream, p);
+  });
+  launch(
+      "bn_relu_concat_statistics", statistics_kernel<1>, shape_of(p.columns, 1, 1), stream,
+      static_cast<const float*>(p.partial), parts, p.rows, height, p.columns,
+      static_cast<float*>(p.statistics));
+}
+
+void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
+  if (p.rows == 0 || p.columns == 0) return;
+  for_access(dtype, p, [&](auto value, auto width) {
+    launch(
+        "bn_relu_concat", bn_relu_concat_kernel<decltype(value), width>,
+        shape_for_rows(p.rows, p.columns, width), stream, p);
+  });
+}
+
+void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
+  if (p.columns == 0) return;
+  for_access(dtype, p, [&](auto value, auto width) {
+    if (p.rows == 0) return;
+    launch(
+        "bn_relu_concat_sums", bn_relu_concat_sums_kernel<decltype(value), width>,
+        shape_for_sums(p.rows, p.columns, width), stream, p);
+  });
+  sum_partials(p.partial, bias_partials(p.rows), 2 * p.columns, p.sums, stream);
+}
+
+void run_cuda(Dtype dtype, const BatchNormBackward& p, cudaStream_t stream) {
+  if (p.rows == 0 || p.columns == 0) return;
+  for_access(dtype, p, [&](auto value, auto width) {
+    launch(
+        "bn_relu_concat_backward", bn_relu_concat_backward_kernel<decltype(value), width>,
+        shape_for_rows(p.rows, p.columns, width), stream, p);
+  });
+}
+
+}  // namespace googlenet_fast

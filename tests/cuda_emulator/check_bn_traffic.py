@@ -1,0 +1,42 @@
+"""Bytes that the CUDA kernels of batch norm move. Runs where the extension is the emulator's, and
+traced.
+"""
+
+import pytest
+import torch
+
+from tests.cuda_emulator.check_traffic import channels_last, expect, launches, partial_sums, size
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ops = torch.ops.googlenet_fast
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_each_pass_moves_what_it_must(dtype: torch.dtype) -> None:
+    widths = (64, 32, 8)
+    branches = [channels_last(2, width, 28, 28, dtype=dtype) for width in widths]
+    grads = list(channels_last(2, sum(widths), 28, 28, dtype=dtype).split(widths, dim=1))
+    weights, biases = torch.randn(sum(widths)).split(widths), torch.randn(sum(widths)).split(widths)
+    partial = 2 * partial_sums(2 * 28 * 28, sum(widths))
+    launches()
+    statistics = ops.bn_relu_concat_statistics.default(branches)
+    expect(
+        ("bn_relu_concat_moments", size(*branches), partial),
+        ("bn_relu_concat_statistics", partial, size(statistics)),
+    )
+    parts = statistics.split(widths, dim=1)
+    norms = (branches, list(parts), list(weights), list(biases), 1e-3)
+    constants = size(statistics, *weights, *biases)
+    for concatenate in (True, False):
+        results = ops.bn_relu_concat.default(*norms, concatenate)
+        expect(("bn_relu_concat", size(*branches) + constants, size(*results)))
+    sums = ops.bn_relu_concat_sums.default(grads, *norms)
+    expect(
+        ("bn_relu_concat_sums", size(*grads, *branches) + constants, partial),
+        ("sum_partials", partial, size(sums)),
+    )
+    each = list(sums.split(widths, dim=1))
+    for concatenate in (True, False):
+        results = ops.bn_relu_concat_backward.default(grads, *norms, each, 1568.0, concatenate)
+        loaded = size(*grads, *branches, sums) + constants
+        expect(("bn_relu_concat_backward", loaded, size(*results)))

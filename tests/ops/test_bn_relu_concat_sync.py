@@ -1,0 +1,83 @@
+"""Batch norm over the batches of two processes equals that over both batches in one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from googlenet_fast.model import layers
+from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+
+SIBLINGS, WIDTHS = (5, 4, 3), (6, 7, 2)
+"""Channels of the 1x1 convolutions and of the other branches."""
+
+IMAGES = (3, 1)
+"""Of each process."""
+
+
+def tensors() -> list[Tensor]:
+    """The siblings, the projection and both weights of a block; two branches and a gradient."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = [
+        *((4, sum(SIBLINGS), 5, 4), (4, WIDTHS[2], 5, 4)),
+        *((WIDTHS[0], SIBLINGS[1], 3, 3), (WIDTHS[1], SIBLINGS[2], 3, 3)),
+        (4, SIBLINGS[0] + sum(WIDTHS), 5, 4),
+    ]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def norms(channels: Sequence[int]) -> list[nn.BatchNorm2d]:
+    found = [nn.BatchNorm2d(count, eps=1e-3).double() for count in channels]
+    for norm in found:
+        nn.init.constant_(norm.weight, -0.7)
+        nn.init.constant_(norm.bias, 0.2)
+    return found
+
+
+def train(part: slice, group: dist.ProcessGroup | None) -> list[list[Tensor]]:
+    """Results by image, gradients of parameters, and running statistics, of both ops."""
+    siblings, projected, w3, w5, grad = tensors()
+    inputs = [x[part].clone().requires_grad_() for x in (siblings, projected)]
+    weights = [w.requires_grad_() for w in (w3, w5)]
+    block, pair = norms((sum(SIBLINGS), *WIDTHS)), norms((sum(SIBLINGS), WIDTHS[2]))
+    y = inception_bn(inputs[0], inputs[1], w3, w5, block, group)
+    z = bn_relu_concat(inputs, pair, group)
+    parameters = [*weights, *(p for norm in [*block, *pair] for p in norm.parameters())]
+    loss = (y * grad[part]).sum() + (z.square() * z).sum()
+    grads = torch.autograd.grad(loss, [*inputs, *parameters])
+    buffers = [buffer for norm in [*block, *pair] for buffer in norm.buffers()]
+    return [[y.detach(), z.detach(), *grads[:2]], list(grads[2:]), buffers]
+
+
+def work(rank: int, folder: str, implementation: str) -> None:
+    """What one of two processes does."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    start = sum(IMAGES[:rank])
+    norm = nn.SyncBatchNorm(3)
+    assert layers.group_of(norm) is dist.group.WORLD
+    assert layers.group_of(nn.BatchNorm2d(3)) is None
+    with use_impl(implementation):
+        results = train(slice(start, start + IMAGES[rank]), dist.group.WORLD)
+    torch.save(results, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("implementation", ["native", "reference"])
+def test_two_processes_equal_one(implementation: str, tmp_path: Path) -> None:
+    if implementation == "native" and extension.UNAVAILABLE is not None:
+        pytest.skip(extension.UNAVAILABLE)
+    mp.start_processes(work, (str(tmp_path), implementation), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
+    with use_impl("reference"):
+        by_image, parameters, buffers = train(slice(None), None)
+    for a, b, whole in zip(first[0], second[0], by_image, strict=True):
+        torch.testing.assert_close(torch.cat([a, b]), whole)
+    for a, b, whole in zip(first[1], second[1], parameters, strict=True):
+        torch.testing.assert_close(a + b, whole)
+    for a, b, whole in zip(first[2], second[2], buffers, strict=True):
+        torch.testing.assert_close(a, whole)
+        assert torch.equal(a, b)
