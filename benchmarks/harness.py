@@ -45,22 +45,27 @@ def interleave(
     *,
     repeats: int = 7,
     errors: Mapping[str, float] | None = None,
+    clock: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Measurement]:
     """Time every provider in turn, `repeats` times, after one untimed round.
 
     The first provider is the baseline of the ratios, which are taken within a round so that a
     machine that slows down for a while slows both sides. Prints a table and records it.
+
+    Args:
+        benchmark: its name, with what distinguishes the case.
+        providers: what does the work, by name.
+        repeats: timed rounds.
+        errors: relative errors by provider.
+        clock: returns the seconds that a function takes; `host_seconds` by default.
     """
+    clock = clock or host_seconds
     times: dict[str, list[float]] = {name: [] for name in providers}
     for work in providers.values():
         work()
     for _ in range(repeats):
         for name, work in providers.items():
-            start = time.perf_counter()
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * clock(work))
     baseline = next(iter(times.values()))
     measurements = {}
     print(f"\n{benchmark}")
@@ -72,6 +77,33 @@ def interleave(
         print(f"  {name:28} p20 {p20:9.3f}  p50 {p50:9.3f}  p80 {p80:9.3f} ms  x{ratio:.3f}")
         _record(measurement)
     return measurements
+
+
+def host_seconds(work: Callable[[], object]) -> float:
+    """Time from the call until the device is done."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+class ColdGpuClock:
+    """Time on the GPU, whose caches hold nothing of the work when it begins."""
+
+    def __init__(self) -> None:
+        size = torch.cuda.get_device_properties().L2_cache_size
+        self._other = torch.empty(2 * size, dtype=torch.uint8, device="cuda")
+
+    def __call__(self, work: Callable[[], object]) -> float:
+        """Return the seconds between two events around the work."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._other.zero_()
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
 
 
 def _record(measurement: Measurement) -> None:

@@ -76,6 +76,18 @@ def pipeline_depth(device: torch.device) -> int:
     return 3 if gpu.major >= 8 and gpu.warp_size == 32 else 2
 
 
+def weight_pipeline_depth(x: Tensor, *, masked: bool) -> int:
+    """Depth of a weight gradient's software pipeline; `masked`: its left matrix is.
+
+    Products of fp32 (tf32) take both matrices transposed on some GPUs. An asynchronous copy that
+    transposes moves 4 bytes at a time, so without a mask, for which one of them passes through
+    registers anyway, both go through registers, 16 bytes at a time.
+    """
+    if x.dtype == torch.float32 and not masked:
+        return 1
+    return pipeline_depth(x.device) + 1
+
+
 def vector(*sizes: int) -> int:
     """Number of elements, 8 or 1, that divides all sizes, strides and offsets.
 

@@ -9,7 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import gemm_tile, pipeline_depth, precision, unpool_tile, vector, weight_tile
+from .configs import (
+    gemm_tile,
+    pipeline_depth,
+    precision,
+    unpool_tile,
+    vector,
+    weight_pipeline_depth,
+    weight_tile,
+)
 from .launch import launch
 from .layout import row_stride
 from .tiles import aligned, inside, load_clipped, relu
@@ -419,7 +427,11 @@ def weight_gradient(
             "VECTOR": vector(channels, outputs, grad_y.size(1), *strides.values()),
             "PRECISION": precision(x),
         },
-        num_stages=pipeline_depth(x.device) + (w is None),
+        num_stages=(
+            weight_pipeline_depth(x, masked=y is not None)
+            if w is None
+            else pipeline_depth(x.device)
+        ),
     )
 
 

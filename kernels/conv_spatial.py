@@ -8,7 +8,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import gemm_tile, masked_tile, pipeline_depth, precision, vector, weight_tile
+from .configs import (
+    gemm_tile,
+    masked_tile,
+    precision,
+    vector,
+    weight_pipeline_depth,
+    weight_tile,
+)
 from .launch import launch
 from .layout import row_stride
 from .tiles import aligned, inside, load_clipped, relu
@@ -302,5 +309,5 @@ def weight_gradient(
             "VECTOR": vector(channels, outputs, *strides.values()),
             "PRECISION": precision(x),
         },
-        num_stages=pipeline_depth(x.device) + 1,
+        num_stages=weight_pipeline_depth(x, masked=y is not None),
     )

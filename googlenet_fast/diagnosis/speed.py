@@ -11,9 +11,8 @@ from googlenet_fast.diagnosis.checks import auto
 from googlenet_fast.engine.kernel_search import calls_of
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import dispatch
-from googlenet_fast.ops.selection import Call
 from googlenet_fast.ops.timing import interleaved_medians
-from googlenet_fast.ops.trial import Trial, random_arguments
+from googlenet_fast.ops.trial import Call, Trial, signature_of
 from googlenet_fast.ops.verification import deviation
 from googlenet_fast.ops.work import Work, work
 from googlenet_fast.peaks import Peak, peak_of
@@ -83,18 +82,15 @@ def training_layers() -> list[tuple[str, Call]]:
 def _measure(
     op: str, call: Call, device: str, peak: Peak | None, batch: int, medians: Medians
 ) -> list[Speed]:
-    training, dtype, shape, *others = call
-    described = [(o, torch.float32) if isinstance(o, tuple) else o for o in others]
-    arguments = random_arguments(((batch, *shape), dtype, *described), device)
     kind = torch.device(device).type
-    able = [name for name, why in dispatch.can_use(op, kind, tuple(arguments)).items() if not why]
-    small = ((2, *shape), dtype, *described)
-    found = {name: deviation(op, name, device, small) for name in able}
-    trial = Trial(op, arguments, dtype if dtype != torch.float32 else None, training)
+    trial = Trial.of_call(op, call, batch, device)
+    can_use = dispatch.can_use(op, kind, trial.arguments)
+    able = [name for name, reason in can_use.items() if reason is None]
+    found = {name: deviation(op, name, device, signature_of(call, 2)) for name in able}
     right = {name: partial(trial.run, name) for name in able if found[name][1] is None}
     seconds = medians(right, device)
-    with torch.set_grad_enabled(training):
-        taken, passed_over = auto(op, kind, tuple(arguments))
+    with torch.set_grad_enabled(trial.training):
+        taken, passed_over = auto(op, kind, trial.arguments)
     amount = work(op, call, batch)
     return [
         Speed(
@@ -117,8 +113,7 @@ def share(amount: Work, seconds: float | None, peak: Peak | None) -> float | Non
     """What of a roofline a time reaches: 1 is as fast as arithmetic and memory allow."""
     if seconds is None or peak is None:
         return None
-    bound = max(amount.operations / (peak.tflops * 1e12), amount.bytes / (peak.tbps * 1e12))
-    return bound / seconds
+    return amount.seconds(peak) / seconds
 
 
 def describe(call: Call) -> str:

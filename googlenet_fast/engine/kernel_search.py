@@ -11,7 +11,7 @@ from torch.func import functional_call
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import dispatch, selection
-from googlenet_fast.ops.selection import Call
+from googlenet_fast.ops.trial import Call
 
 LONG_RUN = 2000
 """Steps from which on a search, of some seconds to a minute, pays."""

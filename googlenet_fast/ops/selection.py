@@ -17,14 +17,10 @@ from torch import Tensor
 
 from googlenet_fast.ops.records import read_record, write_record
 from googlenet_fast.ops.timing import interleaved_medians
-from googlenet_fast.ops.trial import Trial, random_arguments
+from googlenet_fast.ops.trial import Call, Trial
 
 RECORD = "fastest-kernels"
 """Name of the record of what was measured."""
-
-Call = tuple[Any, ...]
-"""A call's shape: whether gradients are on, dtype and (C, H, W) of the activations, then the shape
-of each other tensor and anything else as it is. A batch of any size is served alike."""
 
 _fastest: dict[tuple[str, Call], str] = {}
 _loaded: set[str] = set()
@@ -85,11 +81,7 @@ def measure(
         device: such as "cuda:0".
         medians: times functions by name on a device.
     """
-    training, dtype, shape, *others = call
-    described = [(o, torch.float32) if isinstance(o, tuple) else o for o in others]
-    arguments = random_arguments(((batch, *shape), dtype, *described), device)
-    mixed = dtype if dtype != torch.float32 else None
-    trial = Trial(op, arguments, mixed, training)
+    trial = Trial.of_call(op, call, batch, device)
     runs: dict[str, Callable[[], Any]] = {}
     for name in names:
         try:

@@ -6,7 +6,8 @@ training forward and backward are counted together.
 
 from typing import NamedTuple
 
-from googlenet_fast.ops.selection import Call
+from googlenet_fast.ops.trial import Call
+from googlenet_fast.peaks import Peak
 
 
 class Work(NamedTuple):
@@ -16,6 +17,10 @@ class Work(NamedTuple):
     """Multiplications and additions."""
     bytes: float
     """Read and written."""
+
+    def seconds(self, peak: Peak) -> float:
+        """The least time in which a GPU can do it: a roofline."""
+        return max(self.operations / (peak.tflops * 1e12), self.bytes / (peak.tbps * 1e12))
 
 
 def work(op: str, call: Call, batch: int) -> Work:

@@ -83,7 +83,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> subprocess.Complet
 
 @pytest.mark.parametrize("arch", LIMITS)
 def test_the_networks_kernels_keep_to_the_rules(arch: int, compiling: dict[str, str]) -> None:
-    """Those of `paper` in fp16; the command without arguments checks everything."""
+    """Those of `paper` in fp16; .ci/run checks everything with the whole command."""
     subset = ["--quick", "--preset", "paper", "--dtype", "float16", "--arch", str(arch)]
     result = run(["-m", "benchmarks.kernel_resources", *subset, "--output", "-"], compiling)
     assert result.returncode == 0, result.stderr

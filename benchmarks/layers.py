@@ -1,0 +1,111 @@
+"""Times of one fused op at the layers of the paper's network, beside what else computes them.
+
+On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on few layers. Eager PyTorch in
+channels_last is the baseline, and torch.compile gets the same function.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import ColdGpuClock, host_seconds, interleave
+from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
+from googlenet_fast import ops
+from googlenet_fast.ops import dispatch
+from googlenet_fast.ops.selection import call_of
+from googlenet_fast.ops.trial import Call, Trial
+from googlenet_fast.ops.work import work
+from googlenet_fast.peaks import peak_of
+
+GPU = torch.cuda.is_available()
+DEVICE, DTYPE, BATCH, REPEATS = (
+    ("cuda", torch.float16, 64, 21) if GPU else ("cpu", torch.float32, 4, 7)
+)
+COMPILE_MODES = ("default", "max-autotune-no-cudagraphs") if GPU else ("default",)
+"""CUDA graphs would spare launches, which is not what is compared. On a CPU, max-autotune takes
+minutes a layer."""
+
+ON_CPU = ("3a", "4c", "5b", "conv2", "conv3", "pool1", "lrn1")
+"""Layers to time on a CPU."""
+
+
+def calls(op: str) -> dict[str, Call]:
+    """The calls of an op, in training, by the names of the network's layers."""
+    found = {}
+    for stage in [*stages("paper", lrn=True), *aux_convolutions()]:
+        if has_fused_op(stage) and (GPU or stage.name in ON_CPU):
+            name, arguments = _meta_call(stage)
+            if name == op:
+                found[stage.name] = call_of(arguments)
+    return found
+
+
+def _meta_call(stage: Stage) -> tuple[str, list[object]]:
+    make = partial(torch.empty, device="meta")
+    op, arguments = fused_call(stage, 1, stage.side_in, DTYPE, training=True, make=make)
+    return op, arguments
+
+
+def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
+    """Time a layer by every provider and print what each reaches.
+
+    Args:
+        op: name of the op.
+        layer: name of the layer.
+        call: the op's, in training.
+        training: forward and backward; else forward without gradients.
+    """
+    call = (training, *call[1:])
+    torch._dynamo.reset()
+    trial = Trial.of_call(op, call, BATCH, DEVICE)
+    runs = providers(op, trial)
+    exact = _double(trial).run("reference")
+    errors = {name: _error(run(), exact) for name, run in runs.items()}
+    clock = ColdGpuClock() if GPU else host_seconds
+    mode = "forward and backward" if training else "forward"
+    title = f"{op} {layer} {mode}, batch {BATCH}"
+    measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
+    amount = work(op, call, BATCH)
+    peak = peak_of(torch.cuda.get_device_name()) if GPU else None
+    for name, measurement in measured.items():
+        seconds = measurement.p50 / 1000
+        reached = f"{amount.bytes / seconds / 1e9:.0f} GB/s"
+        reached += f", {amount.operations / seconds / 1e12:.2f} TFLOP/s"
+        if peak is not None:
+            reached += f", {amount.seconds(peak) / seconds:.0%} of the roofline"
+        print(f"    {name}: {reached}, error {errors[name]:.1e}")
+
+
+def providers(op: str, trial: Trial) -> dict[str, Callable[[], list[Tensor]]]:
+    """What computes a call, by name; the baseline first."""
+    function = getattr(ops, op)
+    runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(trial.run, "reference")}
+    if GPU:
+        runs["eager, cudnn.benchmark"] = partial(_searching, runs["eager"])
+    for mode in COMPILE_MODES:
+        compiled = torch.compile(function, mode=mode, fullgraph=True)
+        runs[f"compile {mode}"] = partial(trial.run, "reference", compiled)
+    for name, reason in dispatch.can_use(op, DEVICE, trial.arguments).items():
+        if name != "reference" and reason is None and (GPU or name != "triton"):
+            runs[name] = partial(trial.run, name)
+    return runs
+
+
+def _searching(run: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Let cuDNN try its algorithms at the first run and take the fastest."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        return run()
+
+
+def _double(trial: Trial) -> Trial:
+    arguments = [v.double() if isinstance(v, Tensor) else v for v in trial.arguments]
+    return Trial(trial.op, arguments, None, trial.training)
+
+
+def _error(actual: list[Tensor], exact: list[Tensor]) -> float:
+    """The largest relative error, in norm, of output and gradients."""
+    return max(
+        ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)
+    )
