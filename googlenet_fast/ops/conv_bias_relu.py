@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from googlenet_fast.ops import extension
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
@@ -44,6 +45,8 @@ def conv_bias_relu(
     implementation = choose("conv_bias_relu", x.device.type, arguments)
     if implementation == "triton":
         return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
+    if implementation == "native":
+        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
     if implementation == "aten":
         return _conv_bias_relu_aten(*arguments)
     return conv_bias_relu_reference(*arguments)
@@ -141,6 +144,16 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
+def _why_not_native(x: Tensor, weight: Tensor, *arguments: Any) -> str | None:
+    missing = extension.missing_part("cpu")
+    if missing is not None:
+        return missing
+    if x.dtype != torch.float32:
+        return f"it does not take {x.dtype}"
+    taps = weight.size(2)
+    return None if taps in (1, 3, 5) else f"a filter of {taps}x{taps}"
+
+
 define(
     "conv_bias_relu",
     "(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor",
@@ -158,7 +171,7 @@ define(
 register(
     "conv_bias_relu",
     {
-        "cpu": {"reference": always, "aten": always, "triton": _why_not_triton},
+        "cpu": {"native": _why_not_native, "reference": always, "aten": always, "triton": _why_not_triton},
         "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
     },
 )
