@@ -14,6 +14,7 @@ from googlenet_fast.ops import (
     dispatch,
     inception,
     local_response_norm,
+    max_pool,
     use_impl,
 )
 
@@ -62,6 +63,7 @@ CASES = {
     "bias_relu_pool": Case(
         bias_relu_pool, ((2, 64, 28, 28), (64,)), lambda t: (t[0], t[1], True, True)
     ),
+    "max_pool": Case(max_pool, ((2, 64, 14, 14),), lambda t: (t[0],)),
     "local_response_norm": Case(
         local_response_norm, ((2, 64, 14, 14),), lambda t: (t[0], 5, 1e-4, 0.75, 1.0)
     ),

@@ -65,7 +65,8 @@ def build_kernels(folder: Path, lanes: int, kind: str) -> Path:
         folder / f"{source.stem}-bindings.o": [*flags, "-O0", "-c", str(source)]
         for source in (ROOT / "csrc").glob("bindings/*.cpp")
     }
-    kernels = _kernels(folder, lanes, kind, (ROOT / "csrc").glob("cuda/*.cu"))
+    sources = [*(ROOT / "csrc").glob("cuda/*.cu"), HERE / "into_slices.cpp"]
+    kernels = _kernels(folder, lanes, kind, sources)
     libraries = [f"-L{torch.lib}", "-ltorch_cpu", "-lc10"]
     target = folder / f"kernels-{kind}{lanes}.so"
     return _link(target, kind, {**kernels, **bindings}, libraries)
@@ -83,7 +84,7 @@ def _kernels(folder: Path, lanes: int, kind: str, sources: Iterable[Path]) -> di
     device = ["-xc++", "-Wno-unknown-pragmas", f"-include{HERE / 'cuda_emulator.h'}"]
     commands = {source: [*device, warp, *KINDS[kind]] for source in sources}
     emulator = ["-O2"] if kind == "traced" else KINDS[kind]
-    commands |= {source: [warp, *emulator] for source in HERE.glob("*.cpp")}
+    commands |= {HERE / name: [warp, *emulator] for name in ("fibers.cpp", "memory.cpp")}
     return {
         folder / f"{source.stem}-{kind}{lanes}.o": [*flags, "-c", str(source)]
         for source, flags in commands.items()

@@ -3,6 +3,7 @@
 There, CPU tensors go to the CUDA kernels, and `native` is the name of that implementation.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
+    extension,
     local_response_norm,
     max_pool,
     use_impl,
@@ -33,6 +35,12 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "odd rows": lambda x: inside_wider(x, 8, 3),
     "NCHW": lambda x: x.contiguous(),
 }
+KINDS = [
+    *((torch.float32, layout) for layout in LAYOUTS),
+    *((torch.float16, layout) for layout in ("dense", "aligned slice", "misaligned slice")),
+    *((torch.bfloat16, layout) for layout in ("dense", "aligned slice")),
+]
+"""Dtypes with layouts of inputs and gradients."""
 
 
 def inside_wider(x: Tensor, before: int, after: int) -> Tensor:
@@ -68,8 +76,7 @@ def check(function: Function, tensors: Sequence[Tensor], grad: Tensor) -> None:
         assert (ours.double() - truth).abs().max().item() <= allowed
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("case", WIDTHS)
 def test_concat_bias_relu(case: str, dtype: torch.dtype, layout: str) -> None:
     widths, size = WIDTHS[case]
@@ -97,8 +104,7 @@ def test_concat_bias_relu_of_optional_parts(with_bias: bool, relu: bool) -> None
     check(function, [*branches, *biases], torch.randn(2, 12, 6, 5))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("channels", [3, 72])
 @pytest.mark.parametrize("ceil_mode", [True, False])
 def test_bias_relu_pool(ceil_mode: bool, channels: int, dtype: torch.dtype, layout: str) -> None:
@@ -117,8 +123,7 @@ def test_bias_relu_pool_without_bias(relu: bool, size: tuple[int, int]) -> None:
     check(lambda x: bias_relu_pool(x, None, relu, ceil_mode=True), [x], grad)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("shape", [(1, 64, 14, 14), (2, 3, 5, 1), (1, 24, 2, 9)], ids=str)
 def test_max_pool(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
     arrange = LAYOUTS[layout]
@@ -141,8 +146,7 @@ def test_pools_choose_among_ties_as_pytorch_does(pool: str, dtype: torch.dtype) 
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("channels", [1, 64, 100])
 def test_local_response_norm(channels: int, dtype: torch.dtype, layout: str) -> None:
     arrange, shape = LAYOUTS[layout], (2, channels, 5, 7)
@@ -189,3 +193,29 @@ def test_rows_further_apart_than_32_bits_count(tmp_path: Path) -> None:
     with use_impl("native"):
         for function in (lambda x: concat_bias_relu([x]), max_pool, local_response_norm):
             assert torch.equal(function(x), function(dense))
+
+
+PLAIN: dict[str, Function] = {
+    "concat_bias_relu": lambda x: concat_bias_relu([x], relu=False),
+    "bias_relu_pool": lambda x: bias_relu_pool(x, relu=False),
+    "max_pool": max_pool,
+    "local_response_norm": local_response_norm,
+}
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 4), (3, 2)])
+@pytest.mark.parametrize("op", PLAIN)
+def test_kernels_can_fill_slices(op: str, before: int, after: int) -> None:
+    x = inside_wider(torch.randn(2, 24, 7, 5), 8, 8)
+    with use_impl("reference"):
+        expected = PLAIN[op](x)
+    y = inside_wider(torch.full_like(expected, float("nan")), before, after)
+    run_into = ctypes.CDLL(str(extension.PATH)).run_into
+    stride, pointer = ctypes.c_int64, ctypes.c_void_p
+    run_into.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, stride, *[pointer, stride] * 2]
+    run_into(op.encode(), 2, 7, 5, 24, x.data_ptr(), x.stride(3), y.data_ptr(), y.stride(3))
+    torch.testing.assert_close(y, expected)
+    wide = y._base
+    assert wide is not None
+    assert wide[..., :before].isnan().all()
+    assert wide[..., before + 24 :].isnan().all()

@@ -1,6 +1,5 @@
 """The emulated libraries, built once for all processes that run tests."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ def built_once(folder: Path, build: Callable[[Path, int, str], Path]) -> Build:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
+    import fcntl  # Linux has it
 
     def locked(lanes: int, kind: str) -> Path:
         with folder.joinpath("lock").open("w") as lock:

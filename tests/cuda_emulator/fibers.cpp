@@ -24,7 +24,7 @@ dim3 blockDim, gridDim;
 namespace cuda_emulator {
 namespace {
 
-constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kStackBytes = 32 * 1024;
 constexpr size_t kMaxThreads = 1024;
 
 enum class State { kReady, kAtBarrier, kInExchange, kDone };

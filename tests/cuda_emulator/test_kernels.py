@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def run_checks(arguments: list[str], library: Path, environment: dict[str, str]) -> None:
     """Have pytest run files of this directory with a library as the extension."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys", *arguments],
         cwd=HERE,
         env={**os.environ, **environment, "GOOGLENET_FAST_EXTENSION": str(library)},
         capture_output=True,
