@@ -40,6 +40,8 @@ INSTRUCTION_SETS = {
 }
 """Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64 there
 is but the baseline."""
+VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
+"""Let square roots and choices be vectors; neither changes a result."""
 PER_INSTRUCTION_SET = "isa_kernels.cpp"
 """Name of the source that is compiled for each of them."""
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
@@ -253,7 +255,7 @@ class BuildExtension(build_ext):
             target = Path(self.build_temp).resolve() / f"{source}.{isa or ''}.o"
             target.parent.mkdir(parents=True, exist_ok=True)
             if isa is not None:
-                command += [*INSTRUCTION_SETS[isa], f"-DGOOGLENET_FAST_ISA={isa}"]
+                command += [*VECTORIZE, *INSTRUCTION_SETS[isa], f"-DGOOGLENET_FAST_ISA={isa}"]
             command += ["-o", str(target)]
             built.append(target)
         with ThreadPoolExecutor(jobs) as pool:

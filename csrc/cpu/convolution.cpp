@@ -245,7 +245,7 @@ void neighbours(const Size& size, int64_t pixel, T* data, int64_t stride, T** fo
 void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* index) {
   float* pixels[9];
   neighbours(size, pixel, x.data, x.stride, pixels);
-  isa().max_of_nine(pixels, x.channels, y, index);
+  isa().max_of_nine(pixels, x.channels, nullptr, false, y, index);
 }
 
 }  // namespace

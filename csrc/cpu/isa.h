@@ -87,14 +87,27 @@ struct Isa {
   void (*transform_filter_adjoint)(
       const float* u, int64_t frequency_stride, int64_t channels, int taps, float* dw);
 
-  // The maxima of a window's pixels, null ones left out; the first of equal ones, as PyTorch has
-  // it. `index`, if not null, gets their numbers.
+  // The maxima of a window's pixels, null ones left out, plus a bias (or null), clipped if `relu`.
+  // `index`, if not null, gets the number of the maximum, the first of equal ones as PyTorch has
+  // it, or kClipped.
   void (*max_of_nine)(
-      const float* const* pixels, int64_t channels, float* y, uint8_t* index);
+      const float* const* pixels, int64_t channels, const float* bias, bool relu, float* y,
+      uint8_t* index);
 
   // dx += dy of each of nine pixels whose index is its number here; null pixels are left out.
   void (*unpool_nine)(
       const float* const* dy, const uint8_t* const* index, int64_t channels, float* dx);
+
+  // y = x * s^-beta with s = k + scale * the sum of the squares of the `size` channels around;
+  // `wide` has room for channels + size values.
+  void (*normalize)(
+      const float* x, int64_t channels, int size, float scale, float beta, float k, float* wide,
+      float* y);
+
+  // The gradient of normalize; `wide` has room for 2 (channels + size) values.
+  void (*normalize_backward)(
+      const float* grad, const float* x, int64_t channels, int size, float scale, float beta,
+      float k, float* wide, float* grad_x);
 
   // y = 0 where mask is zero or less, else grad, and sums += y; mask or sums may be null.
   void (*mask)(

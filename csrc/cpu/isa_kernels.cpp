@@ -28,6 +28,8 @@ const Isa kIsa{
     .transform_filter_adjoint = transform_filter_adjoint,
     .max_of_nine = max_of_nine,
     .unpool_nine = unpool_nine,
+    .normalize = normalize,
+    .normalize_backward = normalize_backward,
     .mask = mask,
 };
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from googlenet_fast.ops import extension
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
@@ -145,11 +145,9 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
 
 
 def _why_not_native(x: Tensor, weight: Tensor, *arguments: Any) -> str | None:
-    missing = extension.missing_part("cpu")
-    if missing is not None:
-        return missing
-    if x.dtype != torch.float32:
-        return f"it does not take {x.dtype}"
+    reason = why_not_compiled("conv_bias_relu", x)
+    if reason is not None:
+        return reason
     taps = weight.size(2)
     return None if taps in (1, 3, 5) else f"a filter of {taps}x{taps}"
 

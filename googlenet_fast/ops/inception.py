@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from googlenet_fast.ops import extension
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
@@ -262,11 +262,9 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
 
 
 def _why_not_native(x: Tensor, w_in: Tensor, b_in: Any, w3: Tensor, *rest: Any) -> str | None:
-    missing = extension.missing_part("cpu")
-    if missing is not None:
-        return missing
-    if x.dtype != torch.float32:
-        return f"it does not take {x.dtype}"
+    reason = why_not_compiled("inception", x)
+    if reason is not None:
+        return reason
     taps = {w3.size(2), rest[1].size(2)}
     return None if taps <= {3, 5} else f"filters of {max(taps)}x{max(taps)}"
 
