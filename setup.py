@@ -17,6 +17,7 @@ Environment variables:
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -32,6 +33,17 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030a0000"]
+INSTRUCTION_SETS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mfma"],
+}
+"""Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64 there
+is but the baseline."""
+VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
+"""Let square roots and choices be vectors; neither changes a result."""
+PER_INSTRUCTION_SET = "isa_kernels.cpp"
+"""Name of the source that is compiled for each of them."""
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 OLDEST_ARCHITECTURE = 75
 GIB_PER_COMPILER = 2
@@ -183,6 +195,14 @@ def architecture_flags(offered: str, wanted: str | None) -> tuple[list[str], lis
     return binary, flags
 
 
+def translation_units(source: str) -> list[tuple[str, str | None]]:
+    """Return what a source is compiled as: once, or for each of the machine's instruction sets."""
+    if Path(source).name != PER_INSTRUCTION_SET:
+        return [(source, None)]
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return [(source, isa) for isa in INSTRUCTION_SETS if x86 or isa == "baseline"]
+
+
 def parallel_jobs(environment: Mapping[str, str], cores: int, free_gib: float) -> int:
     """Return how many compilers to run at once."""
     wanted = environment.get("MAX_JOBS")
@@ -228,11 +248,16 @@ class BuildExtension(build_ext):
         print(f"googlenet_fast: torch {torch.version}; {summary}; {jobs} compilers at once")
 
         sources = [source for source in ext.sources if toolkit or not source.endswith(".cu")]
-        commands = self.compile_commands(sources, torch, toolkit, jobs)
-        built = [Path(self.build_temp).resolve() / f"{source}.o" for source in sources]
-        for command, target in zip(commands, built, strict=True):
+        objects = [unit for source in sources for unit in translation_units(source)]
+        commands = self.compile_commands([source for source, _ in objects], torch, toolkit, jobs)
+        built = []
+        for command, (source, isa) in zip(commands, objects, strict=True):
+            target = Path(self.build_temp).resolve() / f"{source}.{isa or ''}.o"
             target.parent.mkdir(parents=True, exist_ok=True)
+            if isa is not None:
+                command += [*VECTORIZE, *INSTRUCTION_SETS[isa], f"-DGOOGLENET_FAST_ISA={isa}"]
             command += ["-o", str(target)]
+            built.append(target)
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(run, commands))
         self.link(built, torch, toolkit, Path(self.get_ext_fullpath(ext.name)))

@@ -8,6 +8,9 @@ namespace googlenet_fast {
 struct BiasReluPool : Pool {};
 struct BiasReluPoolBackward : PoolBackward {};
 
+void run_cpu(Dtype dtype, const BiasReluPool& p);  // fp32 only
+void run_cpu(Dtype dtype, const BiasReluPoolBackward& p);
+
 #ifdef USE_CUDA
 // All but kFloat64. Throw std::runtime_error when a launch fails.
 void run_cuda(Dtype dtype, const BiasReluPool& p, cudaStream_t stream);

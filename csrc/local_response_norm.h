@@ -33,6 +33,9 @@ struct LocalResponseNormBackward {
 // Channels of the window that the CUDA kernels take: that of every published network.
 constexpr int kNormalizedChannels = 5;
 
+void run_cpu(Dtype dtype, const LocalResponseNorm& p);  // fp32 only
+void run_cpu(Dtype dtype, const LocalResponseNormBackward& p);
+
 #ifdef USE_CUDA
 // All but kFloat64. Throw std::runtime_error when a launch fails.
 void run_cuda(Dtype dtype, const LocalResponseNorm& p, cudaStream_t stream);

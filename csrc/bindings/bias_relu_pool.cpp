@@ -71,6 +71,12 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
 }  // namespace
 }  // namespace googlenet_fast
 
+REGISTER_CPU(m) {
+  m.impl("bias_relu_pool", TORCH_BOX(&googlenet_fast::bias_relu_pool));
+  m.impl("bias_relu_pool_training", TORCH_BOX(&googlenet_fast::bias_relu_pool_training));
+  m.impl("bias_relu_pool_backward", TORCH_BOX(&googlenet_fast::bias_relu_pool_backward));
+}
+
 REGISTER_CUDA(m) {
   m.impl("bias_relu_pool", TORCH_BOX(&googlenet_fast::bias_relu_pool));
   m.impl("bias_relu_pool_training", TORCH_BOX(&googlenet_fast::bias_relu_pool_training));

@@ -39,6 +39,11 @@ Tensor local_response_norm_backward(
 }  // namespace
 }  // namespace googlenet_fast
 
+REGISTER_CPU(m) {
+  m.impl("local_response_norm", TORCH_BOX(&googlenet_fast::local_response_norm));
+  m.impl("local_response_norm_backward", TORCH_BOX(&googlenet_fast::local_response_norm_backward));
+}
+
 REGISTER_CUDA(m) {
   m.impl("local_response_norm", TORCH_BOX(&googlenet_fast::local_response_norm));
   m.impl("local_response_norm_backward", TORCH_BOX(&googlenet_fast::local_response_norm_backward));

@@ -177,7 +177,7 @@ define(
 register(
     "bias_relu_pool",
     {
-        "cpu": {"reference": always, "native": _why_not_compiled, "triton": _why_not_triton},
+        "cpu": {"native": _why_not_compiled, "reference": always, "triton": _why_not_triton},
         "cuda": {"cuda": _why_not_compiled, "triton": _why_not_triton, "reference": always},
     },
 )

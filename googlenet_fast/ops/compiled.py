@@ -5,11 +5,11 @@ from torch import Tensor
 
 from googlenet_fast.ops import extension
 
-DTYPES = {
-    "cpu": (torch.float32, torch.float16, torch.bfloat16, torch.float64),
-    "cuda": (torch.float32, torch.float16, torch.bfloat16),
-}
-"""What the kernels take, by type of device."""
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""What the kernels for GPUs take."""
+
+CPU_DTYPES = {"concat_bias_relu": (*FLOATS, torch.float64)}
+"""What the kernels for CPUs take, of those that take more than fp32."""
 
 
 def why_not_compiled(op: str, x: Tensor) -> str | None:
@@ -20,7 +20,8 @@ def why_not_compiled(op: str, x: Tensor) -> str | None:
         return missing
     if not _has_kernel(op, device_type):
         return "the compiled extension has no kernel of it for this device"
-    if x.dtype not in DTYPES[device_type]:
+    on_gpu = device_type == "cuda" or extension.BUILD_INFO.get("emulates") == "cuda"
+    if x.dtype not in (FLOATS if on_gpu else CPU_DTYPES.get(op, (torch.float32,))):
         return f"it does not take {x.dtype}"
     return None
 

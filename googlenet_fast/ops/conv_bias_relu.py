@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
@@ -44,6 +45,8 @@ def conv_bias_relu(
     implementation = choose("conv_bias_relu", x.device.type, arguments)
     if implementation == "triton":
         return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
+    if implementation == "native":
+        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
     if implementation == "aten":
         return _conv_bias_relu_aten(*arguments)
     return conv_bias_relu_reference(*arguments)
@@ -141,6 +144,14 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
+def _why_not_native(x: Tensor, weight: Tensor, *arguments: Any) -> str | None:
+    reason = why_not_compiled("conv_bias_relu", x)
+    if reason is not None:
+        return reason
+    taps = weight.size(2)
+    return None if taps in (1, 3, 5) else f"a filter of {taps}x{taps}"
+
+
 define(
     "conv_bias_relu",
     "(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor",
@@ -158,7 +169,7 @@ define(
 register(
     "conv_bias_relu",
     {
-        "cpu": {"reference": always, "aten": always, "triton": _why_not_triton},
+        "cpu": {"native": _why_not_native, "reference": always, "aten": always, "triton": _why_not_triton},
         "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
     },
 )

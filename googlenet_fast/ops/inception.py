@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from googlenet_fast.ops.autocast import autocast
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
@@ -63,6 +64,8 @@ def inception(
     implementation = choose("inception", x.device.type, arguments)
     if implementation == "triton":
         return torch.ops.googlenet_fast.inception.triton(*arguments)
+    if implementation == "native":
+        return torch.ops.googlenet_fast.inception.default(*arguments)
     if implementation == "aten":
         return _inception_aten(*arguments)
     return inception_reference(*arguments)
@@ -258,6 +261,14 @@ def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
     return why_not_triton(x)
 
 
+def _why_not_native(x: Tensor, w_in: Tensor, b_in: Any, w3: Tensor, *rest: Any) -> str | None:
+    reason = why_not_compiled("inception", x)
+    if reason is not None:
+        return reason
+    taps = {w3.size(2), rest[1].size(2)}
+    return None if taps <= {3, 5} else f"filters of {max(taps)}x{max(taps)}"
+
+
 _ARGUMENTS = (
     "Tensor x, Tensor w_in, Tensor? b_in, Tensor w3, Tensor? b3, Tensor w5, Tensor? b5, Tensor wp,"
     " Tensor? bp, bool reduce_relu"
@@ -280,7 +291,7 @@ define(
 register(
     "inception",
     {
-        "cpu": {"aten": always, "reference": always, "triton": _why_not_triton},
+        "cpu": {"native": _why_not_native, "aten": always, "reference": always, "triton": _why_not_triton},
         "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
     },
 )

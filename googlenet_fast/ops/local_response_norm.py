@@ -123,7 +123,7 @@ define(
 register(
     "local_response_norm",
     {
-        "cpu": {"reference": always, "native": _why_not_compiled, "triton": _why_not_triton},
+        "cpu": {"native": _why_not_compiled, "reference": always, "triton": _why_not_triton},
         "cuda": {"cuda": _why_not_compiled, "triton": _why_not_triton, "reference": always},
     },
 )

@@ -1,6 +1,7 @@
 """Builds the extension's CUDA part as host C++, on the emulator, in the place of its CPU part."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ COMPILER = os.environ.get("CXX", "g++")
 
 COMMON = [
     *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
-    *("-DUSE_CUDA", "-DGOOGLENET_FAST_CUDA_EMULATOR", '-DGOOGLENET_FAST_BUILD_INFO="{}"'),
+    *("-DUSE_CUDA", "-DGOOGLENET_FAST_CUDA_EMULATOR"),
+    f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps({'emulates': 'cuda'}))}",
 ]
 KINDS = {
     "sanitized": ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],

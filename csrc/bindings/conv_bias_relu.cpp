@@ -1,0 +1,75 @@
+#include "../conv_bias_relu.h"
+
+#include "../bindings.h"
+
+namespace googlenet_fast {
+namespace {
+
+ConvShape shape_of(const Tensor& x, const Tensor& weight) {
+  STD_TORCH_CHECK(
+      x.dim() == 4 && weight.dim() == 4 && weight.size(1) == x.size(1) &&
+          weight.size(2) == weight.size(3),
+      "conv_bias_relu: x must be (N, C, H, W) and the weight (K, C, T, T)");
+  STD_TORCH_CHECK(
+      x.scalar_type() == ScalarType::Float, "conv_bias_relu: the kernel for CPUs takes fp32");
+  const int64_t taps = weight.size(2);
+  STD_TORCH_CHECK(
+      taps == 1 || taps == 3 || taps == 5,
+      "conv_bias_relu: the kernel for CPUs takes weights of 1x1, 3x3 and 5x5");
+  return {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0), static_cast<int>(taps)};
+}
+
+Tensor dense_weight(const Tensor& weight) {
+  return torch::stable::contiguous(
+      torch::stable::to(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
+}
+
+Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
+  ConvBiasRelu p{};
+  p.shape = shape_of(x, weight);
+  const Rows rows = rows_of(x);
+  const Tensor dense = dense_weight(weight);
+  const Tensor y = empty_channels_last(x, p.shape.outputs);
+  std::optional<Tensor> dense_bias;
+  if (bias.has_value()) {
+    dense_bias = bias_of("conv_bias_relu", *bias, y);
+    p.bias = dense_bias->data_ptr();
+  }
+  p.x = rows.matrix, p.weight = dense.data_ptr(), p.relu = relu, p.y = matrix_of(y);
+  run(x, p);
+  return y;
+}
+
+std::tuple<Tensor, Tensor> conv_bias_relu_backward(
+    Tensor grad_y, Tensor x, std::optional<Tensor> y, Tensor weight, bool need_x,
+    bool need_parameters) {
+  ConvBiasReluBackward p{};
+  p.shape = shape_of(x, weight);
+  check_same_pixels("conv_bias_relu_backward", grad_y, x);
+  STD_TORCH_CHECK(
+      grad_y.size(1) == p.shape.outputs && (!y.has_value() || y->size(1) == p.shape.outputs),
+      "conv_bias_relu_backward: sizes do not fit together");
+  const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x);
+  std::optional<Rows> y_rows;
+  if (y.has_value()) {
+    y_rows = rows_of(*y);
+    p.y = y_rows->matrix;
+  }
+  const Tensor dense = dense_weight(weight);
+  const Tensor grad_x = need_x ? empty_channels_last(x, x.size(1)) : empty_sums(x, {0});
+  const Tensor grads =
+      empty_sums(x, {need_parameters ? weight.numel() + p.shape.outputs : 0});
+  p.grad_y = grad_rows.matrix, p.x = x_rows.matrix, p.weight = dense.data_ptr();
+  if (need_x) p.grad_x = matrix_of(grad_x);
+  if (need_parameters) p.grads = grads.data_ptr();
+  run(x, p);
+  return {grad_x, grads};
+}
+
+}  // namespace
+}  // namespace googlenet_fast
+
+REGISTER_CPU(m) {
+  m.impl("conv_bias_relu", TORCH_BOX(&googlenet_fast::conv_bias_relu));
+  m.impl("conv_bias_relu_backward", TORCH_BOX(&googlenet_fast::conv_bias_relu_backward));
+}

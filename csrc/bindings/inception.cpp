@@ -1,0 +1,121 @@
+#include "../inception.h"
+
+#include "../bindings.h"
+
+namespace googlenet_fast {
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+// (K, C, T, T) as the kernels read it: (K, T, T, C), dense, of fp32.
+Tensor dense_weight(const Tensor& w) {
+  STD_TORCH_CHECK(w.dim() == 4 && w.size(2) == w.size(3), "inception: weights must be (K, C, T, T)");
+  return torch::stable::contiguous(
+      torch::stable::to(w, ScalarType::Float), MemoryFormat::ChannelsLast);
+}
+
+InceptionShape shape_of(
+    const Tensor& x, const Tensor& w_in, const Tensor& w3, const Tensor& w5, const Tensor& wp) {
+  STD_TORCH_CHECK(x.dim() == 4, "inception: x must be (N, C, H, W)");
+  STD_TORCH_CHECK(
+      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32");
+  InceptionShape s{};
+  s.images = x.size(0), s.height = x.size(2), s.width = x.size(3), s.channels = x.size(1);
+  s.c3_reduce = w3.size(1), s.c3 = w3.size(0), s.c5_reduce = w5.size(1), s.c5 = w5.size(0);
+  s.c1 = w_in.size(0) - s.reductions(), s.project = wp.size(0);
+  s.taps3 = w3.size(2), s.taps5 = w5.size(2);
+  STD_TORCH_CHECK(
+      s.c1 > 0 && w_in.size(1) == s.channels && wp.size(1) == s.channels,
+      "inception: weights do not fit together, or not to x");
+  STD_TORCH_CHECK(
+      w_in.size(2) == 1 && wp.size(2) == 1 && (s.taps3 == 3 || s.taps3 == 5) &&
+          (s.taps5 == 3 || s.taps5 == 5),
+      "inception: the kernel for CPUs takes weights of 1x1, 3x3 and 5x5");
+  return s;
+}
+
+std::tuple<Tensor, Tensor, Optional> forward(
+    const Tensor& x, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
+    const Optional& b3, const Tensor& w5, const Optional& b5, const Tensor& wp, const Optional& bp,
+    bool reduce_relu, bool training) {
+  Inception p{};
+  p.shape = shape_of(x, w_in, w3, w5, wp);
+  const Rows rows = rows_of(x);
+  const Tensor weights[] = {dense_weight(w_in), dense_weight(w3), dense_weight(w5), dense_weight(wp)};
+  std::vector<Tensor> biases;
+  if (b_in.has_value()) {
+    const Optional* given[] = {&b_in, &b3, &b5, &bp};
+    for (int i = 0; i < 4; ++i) {
+      STD_TORCH_CHECK(
+          given[i]->has_value() && (*given[i])->size(0) == weights[i].size(0),
+          "inception: give all four biases or none, a value for each output");
+      biases.push_back(torch::stable::contiguous(torch::stable::to(**given[i], ScalarType::Float)));
+    }
+    p.b_in = biases[0].data_ptr(), p.b3 = biases[1].data_ptr();
+    p.b5 = biases[2].data_ptr(), p.bp = biases[3].data_ptr();
+  }
+  const Tensor y = empty_channels_last(x, p.shape.outputs());
+  const Tensor r = empty_channels_last(x, p.shape.reductions());
+  Optional index;
+  if (training) {
+    index = empty_channels_last(x, ScalarType::Byte, x.size(1), x.size(2), x.size(3));
+    p.index = static_cast<uint8_t*>(index->data_ptr());
+  }
+  p.weights = {
+      weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
+  p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
+  p.reduce_relu = reduce_relu;
+  run(x, p);
+  return {y, r, index};
+}
+
+Tensor inception(
+    Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
+    Optional bp, bool reduce_relu) {
+  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false));
+}
+
+std::tuple<Tensor, Tensor, Tensor> inception_training(
+    Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
+    Optional bp, bool reduce_relu) {
+  const auto [y, r, index] = forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true);
+  return {y, r, *index};
+}
+
+std::tuple<Tensor, Tensor> inception_backward(
+    Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in, Tensor w3, Tensor w5,
+    Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+  InceptionBackward p{};
+  p.shape = shape_of(x, w_in, w3, w5, wp);
+  for (const Tensor* other : {&grad_y, &r, &y}) check_same_pixels("inception_backward", *other, x);
+  STD_TORCH_CHECK(
+      grad_y.size(1) == p.shape.outputs() && y.size(1) == p.shape.outputs() &&
+          r.size(1) == p.shape.reductions() && index.size(1) == p.shape.channels,
+      "inception_backward: sizes do not fit together");
+  const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x), r_rows = rows_of(r);
+  const Rows y_rows = rows_of(y);
+  const Tensor dense = torch::stable::contiguous(index, MemoryFormat::ChannelsLast);
+  const Tensor weights[] = {dense_weight(w_in), dense_weight(w3), dense_weight(w5), dense_weight(wp)};
+  int64_t count = 0;
+  for (const Tensor& w : weights) count += w.numel() + w.size(0);
+  const Tensor grad_x = need_x ? empty_channels_last(x, x.size(1)) : empty_sums(x, {0});
+  const Tensor grads = empty_sums(x, {need_parameters ? count : 0});
+  p.weights = {
+      weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
+  p.reduce_relu = reduce_relu;
+  p.grad_y = grad_rows.matrix, p.x = x_rows.matrix, p.r = r_rows.matrix, p.y = y_rows.matrix;
+  p.index = static_cast<const uint8_t*>(dense.data_ptr());
+  if (need_x) p.grad_x = matrix_of(grad_x);
+  if (need_parameters) p.grads = grads.data_ptr();
+  run(x, p);
+  return {grad_x, grads};
+}
+
+}  // namespace
+}  // namespace googlenet_fast
+
+REGISTER_CPU(m) {
+  m.impl("inception", TORCH_BOX(&googlenet_fast::inception));
+  m.impl("inception_training", TORCH_BOX(&googlenet_fast::inception_training));
+  m.impl("inception_backward", TORCH_BOX(&googlenet_fast::inception_backward));
+}

@@ -1,0 +1,35 @@
+// Convolution with bias and ReLU, and its gradient: 1x1, 3x3 or 5x5, stride 1, "same" padding.
+#pragma once
+
+#include "kernels.h"
+
+namespace googlenet_fast {
+
+struct ConvShape {
+  int64_t images, height, width;
+  int64_t channels, outputs;
+  int taps;
+};
+
+struct ConvBiasRelu {
+  ConvShape shape;
+  Matrix x;            // (pixels, channels)
+  const void* weight;  // (outputs, taps, taps, channels), dense
+  const void* bias;    // (outputs,) of fp32, or null
+  bool relu;
+  Matrix y;  // (pixels, outputs), written
+};
+
+struct ConvBiasReluBackward {
+  ConvShape shape;
+  Matrix grad_y, x;
+  Matrix y;  // data null: there was no ReLU
+  const void* weight;
+  Matrix grad_x;  // data null: not wanted
+  void* grads;    // fp32: weight and bias, end to end; null: not wanted
+};
+
+void run_cpu(Dtype dtype, const ConvBiasRelu& p);  // fp32 only
+void run_cpu(Dtype dtype, const ConvBiasReluBackward& p);
+
+}  // namespace googlenet_fast

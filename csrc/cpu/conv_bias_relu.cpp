@@ -1,0 +1,52 @@
+#include "../conv_bias_relu.h"
+
+#include <algorithm>
+
+#include "convolution.h"
+#include "scratch.h"
+
+namespace googlenet_fast {
+namespace {
+
+using cpu::Filter;
+using cpu::Rows;
+using cpu::Size;
+
+Rows rows_of(const Matrix& m, int64_t channels) {
+  return {static_cast<float*>(m.data), m.stride, channels};
+}
+
+Size size_of(const ConvShape& s) { return {s.images, s.height, s.width}; }
+
+Filter filter_of(const ConvShape& s, const void* weight) {
+  return {static_cast<const float*>(weight), s.outputs, s.taps, s.channels};
+}
+
+}  // namespace
+
+void run_cpu(Dtype, const ConvBiasRelu& p) {
+  const ConvShape& s = p.shape;
+  const float* const bias = static_cast<const float*>(p.bias);
+  convolve(
+      size_of(s), rows_of(p.x, s.channels), filter_of(s, p.weight), bias, p.relu,
+      rows_of(p.y, s.outputs));
+}
+
+void run_cpu(Dtype, const ConvBiasReluBackward& p) {
+  const ConvShape& s = p.shape;
+  const Size size = size_of(s);
+  const Filter weight = filter_of(s, p.weight);
+  cpu::Scratch scratch;
+  const Rows masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
+  float* const sums = scratch.take(s.outputs);
+  mask_and_sum(size, rows_of(p.grad_y, s.outputs), rows_of(p.y, s.outputs), masked, sums);
+  if (p.grad_x.data != nullptr) {
+    input_gradient(size, masked, weight, false, {}, rows_of(p.grad_x, s.channels));
+  }
+  if (p.grads == nullptr) return;
+  float* const grads = static_cast<float*>(p.grads);
+  weight_gradient(size, masked, rows_of(p.x, s.channels), s.taps, grads);
+  std::copy_n(sums, s.outputs, grads + weight.size());
+}
+
+}  // namespace googlenet_fast

@@ -1,0 +1,362 @@
+#include "convolution.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa.h"
+#include "scratch.h"
+#include "../kernels.h"
+
+namespace googlenet_fast::cpu {
+namespace {
+
+using torch::stable::parallel_for;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Pixels whose products are computed by one thread at a time.
+constexpr int64_t kRowBlock = 48;
+
+// Call function(first, count) for blocks of rows, on all threads.
+template <typename F>
+void for_row_blocks(int64_t rows, const F& function) {
+  parallel_for(0, ceil_div(rows, kRowBlock), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t first = block * kRowBlock;
+      function(first, std::min(kRowBlock, rows - first));
+    }
+  });
+}
+
+// The weights of a 1x1 convolution as B of x · wᵀ.
+const float* pack_forward(const Filter& w, Scratch& scratch) {
+  float* const packed = scratch.take(isa().packed_size(w.channels, w.outputs));
+  isa().pack_transposed(w.data, w.channels, w.channels, w.outputs, packed);
+  return packed;
+}
+
+void multiply(
+    int64_t first, int64_t count, Rows a, const float* b, Rows c, const float* bias, bool relu,
+    bool add) {
+  isa().multiply(
+      {a.row(first), a.stride, b, c.row(first), c.stride, count, c.channels, a.channels, bias, relu,
+       add});
+}
+
+// Tiles of Winograd's convolutions: `side` x `side` outputs from 6x6 inputs.
+struct Tiling {
+  Size size;
+  int taps, side;
+  int64_t down, across;
+
+  Tiling(const Size& size, int taps)
+      : size(size), taps(taps), side(7 - taps), down(ceil_div(size.height, side)),
+        across(ceil_div(size.width, side)) {}
+
+  int64_t count() const { return size.images * down * across; }
+
+  // The n x n pixels of a tile, from `border` above and left of its outputs; `outside` for those
+  // beyond the image.
+  template <typename T>
+  void pixels(int64_t tile, int n, int border, T* data, int64_t stride, T* outside, T** found) const {
+    const int64_t image = tile / (down * across), rest = tile % (down * across);
+    const int64_t top = rest / across * side - border, left = rest % across * side - border;
+    for (int i = 0; i < n * n; ++i) {
+      const int64_t y = top + i / n, x = left + i % n;
+      const bool inside = y >= 0 && y < size.height && x >= 0 && x < size.width;
+      found[i] = inside ? data + ((image * size.height + y) * size.width + x) * stride : outside;
+    }
+  }
+};
+
+float* take_zeros(int64_t count, Scratch& scratch) {
+  float* const zeros = scratch.take(count);
+  std::fill_n(zeros, count, 0.0f);
+  return zeros;
+}
+
+// Transformed filters, packed as B of the products of the 36 frequencies: of depth `depth`.
+struct Filters {
+  const float* data;
+  int64_t depth, columns;
+
+  int64_t frequency_stride() const { return isa().packed_size(depth, columns); }
+};
+
+// From channels to outputs.
+Filters transform_forward(const Filter& w, Scratch& scratch) {
+  const int64_t panel = isa().panel, size = isa().packed_size(w.channels, w.outputs);
+  float* const u = scratch.take(kFrequencies * size);
+  if (w.outputs % panel != 0) {
+    const int64_t last = w.outputs / panel * w.channels * panel;
+    for (int64_t f = 0; f < kFrequencies; ++f) {
+      std::fill(u + f * size + last, u + (f + 1) * size, 0.0f);
+    }
+  }
+  parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      isa().transform_filter(
+          w.rows(k, 1).data, w.channels, w.channels, w.taps, false,
+          u + k / panel * w.channels * panel + k % panel, size, panel);
+    }
+  });
+  return {u, w.channels, w.outputs};
+}
+
+// From outputs back to channels: filters turned around.
+Filters transform_backward(const Filter& w, Scratch& scratch) {
+  const int64_t panel = isa().panel, size = isa().packed_size(w.outputs, w.channels);
+  float* const u = scratch.take(kFrequencies * size);
+  parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      for (int64_t c = 0; c < w.channels; c += panel) {
+        const int64_t count = std::min(panel, w.channels - c);
+        float* const row = u + c * w.outputs + k * panel;
+        isa().transform_filter(
+            w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size, 1);
+        for (int64_t f = 0; f < kFrequencies; ++f) {
+          std::fill(row + f * size + count, row + f * size + panel, 0.0f);
+        }
+      }
+    }
+  });
+  return {u, w.outputs, w.channels};
+}
+
+// Tiles at a time on one thread: their transforms should stay in its second-level cache.
+int64_t tiles_at_once(const Tiling& tiling, const Filters& filters) {
+  constexpr int64_t kBytes = 3 << 19;
+  const int64_t rows = isa().tile_rows;
+  const int64_t bytes = kFrequencies * (filters.depth + filters.columns) * sizeof(float);
+  return std::clamp(kBytes / bytes / rows * rows, rows, ceil_div(tiling.count(), rows) * rows);
+}
+
+void convolve_tiles(
+    const Tiling& tiling, Rows x, const Filters& filters, const float* bias, bool relu, Rows mask,
+    Rows y) {
+  const int64_t most = tiles_at_once(tiling, filters);
+  parallel_for(0, ceil_div(tiling.count(), most), 1, [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    float* const zeros = take_zeros(x.channels, scratch);
+    float* const v = scratch.take(kFrequencies * most * x.channels);
+    float* const m = scratch.take(kFrequencies * most * y.channels);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t first = block * most, count = std::min(most, tiling.count() - first);
+      for (int64_t t = 0; t < count; ++t) {
+        float* in[36];
+        tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
+        isa().transform_input(
+            in, x.channels, v + t * x.channels, count * x.channels, x.channels, 0);
+      }
+      for (int64_t f = 0; f < kFrequencies; ++f) {
+        isa().multiply(
+            {v + f * count * x.channels, x.channels,
+             filters.data + f * filters.frequency_stride(), m + f * count * y.channels, y.channels,
+             count, y.channels, x.channels, nullptr, false, false});
+      }
+      for (int64_t t = 0; t < count; ++t) {
+        float* out[16];
+        float* masks[16];
+        tiling.pixels<float>(first + t, tiling.side, 0, y.data, y.stride, nullptr, out);
+        if (mask.data != nullptr) {
+          tiling.pixels<float>(first + t, tiling.side, 0, mask.data, mask.stride, nullptr, masks);
+        }
+        isa().transform_output(
+            m + t * y.channels, count * y.channels, y.channels, tiling.side, out, bias, relu,
+            mask.data == nullptr ? nullptr : masks);
+      }
+    }
+  });
+}
+
+// grad_w of a 1x1 convolution whose input's rows `pack_rows(first, count, column, columns, packed)`
+// packs: each thread has some columns, and adds up the pixels in their order.
+template <typename F>
+void outer_product(
+    const Size& size, Rows grad_y, int64_t channels, float* grad_w, const F& pack_rows) {
+  const int64_t panel = isa().panel, pixels = size.pixels();
+  parallel_for(0, isa().panels(channels), 1, [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    const int64_t column = begin * panel, columns = std::min(channels, end * panel) - column;
+    float* const packed = scratch.take(isa().packed_size(kOuterRows, columns));
+    for (int64_t k = 0; k < grad_y.channels; ++k) {
+      std::fill_n(grad_w + k * channels + column, columns, 0.0f);
+    }
+    for (int64_t first = 0; first < pixels; first += kOuterRows) {
+      const int64_t count = std::min(kOuterRows, pixels - first);
+      pack_rows(first, count, column, columns, packed);
+      isa().multiply_transposed(
+          {grad_y.row(first), grad_y.stride, packed, kOuterRows, grad_w + column, channels, count,
+           grad_y.channels, columns});
+    }
+  });
+}
+
+void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* grad_w) {
+  Scratch scratch;
+  const int64_t outputs = grad_y.channels, channels = x.channels, panel = isa().panel;
+  const int64_t most = std::min(kOuterRows, tiling.count());
+  float* const zeros = take_zeros(std::max(outputs, channels), scratch);
+  const int64_t v_size = isa().packed_size(most, channels), dm_size = most * outputs;
+  float* const v = take_zeros(kFrequencies * v_size, scratch);
+  float* const dm = scratch.take(kFrequencies * dm_size);
+  float* const du = take_zeros(kFrequencies * outputs * channels, scratch);
+  for (int64_t first = 0; first < tiling.count(); first += most) {
+    const int64_t count = std::min(most, tiling.count() - first);
+    parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        float *in[36], *out[16];
+        tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
+        isa().transform_input(in, channels, v + t * panel, v_size, panel, most * panel);
+        tiling.pixels(first + t, tiling.side, 0, grad_y.data, grad_y.stride, zeros, out);
+        isa().transform_output_adjoint(out, outputs, tiling.side, dm + t * outputs, dm_size);
+      }
+    });
+    parallel_for(0, kFrequencies, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t f = begin; f < end; ++f) {
+        isa().multiply_transposed(
+            {dm + f * dm_size, outputs, v + f * v_size, most, du + f * outputs * channels, channels,
+             count, outputs, channels});
+      }
+    });
+  }
+  parallel_for(0, outputs, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      isa().transform_filter_adjoint(
+          du + k * channels, outputs * channels, channels, tiling.taps,
+          grad_w + k * tiling.taps * tiling.taps * channels);
+    }
+  });
+}
+
+// The nine pixels around one, or null beyond the image.
+template <typename T>
+void neighbours(const Size& size, int64_t pixel, T* data, int64_t stride, T** found) {
+  const int64_t y = pixel / size.width % size.height, x = pixel % size.width;
+  for (int i = 0; i < 9; ++i) {
+    const int64_t dy = i / 3 - 1, dx = i % 3 - 1;
+    const bool inside = y + dy >= 0 && y + dy < size.height && x + dx >= 0 && x + dx < size.width;
+    found[i] = inside ? data + (pixel + dy * size.width + dx) * stride : nullptr;
+  }
+}
+
+void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* index) {
+  float* pixels[9];
+  neighbours(size, pixel, x.data, x.stride, pixels);
+  isa().max_of_nine(pixels, x.channels, nullptr, false, y, index);
+}
+
+}  // namespace
+
+void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
+  if (size.pixels() == 0) return;
+  Scratch scratch;
+  if (w.taps > 1) {
+    const Filters filters = transform_forward(w, scratch);
+    return convolve_tiles(Tiling(size, w.taps), x, filters, bias, relu, {}, y);
+  }
+  const float* const packed = pack_forward(w, scratch);
+  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
+    multiply(first, count, x, packed, y, bias, relu, false);
+  });
+}
+
+void input_gradient(
+    const Size& size, Rows grad_y, const Filter& w, bool add, Rows mask, Rows grad_x) {
+  if (size.pixels() == 0) return;
+  Scratch scratch;
+  if (w.taps > 1) {
+    const Filters filters = transform_backward(w, scratch);
+    return convolve_tiles(Tiling(size, w.taps), grad_y, filters, nullptr, false, mask, grad_x);
+  }
+  float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
+  isa().pack(w.data, w.channels, w.outputs, w.channels, w.outputs, packed);
+  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
+    multiply(first, count, grad_y, packed, grad_x, nullptr, false, add);
+  });
+}
+
+void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
+  if (taps > 1 && size.pixels() > 0) {
+    return weight_gradient_of_tiles(Tiling(size, taps), grad_y, x, grad_w);
+  }
+  if (size.pixels() == 0) {
+    std::fill_n(grad_w, grad_y.channels * taps * taps * x.channels, 0.0f);
+    return;
+  }
+  outer_product(
+      size, grad_y, x.channels, grad_w,
+      [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
+        isa().pack(x.row(first) + column, x.stride, count, columns, kOuterRows, packed);
+      });
+}
+
+void pool_project(
+    const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index) {
+  Scratch scratch;
+  const float* const packed = pack_forward(w, scratch);
+  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
+    Scratch own;
+    const Rows pooled{own.take(count * x.channels), x.channels, x.channels};
+    for (int64_t i = 0; i < count; ++i) {
+      uint8_t* const at = index == nullptr ? nullptr : index + (first + i) * x.channels;
+      max_pool_row(size, first + i, x, pooled.row(i), at);
+    }
+    isa().multiply(
+        {pooled.data, pooled.stride, packed, y.row(first), y.stride, count, y.channels, x.channels,
+         bias, true, false});
+  });
+}
+
+void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w) {
+  outer_product(
+      size, grad_y, x.channels, grad_w,
+      [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
+        Scratch own;
+        float* const pooled = own.take(count * columns);
+        for (int64_t i = 0; i < count; ++i) {
+          max_pool_row(
+              size, first + i, x.columns(column, columns), pooled + i * columns, nullptr);
+        }
+        isa().pack(pooled, columns, count, columns, kOuterRows, packed);
+      });
+}
+
+void add_unpooled(const Size& size, Rows grad_pooled, const uint8_t* index, Rows grad_x) {
+  const int64_t channels = grad_x.channels;
+  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
+    for (int64_t pixel = first; pixel < first + count; ++pixel) {
+      float* around[9];
+      const uint8_t* at[9];
+      neighbours(size, pixel, grad_pooled.data, grad_pooled.stride, around);
+      neighbours(size, pixel, index, channels, at);
+      // The pixel is number i of the window around the neighbour that it sees as number 8 - i.
+      std::reverse(around, around + 9);
+      std::reverse(at, at + 9);
+      isa().unpool_nine(around, at, channels, grad_x.row(pixel));
+    }
+  });
+}
+
+void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums) {
+  const int64_t pixels = size.pixels(), channels = grad.channels, parts = bias_partials(pixels);
+  Scratch scratch;
+  float* const partial = take_zeros(parts * channels, scratch);
+  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
+        isa().mask(
+            grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels, masked.row(i),
+            partial + part * channels);
+      }
+    }
+  });
+  std::fill_n(sums, channels, 0.0f);
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t c = 0; c < channels; ++c) sums[c] += partial[part * channels + c];
+  }
+}
+
+}  // namespace googlenet_fast::cpu

@@ -1,0 +1,64 @@
+// Convolutions of stride 1 with "same" padding on channels_last images, and their gradients, in fp32,
+// shared among torch's threads. 1x1 are products of matrices; 3x3 and 5x5 go through Winograd's
+// transforms. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace googlenet_fast::cpu {
+
+struct Size {
+  int64_t images, height, width;
+  int64_t pixels() const { return images * height * width; }
+};
+
+// One row of channels per pixel; perhaps some columns of a wider matrix.
+struct Rows {
+  float* data;
+  int64_t stride;
+  int64_t channels;
+
+  Rows columns(int64_t first, int64_t count) const { return {data + first, stride, count}; }
+  float* row(int64_t pixel) const { return data + pixel * stride; }
+};
+
+// (outputs, taps, taps, channels), dense.
+struct Filter {
+  const float* data;
+  int64_t outputs;
+  int taps;
+  int64_t channels;
+
+  int64_t size() const { return outputs * taps * taps * channels; }
+  Filter rows(int64_t first, int64_t count) const {
+    return {data + first * taps * taps * channels, count, taps, channels};
+  }
+};
+
+// y = relu(conv(x, w) + bias), or without bias (null) or ReLU. Taps are 1, 3 or 5.
+void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y);
+
+// grad_x = the input gradient for grad_y, plus what is there if `add` (of 1x1 only); zero where
+// `mask` (data null: none), like x, is zero or less (of 3x3 and 5x5 only).
+void input_gradient(
+    const Size& size, Rows grad_y, const Filter& w, bool add, Rows mask, Rows grad_x);
+
+// grad_w (outputs, taps, taps, channels) = the weight gradient.
+void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w);
+
+// y = max over windows of 3x3, stride 1; `index` (pixels, channels) gets where, if not null.
+// y = relu(project(y) + bias).
+void pool_project(
+    const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index);
+
+// grad_w of pool_project.
+void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w);
+
+// grad_x += the gradient of the pool, for grad_pooled of its maxima.
+void add_unpooled(const Size& size, Rows grad_pooled, const uint8_t* index, Rows grad_x);
+
+// masked = 0 where mask (data null: nowhere) is zero or less, else grad; sums (channels,) = its sum
+// over the pixels. masked may be grad.
+void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums);
+
+}  // namespace googlenet_fast::cpu

@@ -1,0 +1,134 @@
+// Products of matrices: a tile of kTileRows x kPanel sums stays in registers over the whole depth.
+#pragma once
+
+#include "isa.h"
+#include "simd.h"
+
+namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
+
+// sums[r] += a[r, k] * b[k] over k. `a` has a row of `a_stride` for each r, or for each k if
+// kTransposed.
+template <int kRows, bool kTransposed>
+inline void add_products(
+    const float* a, int64_t a_stride, const float* b, int64_t depth, Vector (&sums)[kRows][kVectors]) {
+  for (int64_t k = 0; k < depth; ++k, b += kPanel) {
+    Vector right[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) right[v] = load<Vector>(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+// What becomes of sums before they are written: plus what is there, plus a bias, clipped.
+struct Finish {
+  bool add;
+  const float* bias;  // or null
+  bool relu;
+};
+
+template <typename V>
+inline V finished(const Finish& finish, V value, const float* c, int64_t column) {
+  if (finish.add) value += load<V>(c);
+  if (finish.bias != nullptr) value += load<V>(finish.bias + column);
+  return finish.relu ? relu(value) : value;
+}
+
+// Write one row of a panel, or the part of it that the matrix has.
+inline void write_row(
+    const Finish& finish, const Vector (&sums)[kVectors], float* c, int64_t column, int64_t columns) {
+  if (columns - column >= kPanel) {
+    for (int v = 0; v < kVectors; ++v, column += kLanes) {
+      store(c + column, finished(finish, sums[v], c + column, column));
+    }
+    return;
+  }
+  float values[kPanel];
+  for (int v = 0; v < kVectors; ++v) store(values + v * kLanes, sums[v]);
+  for (int64_t i = 0; column + i < columns; ++i) {
+    c[column + i] = finished(finish, values[i], c + column + i, column + i);
+  }
+}
+
+template <int kRows>
+void multiply_rows(const Product& p, int64_t row) {
+  const float* const a = p.a + row * p.a_stride;
+  const Finish finish{p.add, p.bias, p.relu};
+  for (int64_t j = 0; j < p.columns; j += kPanel) {
+    Vector sums[kRows][kVectors] = {};
+    add_products<kRows, false>(a, p.a_stride, p.b + j * p.depth, p.depth, sums);
+    for (int r = 0; r < kRows; ++r) {
+      write_row(finish, sums[r], p.c + (row + r) * p.c_stride, j, p.columns);
+    }
+  }
+}
+
+// Call function<n>() for n = count, which is 1 .. kMost.
+template <int kMost, typename F>
+inline void with_constant(int64_t count, const F& function) {
+  if constexpr (kMost > 0) {
+    if (count == kMost) return function.template operator()<kMost>();
+    with_constant<kMost - 1>(count, function);
+  }
+}
+
+inline void multiply(const Product& p) {
+  for (int64_t row = 0; row < p.rows; row += kTileRows) {
+    const int64_t count = p.rows - row < kTileRows ? p.rows - row : kTileRows;
+    with_constant<kTileRows>(count, [&]<int kRows>() { multiply_rows<kRows>(p, row); });
+  }
+}
+
+template <int kRows>
+void multiply_outputs(const OuterProduct& p, int64_t output) {
+  float a[kOuterRows * kRows];  // this tile's columns of A, side by side
+  for (int64_t k = 0; k < p.rows; ++k) {
+    for (int r = 0; r < kRows; ++r) a[k * kRows + r] = p.a[k * p.a_stride + output + r];
+  }
+  for (int64_t j = 0; j < p.columns; j += kPanel) {
+    Vector sums[kRows][kVectors] = {};
+    add_products<kRows, true>(a, kRows, p.b + j * p.b_rows, p.rows, sums);
+    for (int r = 0; r < kRows; ++r) {
+      write_row({true, nullptr, false}, sums[r], p.c + (output + r) * p.c_stride, j, p.columns);
+    }
+  }
+}
+
+inline void multiply_transposed(const OuterProduct& p) {
+  for (int64_t output = 0; output < p.outputs; output += kTileRows) {
+    const int64_t count = p.outputs - output < kTileRows ? p.outputs - output : kTileRows;
+    with_constant<kTileRows>(count, [&]<int kRows>() { multiply_outputs<kRows>(p, output); });
+  }
+}
+
+inline void pack(
+    const float* b, int64_t stride, int64_t depth, int64_t columns, int64_t b_rows, float* packed) {
+  for (int64_t j = 0; j < columns; j += kPanel) {
+    const int64_t count = columns - j < kPanel ? columns - j : kPanel;
+    for (int64_t k = 0; k < depth; ++k) {
+      float* const row = packed + j * b_rows + k * kPanel;
+      for (int64_t i = 0; i < count; ++i) row[i] = b[k * stride + j + i];
+      for (int64_t i = count; i < kPanel; ++i) row[i] = 0;
+    }
+  }
+}
+
+inline void pack_transposed(
+    const float* b, int64_t stride, int64_t depth, int64_t columns, float* packed) {
+  for (int64_t j = 0; j < columns; j += kPanel) {
+    const int64_t count = columns - j < kPanel ? columns - j : kPanel;
+    float* const panel = packed + j * depth;
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t k = 0; k < depth; ++k) panel[k * kPanel + i] = b[(j + i) * stride + k];
+    }
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t i = count; i < kPanel; ++i) panel[k * kPanel + i] = 0;
+    }
+  }
+}
+
+}  // namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA

@@ -1,0 +1,137 @@
+// The Inception block: branches are written into their columns of the output.
+
+#include "../inception.h"
+
+#include <algorithm>
+
+#include "convolution.h"
+#include "scratch.h"
+
+namespace googlenet_fast {
+namespace {
+
+using cpu::Filter;
+using cpu::Rows;
+using cpu::Size;
+
+Rows rows_of(const Matrix& m, int64_t channels) {
+  return {static_cast<float*>(m.data), m.stride, channels};
+}
+
+const float* floats(const void* data) { return static_cast<const float*>(data); }
+
+struct Filters {
+  Filter in, w3, w5, project;
+
+  Filters(const InceptionShape& s, const InceptionWeights& w)
+      : in{floats(w.w_in), s.c1 + s.reductions(), 1, s.channels},
+        w3{floats(w.w3), s.c3, s.taps3, s.c3_reduce},
+        w5{floats(w.w5), s.c5, s.taps5, s.c5_reduce},
+        project{floats(w.wp), s.project, 1, s.channels} {}
+};
+
+// The columns of the four branches in an output, and of the two reductions.
+struct Branches {
+  Rows b1, b3, b5, project;
+
+  Branches(const InceptionShape& s, Rows y)
+      : b1(y.columns(0, s.c1)), b3(y.columns(s.c1, s.c3)), b5(y.columns(s.c1 + s.c3, s.c5)),
+        project(y.columns(s.c1 + s.c3 + s.c5, s.project)) {}
+};
+
+struct Reductions {
+  Rows r3, r5;
+
+  Reductions(const InceptionShape& s, Rows r)
+      : r3(r.columns(0, s.c3_reduce)), r5(r.columns(s.c3_reduce, s.c5_reduce)) {}
+};
+
+Size size_of(const InceptionShape& s) { return {s.images, s.height, s.width}; }
+
+// Where each gradient is in the row of all of them.
+struct Gradients {
+  float *w_in, *b_in, *w3, *b3, *w5, *b5, *wp, *bp;
+
+  Gradients(const Filters& f, float* at) {
+    const auto next = [&](int64_t count) { return (at += count) - count; };
+    w_in = next(f.in.size()), b_in = next(f.in.outputs);
+    w3 = next(f.w3.size()), b3 = next(f.w3.outputs);
+    w5 = next(f.w5.size()), b5 = next(f.w5.outputs);
+    wp = next(f.project.size()), bp = next(f.project.outputs);
+  }
+};
+
+void weight_gradients(
+    const InceptionBackward& p, const Filters& f, Rows masked, Rows grad_r, const Gradients& grads) {
+  const Size size = size_of(p.shape);
+  const Branches g(p.shape, masked);
+  const Rows x = rows_of(p.x, p.shape.channels);
+  const Reductions r(p.shape, rows_of(p.r, p.shape.reductions()));
+  weight_gradient(size, g.b3, r.r3, f.w3.taps, grads.w3);
+  weight_gradient(size, g.b5, r.r5, f.w5.taps, grads.w5);
+  weight_gradient(size, g.b1, x, 1, grads.w_in);
+  weight_gradient(size, grad_r, x, 1, grads.w_in + p.shape.c1 * p.shape.channels);
+  pool_project_weight_gradient(size, g.project, x, grads.wp);
+}
+
+void write_grad_x(const InceptionBackward& p, const Filters& f, Rows masked, Rows grad_r) {
+  const Size size = size_of(p.shape);
+  const Branches g(p.shape, masked);
+  const int64_t channels = p.shape.channels;
+  const Rows grad_x = rows_of(p.grad_x, channels);
+  cpu::Scratch scratch;
+  const Rows grad_pooled{scratch.take(size.pixels() * channels), channels, channels};
+  input_gradient(size, g.project, f.project, false, {}, grad_pooled);
+  input_gradient(size, g.b1, f.in.rows(0, p.shape.c1), false, {}, grad_x);
+  const Filter reduce = f.in.rows(p.shape.c1, p.shape.reductions());
+  input_gradient(size, grad_r, reduce, true, {}, grad_x);
+  add_unpooled(size, grad_pooled, p.index, grad_x);
+}
+
+}  // namespace
+
+void run_cpu(Dtype, const Inception& p) {
+  const InceptionShape& s = p.shape;
+  const Size size = size_of(s);
+  const Filters f(s, p.weights);
+  const Rows x = rows_of(p.x, s.channels), r = rows_of(p.r, s.reductions());
+  const Branches y(s, rows_of(p.y, s.outputs()));
+  const Reductions reduced(s, r);
+  const float* const b_in = floats(p.b_in);
+  const float* const b_reduce = b_in == nullptr ? nullptr : b_in + s.c1;
+  convolve(size, x, f.in.rows(0, s.c1), b_in, true, y.b1);
+  convolve(size, x, f.in.rows(s.c1, s.reductions()), b_reduce, p.reduce_relu, r);
+  convolve(size, reduced.r3, f.w3, floats(p.b3), true, y.b3);
+  convolve(size, reduced.r5, f.w5, floats(p.b5), true, y.b5);
+  pool_project(size, x, f.project, floats(p.bp), y.project, p.index);
+}
+
+void run_cpu(Dtype, const InceptionBackward& p) {
+  const InceptionShape& s = p.shape;
+  const Size size = size_of(s);
+  const Filters f(s, p.weights);
+  cpu::Scratch scratch;
+  const Rows masked{scratch.take(size.pixels() * s.outputs()), s.outputs(), s.outputs()};
+  const Rows grad_r{scratch.take(size.pixels() * s.reductions()), s.reductions(), s.reductions()};
+  float* const sums = scratch.take(s.outputs());
+  float* const reduce_sums = scratch.take(s.reductions());
+  mask_and_sum(size, rows_of(p.grad_y, s.outputs()), rows_of(p.y, s.outputs()), masked, sums);
+
+  const Branches g(s, masked);
+  const Reductions into(s, grad_r);
+  const Reductions r(s, rows_of(p.r, s.reductions()));
+  input_gradient(size, g.b3, f.w3, false, p.reduce_relu ? r.r3 : Rows{}, into.r3);
+  input_gradient(size, g.b5, f.w5, false, p.reduce_relu ? r.r5 : Rows{}, into.r5);
+  if (p.grad_x.data != nullptr) write_grad_x(p, f, masked, grad_r);
+  if (p.grads == nullptr) return;
+  mask_and_sum(size, grad_r, {}, grad_r, reduce_sums);
+  const Gradients grads(f, static_cast<float*>(p.grads));
+  weight_gradients(p, f, masked, grad_r, grads);
+  std::copy_n(sums, s.c1, grads.b_in);
+  std::copy_n(reduce_sums, s.reductions(), grads.b_in + s.c1);
+  std::copy_n(sums + s.c1, s.c3, grads.b3);
+  std::copy_n(sums + s.c1 + s.c3, s.c5, grads.b5);
+  std::copy_n(sums + s.c1 + s.c3 + s.c5, s.project, grads.bp);
+}
+
+}  // namespace googlenet_fast

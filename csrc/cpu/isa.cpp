@@ -1,0 +1,47 @@
+// Which of the compiled instruction sets this machine runs.
+
+#include "isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace googlenet_fast::cpu {
+
+namespace baseline {
+extern const Isa kIsa;
+}
+#ifdef __x86_64__
+namespace avx2 {
+extern const Isa kIsa;
+}
+namespace avx512 {
+extern const Isa kIsa;
+}
+#endif
+
+namespace {
+
+const Isa& choose() {
+  const char* const wanted = std::getenv("GOOGLENET_FAST_ISA");
+  const auto may = [&](const char* name) {
+    return wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, name) == 0;
+  };
+#ifdef __x86_64__
+  if (may("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
+    return avx512::kIsa;
+  }
+  if (may("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return avx2::kIsa;
+  }
+#endif
+  return baseline::kIsa;
+}
+
+}  // namespace
+
+const Isa& isa() {
+  static const Isa& chosen = choose();
+  return chosen;
+}
+
+}  // namespace googlenet_fast::cpu

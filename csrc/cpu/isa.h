@@ -1,0 +1,120 @@
+// The vector kernels of the CPU: one source, isa_kernels.cpp, compiled for several instruction sets.
+//
+// They compute in fp32, on one thread, and know nothing of images: who calls them says which pixels
+// a tile has and shares the work among threads.
+#pragma once
+
+#include <cstdint>
+
+namespace googlenet_fast::cpu {
+
+// A matrix of weights as the kernels read it: panels of `Isa::panel` columns, each one row after
+// the other, the last one filled up with zeros. It has `Isa::packed_size(depth, columns)` values.
+
+// C (rows, columns) = A (rows, depth) · B, plus C if `add`, plus bias, clipped if `relu`.
+struct Product {
+  const float* a;
+  int64_t a_stride;  // from one row to the next
+  const float* b;    // in panels
+  float* c;
+  int64_t c_stride;
+  int64_t rows, columns, depth;
+  const float* bias;  // (columns,) or null
+  bool relu;
+  bool add;
+};
+
+// C (outputs, columns) += Aᵀ · B of A (rows, outputs) and B (rows, columns).
+struct OuterProduct {
+  const float* a;
+  int64_t a_stride;
+  const float* b;  // in panels, whose rows are `b_rows` rows of `rows` or more
+  int64_t b_rows;
+  float* c;
+  int64_t c_stride;
+  int64_t rows;  // at most kOuterRows
+  int64_t outputs, columns;
+};
+constexpr int64_t kOuterRows = 256;
+
+// Winograd's transforms work on tiles of 6x6 pixels and produce 36 matrices, one per "frequency".
+// F(4x4, 3x3) and F(2x2, 5x5) have the same tiles (Lavin and Gray 2015, arXiv:1509.09308).
+constexpr int64_t kFrequencies = 36;
+
+struct Isa {
+  const char* name;
+  int64_t lanes;      // floats in a vector
+  int64_t tile_rows;  // rows of a product that are computed at once
+  int64_t panel;      // columns of a product that are computed at once
+
+  int64_t panels(int64_t columns) const { return (columns + panel - 1) / panel; }
+  int64_t packed_size(int64_t depth, int64_t columns) const {
+    return panels(columns) * depth * panel;
+  }
+
+  void (*multiply)(const Product& p);
+  void (*multiply_transposed)(const OuterProduct& p);
+
+  // Pack B (depth, columns), or its transpose given as (columns, depth). `b_rows`: rows of a panel.
+  void (*pack)(
+      const float* b, int64_t stride, int64_t depth, int64_t columns, int64_t b_rows, float* packed);
+  void (*pack_transposed)(
+      const float* b, int64_t stride, int64_t depth, int64_t columns, float* packed);
+
+  // Bᵀ d B of a tile: 36 pixels of `channels` values each. Frequency f of channel c goes to
+  // v[f * frequency_stride + c / panel * panel_stride + c % panel].
+  void (*transform_input)(
+      const float* const* pixels, int64_t channels, float* v, int64_t frequency_stride,
+      int64_t panel, int64_t panel_stride);
+
+  // Aᵀ m A of a tile: `side` x `side` pixels, side 4 or 2; null pixels are left out. Adds a bias,
+  // clips, and writes zero where a mask (null, or pixels like the output's) is zero or less.
+  void (*transform_output)(
+      const float* m, int64_t frequency_stride, int64_t channels, int side, float* const* pixels,
+      const float* bias, bool relu, const float* const* masks);
+
+  // A g Aᵀ: the adjoint of transform_output.
+  void (*transform_output_adjoint)(
+      const float* const* pixels, int64_t channels, int side, float* dm, int64_t frequency_stride);
+
+  // G w Gᵀ of one output's filter, taps² rows of `channels` values; `flipped` turns it around.
+  // Frequency f of channel c goes to u[f * frequency_stride + c * channel_stride].
+  void (*transform_filter)(
+      const float* w, int64_t tap_stride, int64_t channels, int taps, bool flipped, float* u,
+      int64_t frequency_stride, int64_t channel_stride);
+
+  // Gᵀ u G: the adjoint of transform_filter, of channels side by side.
+  void (*transform_filter_adjoint)(
+      const float* u, int64_t frequency_stride, int64_t channels, int taps, float* dw);
+
+  // The maxima of a window's pixels, null ones left out, plus a bias (or null), clipped if `relu`.
+  // `index`, if not null, gets the number of the maximum, the first of equal ones as PyTorch has
+  // it, or kClipped.
+  void (*max_of_nine)(
+      const float* const* pixels, int64_t channels, const float* bias, bool relu, float* y,
+      uint8_t* index);
+
+  // dx += dy of each of nine pixels whose index is its number here; null pixels are left out.
+  void (*unpool_nine)(
+      const float* const* dy, const uint8_t* const* index, int64_t channels, float* dx);
+
+  // y = x * s^-beta with s = k + scale * the sum of the squares of the `size` channels around;
+  // `wide` has room for channels + size values.
+  void (*normalize)(
+      const float* x, int64_t channels, int size, float scale, float beta, float k, float* wide,
+      float* y);
+
+  // The gradient of normalize; `wide` has room for 2 (channels + size) values.
+  void (*normalize_backward)(
+      const float* grad, const float* x, int64_t channels, int size, float scale, float beta,
+      float k, float* wide, float* grad_x);
+
+  // y = 0 where mask is zero or less, else grad, and sums += y; mask or sums may be null.
+  void (*mask)(
+      const float* grad, const float* mask, int64_t channels, float* y, float* sums);
+};
+
+// The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another.
+const Isa& isa();
+
+}  // namespace googlenet_fast::cpu

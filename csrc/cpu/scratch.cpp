@@ -1,0 +1,66 @@
+#include "scratch.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace googlenet_fast::cpu {
+namespace {
+
+constexpr int64_t kAlignment = 64, kFloats = kAlignment / sizeof(float);
+constexpr int64_t kSmallest = 1 << 18;  // floats
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+
+struct Block {
+  std::unique_ptr<float, Free> data;
+  int64_t size;
+};
+
+// Blocks never move while a scope holds arrays in them.
+struct Memory {
+  std::vector<Block> blocks;
+  int64_t block = 0, used = 0;  // the next array is at `used` of this block, or in a later one
+  int64_t scopes = 0;
+};
+
+thread_local Memory memory;
+
+Block allocate(int64_t size) {
+  void* const data = std::aligned_alloc(kAlignment, size * sizeof(float));
+  if (data == nullptr) throw std::bad_alloc();
+  return {std::unique_ptr<float, Free>(static_cast<float*>(data)), size};
+}
+
+}  // namespace
+
+Scratch::Scratch() : block_(memory.block), used_(memory.used) { ++memory.scopes; }
+
+Scratch::~Scratch() {
+  memory.block = block_;
+  memory.used = used_;
+  if (--memory.scopes > 0 || memory.blocks.size() < 2) return;
+  int64_t total = 0;  // next time, one block is enough
+  for (const Block& block : memory.blocks) total += block.size;
+  memory.blocks.clear();
+  memory.blocks.push_back(allocate(total));
+}
+
+float* Scratch::take(int64_t count) {
+  count = (count + kFloats - 1) / kFloats * kFloats;
+  const int64_t end = static_cast<int64_t>(memory.blocks.size());
+  while (memory.block < end && memory.used + count > memory.blocks[memory.block].size) {
+    ++memory.block;
+    memory.used = 0;
+  }
+  if (memory.block == end) memory.blocks.push_back(allocate(std::max(count, kSmallest)));
+  float* const array = memory.blocks[memory.block].data.get() + memory.used;
+  memory.used += count;
+  return array;
+}
+
+}  // namespace googlenet_fast::cpu
