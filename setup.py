@@ -38,8 +38,8 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mfma"],
 }
-"""Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64 there
-is but the baseline."""
+"""Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64
+there is but the baseline."""
 VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
 """Let square roots and choices be vectors; neither changes a result."""
 PER_INSTRUCTION_SET = "isa_kernels.cpp"

@@ -169,7 +169,12 @@ define(
 register(
     "conv_bias_relu",
     {
-        "cpu": {"native": _why_not_native, "reference": always, "aten": always, "triton": _why_not_triton},
+        "cpu": {
+            "native": _why_not_native,
+            "reference": always,
+            "aten": always,
+            "triton": _why_not_triton,
+        },
         "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
     },
 )

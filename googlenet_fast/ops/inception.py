@@ -291,7 +291,12 @@ define(
 register(
     "inception",
     {
-        "cpu": {"native": _why_not_native, "aten": always, "reference": always, "triton": _why_not_triton},
+        "cpu": {
+            "native": _why_not_native,
+            "aten": always,
+            "reference": always,
+            "triton": _why_not_triton,
+        },
         "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
     },
 )

@@ -84,7 +84,7 @@ def test_it_is_folded_once_and_again_after_any_change(conv: Conv, folds: list[nn
     def check(times: int) -> None:
         with torch.no_grad():
             for _ in range(2):
-                torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-3, atol=1e-3)
         assert len(folds) == times
 
     check(1)
@@ -112,7 +112,7 @@ def test_it_is_folded_once_and_again_after_any_change(conv: Conv, folds: list[nn
 def assert_folds_anew(conv: Conv) -> None:
     x = torch.randn(2, 5, 6, 6)
     with torch.no_grad():
-        torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen batch norm"])
@@ -150,7 +150,7 @@ def test_gradients_in_inference_are_those_of_batch_norm(conv: Conv) -> None:
         function(x).square().sum().backward()
         grads.append([p.grad for p in conv.parameters()])
     for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_frozen_batch_norm_in_training(conv: Conv) -> None:
@@ -163,7 +163,7 @@ def test_frozen_batch_norm_in_training(conv: Conv) -> None:
     assert before is not None
     before = before.clone()
     torch.testing.assert_close(
-        conv(x := torch.randn(2, 5, 6, 6)), definition(conv, x), rtol=1e-4, atol=1e-5
+        conv(x := torch.randn(2, 5, 6, 6)), definition(conv, x), rtol=1e-3, atol=1e-3
     )
     assert torch.equal(before, conv.bn.running_mean)
 
@@ -173,7 +173,7 @@ def test_compiled_code_sees_changes(conv: Conv) -> None:
     compiled = torch.compile(conv, fullgraph=True, backend="eager")
     with torch.no_grad():
         for _ in range(2):
-            torch.testing.assert_close(compiled(x), definition(conv, x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(compiled(x), definition(conv, x), rtol=1e-3, atol=1e-3)
             nn.init.normal_(conv.conv.weight)
 
 
@@ -183,7 +183,7 @@ def test_a_model_made_in_inference_mode(folds: list[nn.Module]) -> None:
         randomize(conv)
         x = torch.randn(2, 5, 6, 6)
         for _ in range(2):
-            torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-3, atol=1e-3)
     assert len(folds) == 2  # no version tells of changes
 
 

@@ -1,0 +1,88 @@
+"""The kernels for CPUs, of every instruction set of this machine, against the reference in fp64."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from googlenet_fast.ops import extension
+from googlenet_fast.ops.trial import Trial, random_arguments
+
+pytestmark = pytest.mark.skipif(
+    extension.missing_part("cpu") is not None, reason="the extension has no CPU part"
+)
+
+FORWARD, GRADIENTS = 1e-5, 1e-4
+"""Relative error, in norm, allowed to Winograd's convolutions in fp32."""
+
+
+def block(c: int, c1: int, r3: int, c3: int, r5: int, c5: int, cp: int, bias: bool) -> list[Any]:
+    shapes: list[tuple[int, ...]] = [(c1 + r3 + r5, c, 1, 1), (c3, r3, 3, 3), (c5, r5, 5, 5)]
+    arguments: list[Any] = []
+    for shape in [*shapes, (cp, c, 1, 1)]:
+        vector = ((shape[0],), torch.float32) if bias else None
+        arguments += [(shape, torch.float32), vector]
+    return arguments
+
+
+CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+    "block of odd sizes": ("inception", (2, 7, 9, 5), [*block(7, 3, 5, 6, 1, 9, 2, True), True]),
+    "block 4c": (
+        "inception",
+        (1, 512, 14, 14),
+        [*block(512, 128, 128, 256, 24, 64, 64, True), True],
+    ),
+    "paddleclas": ("inception", (3, 40, 13, 7), [*block(40, 33, 17, 20, 8, 4, 12, False), False]),
+    "one pixel": ("inception", (1, 5, 1, 1), [*block(5, 2, 3, 4, 2, 3, 1, True), True]),
+    "no images": ("inception", (0, 5, 6, 6), [*block(5, 2, 3, 4, 2, 3, 1, True), True]),
+    "1x1": ("conv_bias_relu", (2, 21, 7, 5), [((50, 21, 1, 1), torch.float32), None, False]),
+    "3x3": (
+        "conv_bias_relu",
+        (2, 21, 7, 5),
+        [((50, 21, 3, 3), torch.float32), ((50,), torch.float32), True],
+    ),
+    "5x5": (
+        "conv_bias_relu",
+        (1, 3, 2, 11),
+        [((35, 3, 5, 5), torch.float32), ((35,), torch.float32), True],
+    ),
+    "pool": ("bias_relu_pool", (2, 37, 9, 12), [((37,), torch.float32), True, True]),
+    "normalisation": ("local_response_norm", (2, 37, 3, 5), [5, 0.1, 0.75, 1.0]),
+    "of any exponent": ("local_response_norm", (2, 3, 3, 5), [5, 0.1, 0.5, 2.0]),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_native_kernels(case: str, threads: int) -> None:
+    op, shape, others = CASES[case]
+    arguments = random_arguments((shape, torch.float32, *others), "cpu")
+    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
+    expected = Trial(op, exact, None).run("reference")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found, again = (Trial(op, arguments, None).run("native") for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    for index, (actual, wanted, repeated) in enumerate(zip(found, expected, again, strict=True)):
+        error = (actual.double() - wanted).norm().item()
+        allowed = (FORWARD if index == 0 else GRADIENTS) * wanted.norm().item()
+        assert error <= allowed, index
+        assert torch.equal(actual, repeated)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_other_instruction_sets(isa: str) -> None:
+    if "GOOGLENET_FAST_ISA" in os.environ:
+        pytest.skip("this is the child")
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels and 2", __file__],
+        env={**os.environ, "GOOGLENET_FAST_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stdout
