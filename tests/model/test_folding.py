@@ -112,7 +112,8 @@ def test_it_is_folded_once_and_again_after_any_change(conv: Conv, folds: list[nn
 def assert_folds_anew(conv: Conv) -> None:
     x = torch.randn(2, 5, 6, 6)
     with torch.no_grad():
-        torch.testing.assert_close(conv(x), definition(conv, x), rtol=1e-3, atol=1e-3)
+        expected = definition(conv, x)
+        assert (conv(x) - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen batch norm"])
@@ -124,7 +125,7 @@ def test_changes_that_no_version_tells_of(conv: Conv, frozen: bool) -> None:
         assert_folds_anew(conv)
         if not frozen:
             conv.train()
-        conv(torch.randn(2, 5, 6, 6)).square().sum().backward()
+        conv(torch.randn(2, 5, 6, 6)).square().mean().backward()
         optimizer.step()
         if not frozen:
             conv.eval()
