@@ -8,7 +8,7 @@ from googlenet_fast.ops import extension
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 """What the kernels for GPUs take."""
 
-CPU_DTYPES = {"concat_bias_relu": (*FLOATS, torch.float64)}
+CPU_DTYPES = dict.fromkeys(("concat_bias_relu", "bn_relu_concat"), (*FLOATS, torch.float64))
 """What the kernels for CPUs take, of those that take more than fp32."""
 
 
