@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.harness import interleave
+from benchmarks.harness import interleave, relative_error
 from googlenet_fast.ops import concat_bias_relu, use_impl
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu_reference
 
@@ -54,13 +54,6 @@ def step(
     """Forward and backward."""
     y = function(*tensors)
     return (y, *torch.autograd.grad(y, [*tensors[0], *tensors[1]], grad))
-
-
-def relative_error(actual: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:
-    """The largest of several tensors' relative errors, in norm."""
-    return max(
-        ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

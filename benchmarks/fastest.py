@@ -19,6 +19,7 @@ import torch
 from benchmarks.network import Block, Convolution, aux_convolutions, fused_call, stages
 from benchmarks.roofline import activation, compulsory
 from googlenet_fast.ops.selection import call_of, entry
+from googlenet_fast.ops.work import Work
 from googlenet_fast.peaks import peak_of
 
 TABLE = Path(__file__).parents[1] / "googlenet_fast" / "ops" / "fastest.json"
@@ -84,8 +85,7 @@ def _seconds(stage: Block | Convolution, training: bool, scale: int) -> dict[str
 def _time(operations: float, traffic: float, scale: int) -> float:
     peak = peak_of(GPU)
     assert peak is not None
-    arithmetic = operations / (peak.tflops * 1e12)
-    return GAP + BATCH * scale * max(arithmetic, traffic / (peak.tbps * 1e12))
+    return GAP + BATCH * scale * Work(operations, traffic).seconds(peak)
 
 
 def _operations(conv: Convolution, share: float) -> float:

@@ -10,11 +10,12 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import googlenet_fast
 
@@ -77,6 +78,13 @@ def interleave(
         print(f"  {name:28} p20 {p20:9.3f}  p50 {p50:9.3f}  p80 {p80:9.3f} ms  x{ratio:.3f}")
         _record(measurement)
     return measurements
+
+
+def relative_error(actual: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The largest of several tensors' relative errors, in norm."""
+    return max(
+        ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)
+    )
 
 
 def host_seconds(work: Callable[[], object]) -> float:

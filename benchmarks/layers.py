@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness import host_seconds, interleave
+from benchmarks.harness import host_seconds, interleave, relative_error
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast import ops
 from googlenet_fast.ops import dispatch
@@ -63,7 +63,7 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
     trial = Trial.of_call(op, call, BATCH, DEVICE)
     runs = providers(op, trial)
     exact = _double(trial).run("reference")
-    errors = {name: _error(run(), exact) for name, run in runs.items()}
+    errors = {name: relative_error(run(), exact) for name, run in runs.items()}
     clock = ColdGpuClock() if GPU else host_seconds
     mode = "forward and backward" if training else "forward"
     title = f"{op} {layer} {mode}, batch {BATCH}"
@@ -103,10 +103,3 @@ def _searching(run: Callable[[], list[Tensor]]) -> list[Tensor]:
 def _double(trial: Trial) -> Trial:
     arguments = [v.double() if isinstance(v, Tensor) else v for v in trial.arguments]
     return Trial(trial.op, arguments, None, trial.training)
-
-
-def _error(actual: list[Tensor], exact: list[Tensor]) -> float:
-    """The largest relative error, in norm, of output and gradients."""
-    return max(
-        ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)
-    )

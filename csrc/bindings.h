@@ -107,6 +107,14 @@ inline Tensor bias_of(const char* op, const Tensor& bias, const Tensor& x) {
   return torch::stable::contiguous(torch::stable::to(bias, accumulator_of(x)));
 }
 
+// (K, C, T, T) as the kernels for CPUs read it: (K, T, T, C), dense, of fp32.
+inline Tensor dense_weight(const char* op, const Tensor& weight) {
+  STD_TORCH_CHECK(
+      weight.dim() == 4 && weight.size(2) == weight.size(3), op, ": weights must be (K, C, T, T)");
+  return torch::stable::contiguous(
+      torch::stable::to(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
+}
+
 // Run the kernel that takes `p` on the device of `on`, in torch's current stream.
 template <typename Parameters>
 void run(const Tensor& on, const Parameters& p) {

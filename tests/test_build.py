@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.setup_script import setup
+
 pytest.importorskip("setuptools")
 ROOT = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md")
@@ -22,13 +23,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="uses shell scripts")
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
     """setup.py, which describes the package only when it is run."""
-    spec = importlib.util.spec_from_file_location("googlenet_fast_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return setup()
 
 
 @pytest.fixture

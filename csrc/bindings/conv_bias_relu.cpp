@@ -19,16 +19,11 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
   return {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0), static_cast<int>(taps)};
 }
 
-Tensor dense_weight(const Tensor& weight) {
-  return torch::stable::contiguous(
-      torch::stable::to(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
-}
-
 Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
   ConvBiasRelu p{};
   p.shape = shape_of(x, weight);
   const Rows rows = rows_of(x);
-  const Tensor dense = dense_weight(weight);
+  const Tensor dense = dense_weight("conv_bias_relu", weight);
   const Tensor y = empty_channels_last(x, p.shape.outputs);
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) {
@@ -55,7 +50,7 @@ std::tuple<Tensor, Tensor> conv_bias_relu_backward(
     y_rows = rows_of(*y);
     p.y = y_rows->matrix;
   }
-  const Tensor dense = dense_weight(weight);
+  const Tensor dense = dense_weight("conv_bias_relu", weight);
   const Tensor grad_x = need_x ? empty_channels_last(x, x.size(1)) : empty_sums(x, {0});
   const Tensor grads =
       empty_sums(x, {need_parameters ? weight.numel() + p.shape.outputs : 0});

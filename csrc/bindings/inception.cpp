@@ -7,11 +7,15 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 
-// (K, C, T, T) as the kernels read it: (K, T, T, C), dense, of fp32.
-Tensor dense_weight(const Tensor& w) {
-  STD_TORCH_CHECK(w.dim() == 4 && w.size(2) == w.size(3), "inception: weights must be (K, C, T, T)");
-  return torch::stable::contiguous(
-      torch::stable::to(w, ScalarType::Float), MemoryFormat::ChannelsLast);
+std::vector<Tensor> dense_weights(const char* op, std::initializer_list<const Tensor*> weights) {
+  std::vector<Tensor> dense;
+  for (const Tensor* weight : weights) dense.push_back(dense_weight(op, *weight));
+  return dense;
+}
+
+InceptionWeights pointers_to(const std::vector<Tensor>& weights) {
+  return {
+      weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
 }
 
 InceptionShape shape_of(
@@ -41,7 +45,7 @@ std::tuple<Tensor, Tensor, Optional> forward(
   Inception p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   const Rows rows = rows_of(x);
-  const Tensor weights[] = {dense_weight(w_in), dense_weight(w3), dense_weight(w5), dense_weight(wp)};
+  const auto weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
   std::vector<Tensor> biases;
   if (b_in.has_value()) {
     const Optional* given[] = {&b_in, &b3, &b5, &bp};
@@ -61,8 +65,7 @@ std::tuple<Tensor, Tensor, Optional> forward(
     index = empty_channels_last(x, ScalarType::Byte, x.size(1), x.size(2), x.size(3));
     p.index = static_cast<uint8_t*>(index->data_ptr());
   }
-  p.weights = {
-      weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
+  p.weights = pointers_to(weights);
   p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
   p.reduce_relu = reduce_relu;
   run(x, p);
@@ -95,13 +98,12 @@ std::tuple<Tensor, Tensor> inception_backward(
   const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x), r_rows = rows_of(r);
   const Rows y_rows = rows_of(y);
   const Tensor dense = torch::stable::contiguous(index, MemoryFormat::ChannelsLast);
-  const Tensor weights[] = {dense_weight(w_in), dense_weight(w3), dense_weight(w5), dense_weight(wp)};
+  const auto weights = dense_weights("inception_backward", {&w_in, &w3, &w5, &wp});
   int64_t count = 0;
   for (const Tensor& w : weights) count += w.numel() + w.size(0);
   const Tensor grad_x = need_x ? empty_channels_last(x, x.size(1)) : empty_sums(x, {0});
   const Tensor grads = empty_sums(x, {need_parameters ? count : 0});
-  p.weights = {
-      weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
+  p.weights = pointers_to(weights);
   p.reduce_relu = reduce_relu;
   p.grad_y = grad_rows.matrix, p.x = x_rows.matrix, p.r = r_rows.matrix, p.y = y_rows.matrix;
   p.index = static_cast<const uint8_t*>(dense.data_ptr());

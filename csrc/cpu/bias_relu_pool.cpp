@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "common.h"
 #include "isa.h"
 
 namespace googlenet_fast {
@@ -14,14 +15,14 @@ namespace {
 
 using torch::stable::parallel_for;
 
-constexpr int64_t kGrain = 16;  // pixels that are worth a thread
+constexpr int64_t kPixels = 16;  // pixels that are worth a thread
 
 }  // namespace
 
 void run_cpu(Dtype, const BiasReluPool& p) {
   const PoolShape& s = p.shape;
   const int64_t outputs = int64_t(s.images) * s.out_height * s.out_width;
-  parallel_for(0, outputs, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, outputs, kPixels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t image = i / (s.out_height * s.out_width);
       const int64_t top = i / s.out_width % s.out_height * 2, left = i % s.out_width * 2;
@@ -71,11 +72,7 @@ void run_cpu(Dtype, const BiasReluPoolBackward& p) {
     }
   });
   if (p.grad_bias == nullptr) return;
-  float* const grad_bias = static_cast<float*>(p.grad_bias);
-  std::fill_n(grad_bias, s.channels, 0.0f);
-  for (int64_t part = 0; part < parts; ++part) {
-    for (int64_t c = 0; c < s.channels; ++c) grad_bias[c] += partial[part * s.channels + c];
-  }
+  cpu::add_parts<float>(partial, parts, s.channels, static_cast<float*>(p.grad_bias));
 }
 
 }  // namespace googlenet_fast

@@ -1,26 +1,21 @@
 // Batch normalisation with ReLU and concatenation: four passes over memory.
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "../bn_relu_concat.h"
+#include "common.h"
 
 namespace googlenet_fast {
 namespace {
 
+using cpu::Accumulator;
+using cpu::dispatch;
+using cpu::kGrain;
 using torch::stable::parallel_for;
-
-// Values that one task should handle at least, to be worth a thread.
-constexpr int64_t kGrain = 16384;
-
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename T>
 T* row_of(const Matrix& matrix, int64_t row) {
@@ -181,12 +176,9 @@ void sums(const BatchNormSums& p) {
     for (int64_t c = 0; c < p.branches[i].channels; ++c) grad_weight[c] *= constants[i].inverse[c];
   });
 
-  const A* const partial = static_cast<const A*>(p.partial);
-  A* const total = static_cast<A*>(p.sums);
-  std::fill_n(total, 2 * p.columns, A(0));
-  for (int64_t part = 0; part < bias_partials(p.rows); ++part) {
-    for (int64_t c = 0; c < 2 * p.columns; ++c) total[c] += partial[part * 2 * p.columns + c];
-  }
+  cpu::add_parts(
+      static_cast<const A*>(p.partial), bias_partials(p.rows), 2 * p.columns,
+      static_cast<A*>(p.sums));
 }
 
 template <typename T>
@@ -208,17 +200,6 @@ void backward(const BatchNormBackward& p) {
       grad_x[c] = static_cast<T>(scale[c] * (grad - grad_mean[c] - centered * slope[c]));
     }
   });
-}
-
-// Call `function` with a value of the C++ type of `dtype`.
-template <typename F>
-void dispatch(Dtype dtype, const F& function) {
-  switch (dtype) {
-    case Dtype::kFloat16: return function(torch::headeronly::Half());
-    case Dtype::kBFloat16: return function(torch::headeronly::BFloat16());
-    case Dtype::kFloat32: return function(float());
-    case Dtype::kFloat64: return function(double());
-  }
 }
 
 }  // namespace

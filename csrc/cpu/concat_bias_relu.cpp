@@ -1,24 +1,19 @@
 // Concatenation with bias and ReLU, and its gradient, one pass over memory each.
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "../concat_bias_relu.h"
+#include "common.h"
 
 namespace googlenet_fast {
 namespace {
 
+using cpu::Accumulator;
+using cpu::dispatch;
+using cpu::kGrain;
 using torch::stable::parallel_for;
-
-// Values that one task should handle at least, to be worth a thread.
-constexpr int64_t kGrain = 16384;
-
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename T, bool kBias, bool kRelu>
 void forward_row(
@@ -103,17 +98,6 @@ void backward(const ConcatBiasReluBackward& p) {
       for (int64_t c = begin; c < end; ++c) grad_bias[c] += partial[part * p.columns + c];
     }
   });
-}
-
-// Call `function` with a value of the C++ type of `dtype`.
-template <typename F>
-void dispatch(Dtype dtype, const F& function) {
-  switch (dtype) {
-    case Dtype::kFloat16: return function(torch::headeronly::Half());
-    case Dtype::kBFloat16: return function(torch::headeronly::BFloat16());
-    case Dtype::kFloat32: return function(float());
-    case Dtype::kFloat64: return function(double());
-  }
 }
 
 }  // namespace

@@ -10,11 +10,8 @@ namespace {
 
 using cpu::Filter;
 using cpu::Rows;
+using cpu::rows_of;
 using cpu::Size;
-
-Rows rows_of(const Matrix& m, int64_t channels) {
-  return {static_cast<float*>(m.data), m.stride, channels};
-}
 
 Size size_of(const ConvShape& s) { return {s.images, s.height, s.width}; }
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common.h"
 #include "isa.h"
 #include "scratch.h"
-#include "../kernels.h"
 
 namespace googlenet_fast::cpu {
 namespace {
@@ -353,10 +353,7 @@ void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* su
       }
     }
   });
-  std::fill_n(sums, channels, 0.0f);
-  for (int64_t part = 0; part < parts; ++part) {
-    for (int64_t c = 0; c < channels; ++c) sums[c] += partial[part * channels + c];
-  }
+  add_parts<float>(partial, parts, channels, sums);
 }
 
 }  // namespace googlenet_fast::cpu

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "../kernels.h"
+
 namespace googlenet_fast::cpu {
 
 struct Size {
@@ -21,6 +23,10 @@ struct Rows {
   Rows columns(int64_t first, int64_t count) const { return {data + first, stride, count}; }
   float* row(int64_t pixel) const { return data + pixel * stride; }
 };
+
+inline Rows rows_of(const Matrix& m, int64_t channels) {
+  return {static_cast<float*>(m.data), m.stride, channels};
+}
 
 // (outputs, taps, taps, channels), dense.
 struct Filter {

@@ -12,11 +12,8 @@ namespace {
 
 using cpu::Filter;
 using cpu::Rows;
+using cpu::rows_of;
 using cpu::Size;
-
-Rows rows_of(const Matrix& m, int64_t channels) {
-  return {static_cast<float*>(m.data), m.stride, channels};
-}
 
 const float* floats(const void* data) { return static_cast<const float*>(data); }
 

@@ -43,7 +43,6 @@ constexpr int64_t kFrequencies = 36;
 
 struct Isa {
   const char* name;
-  int64_t lanes;      // floats in a vector
   int64_t tile_rows;  // rows of a product that are computed at once
   int64_t panel;      // columns of a product that are computed at once
 

@@ -14,7 +14,6 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 extern const Isa kIsa;
 const Isa kIsa{
     .name = NAME(GOOGLENET_FAST_ISA),
-    .lanes = kLanes,
     .tile_rows = kTileRows,
     .panel = kPanel,
     .multiply = multiply,

@@ -1,6 +1,5 @@
 """Builds the extension's CUDA part as host C++, on the emulator, in the place of its CPU part."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -8,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from types import ModuleType
+
+from tests.setup_script import setup
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -27,18 +26,6 @@ KINDS = {
 }
 """Flags for kernels. Those that are traced call a function before each access to memory, which
 memory.cpp defines in the place of ThreadSanitizer."""
-
-
-@cache
-def setup() -> ModuleType:
-    """setup.py, which describes the package only when it is run."""
-    spec = importlib.util.spec_from_file_location("googlenet_fast_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def why_not() -> str | None:

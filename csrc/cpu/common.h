@@ -1,0 +1,41 @@
+// What the kernels for CPUs share: element types, grain of tasks, sums of parts.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "../kernels.h"
+
+namespace googlenet_fast::cpu {
+
+// Values that one task should handle at least, to be worth a thread.
+constexpr int64_t kGrain = 16384;
+
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Call `function` with a value of the C++ type of `dtype`.
+template <typename F>
+void dispatch(Dtype dtype, const F& function) {
+  switch (dtype) {
+    case Dtype::kFloat16: return function(torch::headeronly::Half());
+    case Dtype::kBFloat16: return function(torch::headeronly::BFloat16());
+    case Dtype::kFloat32: return function(float());
+    case Dtype::kFloat64: return function(double());
+  }
+}
+
+// total (columns,) = the sum of the rows of partial (parts, columns), in their order.
+template <typename A>
+void add_parts(const A* partial, int64_t parts, int64_t columns, A* total) {
+  std::fill_n(total, columns, A(0));
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t c = 0; c < columns; ++c) total[c] += partial[part * columns + c];
+  }
+}
+
+}  // namespace googlenet_fast::cpu
