@@ -83,7 +83,9 @@ def _kernels(folder: Path, lanes: int, kind: str, sources: Iterable[Path]) -> di
 def _link(
     target: Path, kind: str, objects: dict[Path, list[str]], libraries: Sequence[str]
 ) -> Path:
-    """Compile what has not been yet, and link."""
+    """Compile what has not been yet, and link; a library that is there may be in use."""
+    if target.exists():
+        return target
     headers = setup().find_toolkit(os.environ).root / "include"
     flags = [*COMMON, *setup().WARNINGS, f"-isystem{headers}"]
     with ThreadPoolExecutor(2) as pool:
