@@ -1,6 +1,7 @@
 """The loader on Pillow and torchvision transforms, for machines without DALI."""
 
 import gc
+import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.members import Location
 from googlenet_fast.data.sampling import FLIP, Augmentation, BatchSampler, crop_window
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import Normalization
 
-Item = tuple[str, int, NDArray[np.float64] | None]
-"""Path, label and draws of an image: all a worker is told, so none holds the list of files."""
+Item = tuple[Location, int, NDArray[np.float64] | None]
+"""Place, label and draws of an image: all a worker is told, so none holds the list of files."""
 
 
 class TorchvisionLoader:
@@ -84,7 +86,7 @@ class _Items:
         for batch in self._sampler.batches(self.epoch, self.start_step):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
-                (self._dataset.path(i), int(self._dataset.labels[i]), row)
+                (self._dataset.location(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
 
@@ -109,18 +111,18 @@ class _Reader(Dataset):
 
     def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
         try:
-            pixels = [self._read(path, draws) for path, _, draws in items]
+            pixels = [self._read(location, draws) for location, _, draws in items]
         except UserError as error:
             return error
         labels = torch.tensor([label for _, label, _ in items])
         return torch.from_numpy(np.stack(pixels)), labels
 
-    def _read(self, path: str, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+    def _read(self, location: Location, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         try:
-            with Image.open(path) as file:
+            with Image.open(io.BytesIO(location.read())) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")
         except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
-            raise undecodable(path, " ".join(str(reason).split())) from None
+            raise undecodable(location.name, " ".join(str(reason).split())) from None
         image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
 

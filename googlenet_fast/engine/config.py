@@ -46,12 +46,14 @@ class DataConfig:
     """The images."""
 
     path: Path | None = None
-    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, or class
-    folders alone; default: the embedded handwritten digits. `--data PATH` for short."""
+    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, class folders
+    alone or WebDataset shards, of which also a pattern, 'train-{000..127}.tar', will do; default:
+    the embedded handwritten digits. `--data PATH` for short."""
     train_list: Path | None = None
-    """List of training images, "relative/path label" a line, in place of `path`."""
+    """List of training images, "relative/path label" a line, in place of `path`; or a pattern of
+    shards."""
     val_list: Path | None = None
-    """List of validation images."""
+    """List of validation images, or a pattern of shards."""
     root: Path | None = None
     """Folder that the paths of the lists start from; default: the folder of the list."""
     delimiter: str = " "

@@ -453,8 +453,9 @@ class TestChoice:
             build_loader(photos, **{**self.options, "batch_size": 25})
 
 
+@pytest.mark.parametrize("from_shards", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
+def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool, from_shards: bool) -> None:
     """DALI checks each operator's schema for its backend there; only running it needs a GPU."""
     pytest.importorskip("nvidia.dali")
     from googlenet_fast.data import dali
@@ -463,13 +464,15 @@ def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
         batch_size=8,
         num_threads=2,
         device_id=None,
-        source=lambda: (),
+        next_images=list,
+        next_numbers=lambda: (),
         augmentation=Augmentation() if train else None,
         image_size=224,
         resize_size=256,
         normalization=CAFFE_BGR,
         on_gpu=True,
         half=True,
+        from_shards=from_shards,
     )
     serialised = pipeline.serialize()
     decoder = b"ImageSlice" if train else b"decoders__Image"
