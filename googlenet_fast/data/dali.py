@@ -16,6 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
 from googlenet_fast.data.sampling import (
     AREA,
     ATTEMPTS,
@@ -28,9 +29,6 @@ from googlenet_fast.data.sampling import (
     BatchSampler,
 )
 from googlenet_fast.model.presets import Normalization
-
-LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
-"""Of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the JPEG decoder."""
 
 
 class DaliLoader:
@@ -51,22 +49,36 @@ class DaliLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,
     ) -> None:
         self._dataset = dataset
         self._sampler = sampler
         self._dtype = dtype
         self._device = device
+        num_threads = max(num_workers, 1)
+        gpu = None
+        if device.type == "cuda":
+            card = torch.cuda.get_device_properties(device)
+            gpu = gpu_decoding(
+                (card.major, card.minor), card.total_memory, num_threads, hw_decoder_load
+            )
         self._definition = {
             "augmentation": sampler.augmentation,
             "image_size": image_size,
             "resize_size": resize_size,
             "normalization": normalization,
-            "on_gpu": device.type == "cuda",
+            "gpu": gpu,
             "half": dtype == torch.float16,
             "from_shards": dataset.members is not None,
             "device_id": device.index or 0 if device.type == "cuda" else None,
-            "num_threads": max(num_workers, 1),
+            "num_threads": num_threads,
         }
+        self._prefetch = prefetch
+        self.description = f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: " + ", ".join(
+            [f"{num_threads} threads", f"{prefetch} batches ahead", *([str(gpu)] if gpu else [])]
+        )
+        """What reads the images, in a line."""
         self._epoch, self._start_step = 0, 0
         self._pipeline: Pipeline | None = None
 
@@ -96,6 +108,7 @@ class DaliLoader:
         """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
         return image_pipeline(
             batch_size=self._sampler.batch_size,
+            prefetch_queue_depth=self._prefetch,
             next_images=self._next_images,
             next_numbers=lambda: _numbers(self._dataset, next(self._same_batches)),
             **self._definition,
@@ -168,7 +181,7 @@ def image_pipeline(
     image_size: int,
     resize_size: int,
     normalization: Normalization,
-    on_gpu: bool,
+    gpu: GpuDecoding | None,
     half: bool,
     from_shards: bool,
 ) -> tuple[DataNode, DataNode]:
@@ -192,11 +205,10 @@ def image_pipeline(
     )
     shape = fn.peek_image_shape(encoded)
     decoding: dict[str, Any] = {
-        "device": "mixed" if on_gpu else "cpu",
+        "device": "cpu" if gpu is None else "mixed",
         # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
         "jpeg_fancy_upsampling": augmentation is None,
-        "preallocate_width_hint": LARGEST_WIDTH if on_gpu else 0,
-        "preallocate_height_hint": LARGEST_HEIGHT if on_gpu else 0,
+        **({} if gpu is None else gpu.arguments()),
     }
     mirror: DataNode | int = 0
     if augmentation is None:
@@ -224,7 +236,7 @@ def image_pipeline(
         dtype=types.FLOAT16 if half else types.FLOAT,
         output_layout="HWC",
     )
-    return images, label.gpu() if on_gpu else label
+    return images, label if gpu is None else label.gpu()
 
 
 def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:

@@ -39,18 +39,25 @@ class TorchvisionLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,  # a GPU's: not for Pillow
     ) -> None:
         self._sampler = sampler
         self._device = device
         self._dtype = dtype
         self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
+        self.description = (
+            f"Pillow decodes: {num_workers} processes, {prefetch} batches ahead in each"
+        )
+        """What reads the images, in a line."""
         self._items = _Items(dataset, sampler)
         self._batches = DataLoader(
             _Reader(image_size, resize_size, normalization.channel_order, sampler.augmentation),
             batch_sampler=self._items,
             collate_fn=_as_is,
             num_workers=num_workers,
+            prefetch_factor=prefetch if num_workers else None,
             pin_memory=device.type == "cuda",
         )
 

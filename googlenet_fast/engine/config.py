@@ -72,6 +72,10 @@ class DataConfig:
     """Images a step in each process."""
     num_workers: int = 2
     """Decoding threads (DALI) or processes (torchvision) of each process."""
+    prefetch: int = 2
+    """Batches made ahead (torchvision: by each process)."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that a GPU's decoder engine takes; default: what suits the card."""
     min_area: float = 0.08
     """Least share of the image that a random training crop covers."""
     aspect_ratio: float = 4 / 3
@@ -155,8 +159,9 @@ class TrainConfig:
 
 _POSITIVE = (
     "epochs", "accumulate", "eval_interval", "log_interval", "model.num_classes", "data.image_size",
-    "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
-    "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
+    "data.resize_size", "data.batch_size", "data.prefetch", "data.min_area", "data.aspect_ratio",
+    "optimizer.lr", "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power",
+    "schedule.gamma",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",
@@ -164,7 +169,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _FRACTIONS = (
     "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
-    "data.min_area",
+    "data.min_area", "data.hw_decoder_load",
 )  # fmt: skip
 _OWN_DATA = r"--data\.(path|train_list)\b"
 
