@@ -54,6 +54,8 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     if options.sync_bn:
         if not model.preset.batch_norm:
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
+        if device.type == "cpu":
+            raise UserError("--model.sync_bn needs GPUs: PyTorch's DDP refuses it on others")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
 
