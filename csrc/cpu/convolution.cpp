@@ -85,21 +85,25 @@ struct Filters {
   int64_t frequency_stride() const { return isa().packed_size(depth, columns); }
 };
 
-// From channels to outputs.
+// From channels to outputs: a panel's filters are turned to have its outputs side by side first.
 Filters transform_forward(const Filter& w, Scratch& scratch) {
   const int64_t panel = isa().panel, size = isa().packed_size(w.channels, w.outputs);
+  const int64_t tap_size = w.channels * panel, taps = w.taps * w.taps;
   float* const u = scratch.take(kFrequencies * size);
-  if (w.outputs % panel != 0) {
-    const int64_t last = w.outputs / panel * w.channels * panel;
-    for (int64_t f = 0; f < kFrequencies; ++f) {
-      std::fill(u + f * size + last, u + (f + 1) * size, 0.0f);
-    }
-  }
-  parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      isa().transform_filter(
-          w.rows(k, 1).data, w.channels, w.channels, w.taps, false,
-          u + k / panel * w.channels * panel + k % panel, size, panel);
+  parallel_for(0, isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
+    Scratch own;
+    float* const turned = own.take(taps * tap_size);
+    for (int64_t j = begin; j < end; ++j) {
+      const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        isa().pack_transposed(
+            rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
+            turned + tap * tap_size);
+      }
+      for (int64_t c = 0; c < w.channels; ++c) {
+        isa().transform_filter(
+            turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, size);
+      }
     }
   });
   return {u, w.channels, w.outputs};
@@ -114,8 +118,8 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
       for (int64_t c = 0; c < w.channels; c += panel) {
         const int64_t count = std::min(panel, w.channels - c);
         float* const row = u + c * w.outputs + k * panel;
-        isa().transform_filter(
-            w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size, 1);
+        isa().transform_filter(w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size);
+        if (count == panel) continue;
         for (int64_t f = 0; f < kFrequencies; ++f) {
           std::fill(row + f * size + count, row + f * size + panel, 0.0f);
         }
@@ -139,7 +143,7 @@ struct Blocking {
   }
 
  private:
-  static constexpr int64_t kBytes = 3 << 19, kPanels = 2;
+  static constexpr int64_t kBytes = 3 << 19, kPanels = 4;
 };
 
 // v (36, tiles, channels), the transformed inputs of `count` tiles.
