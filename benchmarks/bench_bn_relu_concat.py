@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_concat_bias_relu import CALLS, DEVICE, FUSED, WIDTHS
+from benchmarks.bench_concat_bias_relu import DEVICE, FUSED, WIDTHS
 from benchmarks.harness import interleave
 from googlenet_fast.ops import bn_relu_concat, use_impl
 from googlenet_fast.ops.bn_relu_concat import bn_relu_concat_reference
@@ -60,22 +60,3 @@ def bench_block(block: str, dtype: torch.dtype) -> None:
         }
         work = {name: partial(step, f, branches, norms, grad) for name, f in PROVIDERS.items()}
         interleave(f"bn_relu_concat {block} {dtype}", work, repeats=21, errors=errors)
-
-
-def bench_overhead() -> None:
-    """Time of many calls on tensors so small that only the calls themselves count."""
-    branches, norms = make_branches((8, 16, 4, 4), 2, 1, torch.float32)
-    grad = torch.randn(1, 32, 2, 2, device=DEVICE)
-
-    def calls(function: Function) -> None:
-        for _ in range(CALLS):
-            step(function, branches, norms, grad)
-
-    with use_impl(FUSED):
-        measured = interleave(
-            f"bn_relu_concat overhead, {CALLS} calls",
-            {name: partial(calls, function) for name, function in PROVIDERS.items()},
-            repeats=11,
-        )
-    for name, measurement in measured.items():
-        print(f"  {name}: {1e3 * measurement.p50 / CALLS:.1f} us a call")

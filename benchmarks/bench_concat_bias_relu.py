@@ -1,4 +1,4 @@
-"""Concatenation with bias and ReLU against the same in plain PyTorch: bandwidth and overhead."""
+"""Concatenation with bias and ReLU against the same in plain PyTorch."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +18,6 @@ WIDTHS = {
     "4c": ((128, 256, 64, 64), 14),
     "5b": ((384, 384, 128, 128), 7),
 }
-CALLS = 200
-"""Calls in one measurement of the overhead."""
 
 
 def make_tensors(
@@ -76,28 +74,3 @@ def bench_block(block: str, dtype: torch.dtype) -> None:
             ("both", {name: partial(step, f, tensors, grad) for name, f in PROVIDERS.items()}),
         ):
             interleave(f"concat_bias_relu {block} {dtype} {mode}", work, repeats=21, errors=errors)
-
-
-def bench_overhead() -> None:
-    """Time of many calls on tensors so small that only the calls themselves count."""
-    branches, biases = make_tensors((8, 16, 4, 4), 2, 1, torch.float32)
-    grad = torch.randn(1, 32, 2, 2, device=DEVICE)
-
-    def forward(function: Callable[[list[Tensor], list[Tensor]], Tensor]) -> None:
-        with torch.no_grad():
-            for _ in range(CALLS):
-                function(branches, biases)
-
-    def both(function: Callable[[list[Tensor], list[Tensor]], Tensor]) -> None:
-        for _ in range(CALLS):
-            step(function, (branches, biases), grad)
-
-    for mode, run in (("forward without gradients", forward), ("both", both)):
-        with use_impl(FUSED):
-            measured = interleave(
-                f"concat_bias_relu overhead, {CALLS} calls, {mode}",
-                {name: partial(run, function) for name, function in PROVIDERS.items()},
-                repeats=21,
-            )
-        for name, measurement in measured.items():
-            print(f"  {name}: {1e3 * measurement.p50 / CALLS:.1f} us a call")

@@ -17,12 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.kernel_resources import CUOBJDUMP, LIMITS, Limits, Resources
+from benchmarks import kernel_resources
+from benchmarks.kernel_resources import CUOBJDUMP, Limits, Resources
 from googlenet_fast.errors import UserError, run_command
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 REPORT = ROOT / "docs" / "cuda-resources.md"
+
+LIMITS = {75: Limits(64 * 1024, 64 * 1024, threads=1024, programs=16), **kernel_resources.LIMITS}
+"""The Triton kernels' architectures, and the oldest that the extension is built for."""
 
 THREADS = 256
 """Of a block: kThreads in csrc/cuda/launch.h."""
@@ -203,7 +207,7 @@ that moves single values, for any rows. Each architecture's column gives
 
 - registers of a thread, of 255,
 - KiB of shared memory of a block,
-- blocks of {threads} threads that a multiprocessor holds at a time, of 8;
+- blocks of {threads} threads that a multiprocessor holds at a time, of 8 (sm_75: of 4);
 
 the last one how many of the instructions that load, and that store, move 16 bytes a thread
 (sm_{arch}). The others of an instance for aligned rows read biases, indices (a byte for each value)

@@ -70,6 +70,22 @@ inline Rows rows_of(const Tensor& x) {
   return {copy, {copy.data_ptr(), copy.size(1)}};
 }
 
+// Calls into torch cost about a microsecond each, as much as a kernel on a small tensor: what has the
+// dtype and the layout already is spared them.
+inline Tensor as_dtype(const Tensor& x, ScalarType dtype) {
+  return x.scalar_type() == dtype ? x : torch::stable::to(x, dtype);
+}
+
+inline Tensor dense(const Tensor& x, ScalarType dtype) {
+  const Tensor converted = as_dtype(x, dtype);
+  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+}
+
+inline Tensor dense_channels_last(const Tensor& x) {
+  return row_stride(x) == x.size(1) ? x
+                                    : torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+}
+
 // A dense channels_last tensor.
 inline Matrix matrix_of(const Tensor& x) { return {x.data_ptr(), x.size(1)}; }
 
@@ -104,15 +120,14 @@ inline Tensor bias_of(const char* op, const Tensor& bias, const Tensor& x) {
   STD_TORCH_CHECK(
       bias.dim() == 1 && bias.size(0) == x.size(1), op, ": a bias must have one value per channel");
   STD_TORCH_CHECK(bias.device() == x.device(), op, ": a bias on another device");
-  return torch::stable::contiguous(torch::stable::to(bias, accumulator_of(x)));
+  return dense(bias, accumulator_of(x));
 }
 
 // (K, C, T, T) as the kernels for CPUs read it: (K, T, T, C), dense, of fp32.
 inline Tensor dense_weight(const char* op, const Tensor& weight) {
   STD_TORCH_CHECK(
       weight.dim() == 4 && weight.size(2) == weight.size(3), op, ": weights must be (K, C, T, T)");
-  return torch::stable::contiguous(
-      torch::stable::to(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
+  return dense_channels_last(as_dtype(weight, ScalarType::Float));
 }
 
 // Run the kernel that takes `p` on the device of `on`, in torch's current stream.

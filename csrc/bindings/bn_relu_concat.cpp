@@ -107,7 +107,7 @@ struct Norm {
         tensor.dim() == 1 && tensor.size(0) == channels, op_,
         ": weights and biases must have one value per channel");
     STD_TORCH_CHECK(tensor.device() == like_.device(), op_, ": weights on another device");
-    keep.push_back(torch::stable::contiguous(torch::stable::to(tensor, accumulator_of(like_))));
+    keep.push_back(dense(tensor, accumulator_of(like_)));
     return keep.back().data_ptr();
   }
 

@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Optional> forward(
       STD_TORCH_CHECK(
           given[i]->has_value() && (*given[i])->size(0) == weights[i].size(0),
           "inception: give all four biases or none, a value for each output");
-      biases.push_back(torch::stable::contiguous(torch::stable::to(**given[i], ScalarType::Float)));
+      biases.push_back(dense(**given[i], ScalarType::Float));
     }
     p.b_in = biases[0].data_ptr(), p.b3 = biases[1].data_ptr();
     p.b5 = biases[2].data_ptr(), p.bp = biases[3].data_ptr();
@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor> inception_backward(
       "inception_backward: sizes do not fit together");
   const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x), r_rows = rows_of(r);
   const Rows y_rows = rows_of(y);
-  const Tensor dense = torch::stable::contiguous(index, MemoryFormat::ChannelsLast);
+  const Tensor dense_index = dense_channels_last(index);
   const auto weights = dense_weights("inception_backward", {&w_in, &w3, &w5, &wp});
   int64_t count = 0;
   for (const Tensor& w : weights) count += w.numel() + w.size(0);
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> inception_backward(
   p.weights = pointers_to(weights);
   p.reduce_relu = reduce_relu;
   p.grad_y = grad_rows.matrix, p.x = x_rows.matrix, p.r = r_rows.matrix, p.y = y_rows.matrix;
-  p.index = static_cast<const uint8_t*>(dense.data_ptr());
+  p.index = static_cast<const uint8_t*>(dense_index.data_ptr());
   if (need_x) p.grad_x = matrix_of(grad_x);
   if (need_parameters) p.grads = grads.data_ptr();
   run(x, p);

@@ -32,7 +32,7 @@ inline Tensor dense_index(const char* op, const Tensor& index, const Tensor& gra
     STD_TORCH_CHECK(
         index.size(dim) == grad_y.size(dim), op, ": the index is not of grad_y's size");
   }
-  return torch::stable::contiguous(index, MemoryFormat::ChannelsLast);
+  return dense_channels_last(index);
 }
 
 }  // namespace googlenet_fast

@@ -85,21 +85,25 @@ struct Filters {
   int64_t frequency_stride() const { return isa().packed_size(depth, columns); }
 };
 
-// From channels to outputs.
+// From channels to outputs: a panel's filters are turned to have its outputs side by side first.
 Filters transform_forward(const Filter& w, Scratch& scratch) {
   const int64_t panel = isa().panel, size = isa().packed_size(w.channels, w.outputs);
+  const int64_t tap_size = w.channels * panel, taps = w.taps * w.taps;
   float* const u = scratch.take(kFrequencies * size);
-  if (w.outputs % panel != 0) {
-    const int64_t last = w.outputs / panel * w.channels * panel;
-    for (int64_t f = 0; f < kFrequencies; ++f) {
-      std::fill(u + f * size + last, u + (f + 1) * size, 0.0f);
-    }
-  }
-  parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      isa().transform_filter(
-          w.rows(k, 1).data, w.channels, w.channels, w.taps, false,
-          u + k / panel * w.channels * panel + k % panel, size, panel);
+  parallel_for(0, isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
+    Scratch own;
+    float* const turned = own.take(taps * tap_size);
+    for (int64_t j = begin; j < end; ++j) {
+      const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        isa().pack_transposed(
+            rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
+            turned + tap * tap_size);
+      }
+      for (int64_t c = 0; c < w.channels; ++c) {
+        isa().transform_filter(
+            turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, size);
+      }
     }
   });
   return {u, w.channels, w.outputs};
@@ -114,8 +118,8 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
       for (int64_t c = 0; c < w.channels; c += panel) {
         const int64_t count = std::min(panel, w.channels - c);
         float* const row = u + c * w.outputs + k * panel;
-        isa().transform_filter(
-            w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size, 1);
+        isa().transform_filter(w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size);
+        if (count == panel) continue;
         for (int64_t f = 0; f < kFrequencies; ++f) {
           std::fill(row + f * size + count, row + f * size + panel, 0.0f);
         }
@@ -125,47 +129,74 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
   return {u, w.outputs, w.channels};
 }
 
-// Tiles at a time on one thread: their transforms should stay in its second-level cache.
-int64_t tiles_at_once(const Tiling& tiling, const Filters& filters) {
-  constexpr int64_t kBytes = 3 << 19;
-  const int64_t rows = isa().tile_rows;
-  const int64_t bytes = kFrequencies * (filters.depth + filters.columns) * sizeof(float);
-  return std::clamp(kBytes / bytes / rows * rows, rows, ceil_div(tiling.count(), rows) * rows);
+// How a thread goes through the tiles: `tiles` at a time, `columns` of their outputs at a time. The
+// transformed tiles and those columns should stay in its second-level cache while the filters, which
+// often do not fit there, stream by: the more tiles at a time, the less often.
+struct Blocking {
+  int64_t tiles, columns;
+
+  Blocking(const Tiling& tiling, const Filters& filters)
+      : columns(std::min(filters.columns, kPanels * isa().panel)) {
+    const int64_t rows = isa().tile_rows;
+    const int64_t bytes = kFrequencies * (filters.depth + columns) * sizeof(float);
+    tiles = std::clamp(kBytes / bytes / rows * rows, rows, ceil_div(tiling.count(), rows) * rows);
+  }
+
+ private:
+  static constexpr int64_t kBytes = 3 << 19, kPanels = 4;
+};
+
+// v (36, tiles, channels), the transformed inputs of `count` tiles.
+void transform_inputs(
+    const Tiling& tiling, int64_t first, int64_t count, Rows x, float* zeros, float* v) {
+  for (int64_t t = 0; t < count; ++t) {
+    float* in[36];
+    tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
+    isa().transform_input(in, x.channels, v + t * x.channels, count * x.channels, x.channels, 0);
+  }
+}
+
+// y of `count` tiles from m (36, tiles, channels).
+void transform_outputs(
+    const Tiling& tiling, int64_t first, int64_t count, const float* m, const float* bias, bool relu,
+    Rows mask, Rows y) {
+  for (int64_t t = 0; t < count; ++t) {
+    float* out[16];
+    float* masks[16];
+    tiling.pixels<float>(first + t, tiling.side, 0, y.data, y.stride, nullptr, out);
+    if (mask.data != nullptr) {
+      tiling.pixels<float>(first + t, tiling.side, 0, mask.data, mask.stride, nullptr, masks);
+    }
+    isa().transform_output(
+        m + t * y.channels, count * y.channels, y.channels, tiling.side, out, bias, relu,
+        mask.data == nullptr ? nullptr : masks);
+  }
 }
 
 void convolve_tiles(
     const Tiling& tiling, Rows x, const Filters& filters, const float* bias, bool relu, Rows mask,
     Rows y) {
-  const int64_t most = tiles_at_once(tiling, filters);
+  const Blocking blocking(tiling, filters);
+  const int64_t most = blocking.tiles;
   parallel_for(0, ceil_div(tiling.count(), most), 1, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     float* const zeros = take_zeros(x.channels, scratch);
     float* const v = scratch.take(kFrequencies * most * x.channels);
-    float* const m = scratch.take(kFrequencies * most * y.channels);
+    float* const m = scratch.take(kFrequencies * most * blocking.columns);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * most, count = std::min(most, tiling.count() - first);
-      for (int64_t t = 0; t < count; ++t) {
-        float* in[36];
-        tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-        isa().transform_input(
-            in, x.channels, v + t * x.channels, count * x.channels, x.channels, 0);
-      }
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        isa().multiply(
-            {v + f * count * x.channels, x.channels,
-             filters.data + f * filters.frequency_stride(), m + f * count * y.channels, y.channels,
-             count, y.channels, x.channels, nullptr, false, false});
-      }
-      for (int64_t t = 0; t < count; ++t) {
-        float* out[16];
-        float* masks[16];
-        tiling.pixels<float>(first + t, tiling.side, 0, y.data, y.stride, nullptr, out);
-        if (mask.data != nullptr) {
-          tiling.pixels<float>(first + t, tiling.side, 0, mask.data, mask.stride, nullptr, masks);
+      transform_inputs(tiling, first, count, x, zeros, v);
+      for (int64_t column = 0; column < y.channels; column += blocking.columns) {
+        const int64_t columns = std::min(blocking.columns, y.channels - column);
+        for (int64_t f = 0; f < kFrequencies; ++f) {
+          isa().multiply(
+              {v + f * count * x.channels, x.channels,
+               filters.data + f * filters.frequency_stride() + column * x.channels,
+               m + f * count * columns, columns, count, columns, x.channels, nullptr, false, false});
         }
-        isa().transform_output(
-            m + t * y.channels, count * y.channels, y.channels, tiling.side, out, bias, relu,
-            mask.data == nullptr ? nullptr : masks);
+        transform_outputs(
+            tiling, first, count, m, bias == nullptr ? nullptr : bias + column, relu,
+            mask.data == nullptr ? mask : mask.columns(column, columns), y.columns(column, columns));
       }
     }
   });

@@ -117,13 +117,18 @@ inline void pack(
   }
 }
 
+// Turn blocks of rows and columns that fit the first-level cache, each block row by row.
 inline void pack_transposed(
     const float* b, int64_t stride, int64_t depth, int64_t columns, float* packed) {
+  constexpr int64_t kDepth = 16;
   for (int64_t j = 0; j < columns; j += kPanel) {
     const int64_t count = columns - j < kPanel ? columns - j : kPanel;
     float* const panel = packed + j * depth;
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t k = 0; k < depth; ++k) panel[k * kPanel + i] = b[(j + i) * stride + k];
+    for (int64_t first = 0; first < depth; first += kDepth) {
+      const int64_t end = first + kDepth < depth ? first + kDepth : depth;
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t k = first; k < end; ++k) panel[k * kPanel + i] = b[(j + i) * stride + k];
+      }
     }
     for (int64_t k = 0; k < depth; ++k) {
       for (int64_t i = count; i < kPanel; ++i) panel[k * kPanel + i] = 0;

@@ -76,11 +76,11 @@ struct Isa {
   void (*transform_output_adjoint)(
       const float* const* pixels, int64_t channels, int side, float* dm, int64_t frequency_stride);
 
-  // G w Gᵀ of one output's filter, taps² rows of `channels` values; `flipped` turns it around.
-  // Frequency f of channel c goes to u[f * frequency_stride + c * channel_stride].
+  // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around.
+  // Frequency f goes to the row u + f * frequency_stride.
   void (*transform_filter)(
-      const float* w, int64_t tap_stride, int64_t channels, int taps, bool flipped, float* u,
-      int64_t frequency_stride, int64_t channel_stride);
+      const float* w, int64_t tap_stride, int64_t lanes, int taps, bool flipped, float* u,
+      int64_t frequency_stride);
 
   // Gᵀ u G: the adjoint of transform_filter, of channels side by side.
   void (*transform_filter_adjoint)(

@@ -43,10 +43,25 @@ inline void unpool_nine(
 }
 
 // s^-beta; three quarters, which every published network has, without a power.
-inline float inverse_power(float s, float beta) {
-  if (beta != 0.75f) return __builtin_powf(s, -beta);
-  const float root = __builtin_sqrtf(1.0f / s);
-  return root * __builtin_sqrtf(root);
+template <bool kThreeQuarters, typename V>
+inline V inverse_power(V s, float beta) {
+  if constexpr (kThreeQuarters) {
+    const V root = square_root(1.0f / s);
+    return root * square_root(root);
+  } else if constexpr (sizeof(V) == sizeof(float)) {
+    return __builtin_powf(s, -beta);
+  } else {
+    for (int i = 0; i < kLanes; ++i) s[i] = __builtin_powf(s[i], -beta);
+    return s;
+  }
+}
+
+// The sum of the `size` values from p on, for each lane.
+template <typename V>
+inline V window(const float* p, int size) {
+  V sum = load<V>(p);
+  for (int i = 1; i < size; ++i) sum += load<V>(p + i);
+  return sum;
 }
 
 // Put zeros around `channels` values, `before` of them before, and return where the values begin.
@@ -57,37 +72,55 @@ inline float* begin_wide(float* wide, int64_t channels, int size, int before) {
   return wide + before;
 }
 
+inline void square(const float* x, int64_t channels, float* squares) {
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const V value = load<V>(x + c);
+    store(squares + c, value * value);
+  });
+}
+
+template <bool kThreeQuarters>
+void normalize_row(
+    const float* x, int64_t channels, int size, float scale, float beta, float k, float* wide,
+    float* y) {
+  square(x, channels, begin_wide(wide, channels, size, size / 2));
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const V s = k + scale * window<V>(wide + c, size);
+    store(y + c, load<V>(x + c) * inverse_power<kThreeQuarters>(s, beta));
+  });
+}
+
 inline void normalize(
     const float* x, int64_t channels, int size, float scale, float beta, float k, float* wide,
     float* y) {
-  float* const squares = begin_wide(wide, channels, size, size / 2);
-  for (int64_t c = 0; c < channels; ++c) squares[c] = x[c] * x[c];
-  for (int64_t c = 0; c < channels; ++c) {
-    float sum = 0;
-    for (int i = 0; i < size; ++i) sum += wide[c + i];
-    y[c] = x[c] * inverse_power(k + scale * sum, beta);
-  }
+  const auto row = beta == 0.75f ? normalize_row<true> : normalize_row<false>;
+  row(x, channels, size, scale, beta, k, wide, y);
+}
+
+template <bool kThreeQuarters>
+void normalize_row_backward(
+    const float* grad, const float* x, int64_t channels, int size, float scale, float beta, float k,
+    float* wide, float* grad_x) {
+  float* const wide_terms = wide + channels + size;
+  float* const terms = begin_wide(wide_terms, channels, size, (size - 1) / 2);
+  square(x, channels, begin_wide(wide, channels, size, size / 2));
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const V s = k + scale * window<V>(wide + c, size);
+    const V scaled = load<V>(grad + c) * inverse_power<kThreeQuarters>(s, beta);
+    store(grad_x + c, scaled);
+    store(terms + c, load<V>(x + c) * scaled / s);
+  });
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const V sum = window<V>(wide_terms + c, size);
+    store(grad_x + c, load<V>(grad_x + c) - 2 * scale * beta * load<V>(x + c) * sum);
+  });
 }
 
 inline void normalize_backward(
     const float* grad, const float* x, int64_t channels, int size, float scale, float beta, float k,
     float* wide, float* grad_x) {
-  float* const wide_terms = wide + channels + size;
-  float* const squares = begin_wide(wide, channels, size, size / 2);
-  float* const terms = begin_wide(wide_terms, channels, size, (size - 1) / 2);
-  for (int64_t c = 0; c < channels; ++c) squares[c] = x[c] * x[c];
-  for (int64_t c = 0; c < channels; ++c) {
-    float sum = 0;
-    for (int i = 0; i < size; ++i) sum += wide[c + i];
-    const float s = k + scale * sum, power = inverse_power(s, beta);
-    grad_x[c] = grad[c] * power;
-    terms[c] = grad[c] * x[c] * power / s;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    float sum = 0;
-    for (int i = 0; i < size; ++i) sum += wide_terms[c + i];
-    grad_x[c] -= 2 * scale * beta * x[c] * sum;
-  }
+  const auto row = beta == 0.75f ? normalize_row_backward<true> : normalize_row_backward<false>;
+  row(grad, x, channels, size, scale, beta, k, wide, grad_x);
 }
 
 inline void mask(const float* grad, const float* mask, int64_t channels, float* y, float* sums) {

@@ -4,6 +4,10 @@
 // that were compiled for different ones.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <type_traits>
 
@@ -22,8 +26,10 @@ constexpr int kPanel = kVectors * kLanes;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef Vector Unaligned __attribute__((aligned(alignof(float)), may_alias));
 
-// As many integers, and bytes, as a vector has floats.
+// As many integers, and bytes, as a vector has floats. GCC converts between them one by one unless by
+// way of integers of two bytes.
 typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint16_t Shorts __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 typedef Bytes UnalignedBytes __attribute__((aligned(1), may_alias));
 
@@ -32,13 +38,18 @@ using IntegersOf = std::conditional_t<sizeof(V) == sizeof(float), int32_t, Integ
 
 inline void store_bytes(uint8_t* p, int32_t v) { *p = static_cast<uint8_t>(v); }
 inline void store_bytes(uint8_t* p, Integers v) {
-  *reinterpret_cast<UnalignedBytes*>(p) = __builtin_convertvector(v, Bytes);
+  const Shorts half = __builtin_convertvector(v, Shorts);
+  *reinterpret_cast<UnalignedBytes*>(p) = __builtin_convertvector(half, Bytes);
 }
 
 template <typename I>
 inline I load_bytes(const uint8_t* p) {
-  if constexpr (sizeof(I) == sizeof(int32_t)) return *p;
-  else return __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), Integers);
+  if constexpr (sizeof(I) == sizeof(int32_t)) {
+    return *p;
+  } else {
+    const Shorts half = __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), Shorts);
+    return __builtin_convertvector(half, Integers);
+  }
 }
 
 template <typename V>
@@ -56,6 +67,18 @@ inline V zero() { return V{}; }
 // max(v, 0) that keeps NaN.
 template <typename V>
 inline V relu(V v) { return v < 0.0f ? zero<V>() : v; }
+
+inline float square_root(float v) { return __builtin_sqrtf(v); }
+inline Vector square_root(Vector v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, v);  // GCC 12 warns of _mm512_sqrt_ps
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(v);
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
 
 // Call function(offset, V()) for all of 0 .. n: by vectors, and the rest one by one.
 template <typename F>

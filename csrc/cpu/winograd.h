@@ -166,31 +166,24 @@ inline void transform_output_adjoint(
 
 template <int kTaps>
 void transform_filter_of(
-    const float* w, int64_t tap_stride, int64_t channels, bool flipped, float* u,
-    int64_t frequency_stride, int64_t channel_stride) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
+    int64_t frequency_stride) {
+  for_each_vector(lanes, [&]<typename V>(int64_t i, V) {
     transform_2d<kTaps, 6, V>(
         [&](int y, int x) {
           const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
-          return load<V>(w + tap * tap_stride + c);
+          return load<V>(w + tap * tap_stride + i);
         },
-        [&](int y, int x, V value) {
-          float* const to = u + (6 * y + x) * frequency_stride + c * channel_stride;
-          if (channel_stride == 1) return store(to, value);
-          constexpr int kCount = sizeof(V) / sizeof(float);
-          float values[kCount];
-          store(values, value);
-          for (int lane = 0; lane < kCount; ++lane) to[lane * channel_stride] = values[lane];
-        },
+        [&](int y, int x, V value) { store(u + (6 * y + x) * frequency_stride + i, value); },
         [](const V* a, V* b) { filter_1d<kTaps>(a, b); });
   });
 }
 
 inline void transform_filter(
-    const float* w, int64_t tap_stride, int64_t channels, int taps, bool flipped, float* u,
-    int64_t frequency_stride, int64_t channel_stride) {
+    const float* w, int64_t tap_stride, int64_t lanes, int taps, bool flipped, float* u,
+    int64_t frequency_stride) {
   const auto transform = taps == 3 ? transform_filter_of<3> : transform_filter_of<5>;
-  transform(w, tap_stride, channels, flipped, u, frequency_stride, channel_stride);
+  transform(w, tap_stride, lanes, flipped, u, frequency_stride);
 }
 
 template <int kTaps>

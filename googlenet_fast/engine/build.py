@@ -17,6 +17,7 @@ from googlenet_fast.engine.config import Amp, DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.presets import Normalization
 
@@ -38,7 +39,8 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     """A freshly initialised network in channels_last on `device`.
 
     Raises:
-        UserError: labels that do not fit the classes, an image size the preset cannot take.
+        UserError: labels that do not fit the classes, an image size or option that the preset
+            cannot take.
     """
     options = config.model
     num_classes = options.num_classes or splits.train.num_classes
@@ -49,6 +51,12 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
         options.preset, num_classes, aux=options.aux, dropout=options.dropout, lrn=options.lrn
     )
     model.preset.check_input_size(config.data.image_size, options.aux)
+    if options.sync_bn:
+        if not model.preset.batch_norm:
+            raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
+        if device.type == "cpu":
+            raise UserError("--model.sync_bn needs GPUs: PyTorch's DDP refuses it on others")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
 
 

@@ -37,6 +37,8 @@ class ModelConfig:
     """Local response normalisation in the stem; default: the preset's."""
     dropout: float | None = None
     """Dropout before the classifier; default: the preset's."""
+    sync_bn: bool = False
+    """Batch norm over the batches of all processes together; GPUs only, presets with batch norm."""
     weights: Path | None = None
     """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a checkpoint of ours."""
 

@@ -71,7 +71,7 @@ class Inception(nn.Module):
         y1, r3, r5 = self.conv_in.unclipped(x).split(self.siblings, dim=1)
         y3 = self.conv3.unclipped(F.relu(r3))
         y5 = self.conv5.unclipped(F.relu(r5))
-        yp = self.project.unclipped(F.max_pool2d(x, 3, stride=1, padding=1))
+        yp = self.project.unclipped(max_pool(x))
         return concat_bias_relu([y1, y3, y5, yp])
 
     def state_dict_names(self) -> Iterator[tuple[str, str, slice | None]]:

@@ -12,8 +12,8 @@ from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
+from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.triton_support import why_not_triton
-from googlenet_fast.ops.weight_gradient import as_weight
 
 
 def conv_bias_relu(
@@ -92,11 +92,11 @@ class _ConvBiasRelu(torch.autograd.Function):
         )
         if not any(need_parameters):
             return None, grad_x, None, None, None
-        grad_weight, grad_bias = grads.split([weight.numel(), weight.size(0)])
+        grad_weight, grad_bias = weight_and_bias(grads, 0, weight)
         return (
             None,
             grad_x if need_x else None,
-            as_weight(grad_weight, weight).to(weight.dtype),
+            grad_weight.to(weight.dtype),
             None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype),
             None,
         )

@@ -120,10 +120,11 @@ def is_contested(op: str) -> bool:
 
 
 def _require(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
-    reasons = can_use(op, device_type, arguments)
-    reason = reasons.get(_requested, f"it does not run on {device_type}")
+    why = implementations(op, device_type).get(_requested)
+    reason = f"it does not run on {device_type}" if why is None else why(*arguments)
     if reason is None:
         return _requested
+    reasons = can_use(op, device_type, arguments)
     able = ", ".join(name for name, why_not in reasons.items() if why_not is None)
     raise UserError(f"{op} cannot run as {_requested}: {reason}; available: {able}")
 

@@ -12,8 +12,9 @@ from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import define, overload_of
+from googlenet_fast.ops.max_pool import max_pool
+from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.triton_support import why_not_triton
-from googlenet_fast.ops.weight_gradient import as_weight
 
 
 def inception(
@@ -116,8 +117,7 @@ def _inception_aten(
     if b_in is not None or reduce_relu:
         r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
         r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
-    pooled = F.max_pool2d(x, 3, stride=1, padding=1)
-    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
+    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(max_pool(x), wp, None)]
     return concat_bias_relu(branches, _given(b1, b3, b5, bp))
 
 
@@ -174,12 +174,12 @@ def _split_gradients(
     grads: Tensor, weights: tuple[Tensor, ...], bias_dtypes: list[torch.dtype | None]
 ) -> list[Tensor | None]:
     """Views of a row of gradients, as weights and biases alternate, in their dtypes."""
-    sizes = [size for w in weights for size in (w.numel(), w.size(0))]
-    parts = iter(grads.split(sizes))
     result: list[Tensor | None] = []
+    start = 0
     for w, bias_dtype in zip(weights, bias_dtypes, strict=True):
-        weight, bias = as_weight(next(parts), w), next(parts)
+        weight, bias = weight_and_bias(grads, start, w)
         result += [weight.to(w.dtype), None if bias_dtype is None else bias.to(bias_dtype)]
+        start += w.numel() + w.size(0)
     return result
 
 

@@ -169,6 +169,8 @@ def test_other_refusals(few_digits: Path, tmp_path: Path) -> None:
         (("--model.num_classes", "7"), "label"),
         (("--data.image_size", "32"), "image size 32x32"),
         (("--model.preset", "paper", "--model.aux", "true"), "auxiliary heads takes"),
+        (("--model.preset", "paper", "--model.sync_bn", "true"), "paper has no batch norm"),
+        (("--model.preset", "torchvision", "--model.sync_bn", "true"), "needs GPUs"),
     ):
         with pytest.raises(UserError, match=expected):
             make_trainer(few_digits, tmp_path / "run", *more)
