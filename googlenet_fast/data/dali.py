@@ -36,6 +36,7 @@ class DaliLoader:
 
     File names and crops come from the sampler rather than from DALI's own reader and random crop:
     their state cannot be set to a given epoch and step, and each would hold the whole file list.
+    Images of shards come as parts of the memory-mapped files.
     """
 
     def __init__(
@@ -63,6 +64,12 @@ class DaliLoader:
             gpu = gpu_decoding(
                 (card.major, card.minor), card.total_memory, num_threads, hw_decoder_load
             )
+        self.description = (
+            f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: {num_threads} threads, "
+            f"{prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
+        )
+        """What reads the images, in a line."""
+        self._prefetch = prefetch
         self._definition = {
             "augmentation": sampler.augmentation,
             "image_size": image_size,
@@ -74,11 +81,6 @@ class DaliLoader:
             "device_id": device.index or 0 if device.type == "cuda" else None,
             "num_threads": num_threads,
         }
-        self._prefetch = prefetch
-        self.description = f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: " + ", ".join(
-            [f"{num_threads} threads", f"{prefetch} batches ahead", *([str(gpu)] if gpu else [])]
-        )
-        """What reads the images, in a line."""
         self._epoch, self._start_step = 0, 0
         self._pipeline: Pipeline | None = None
 
@@ -90,6 +92,7 @@ class DaliLoader:
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # One iterator for what may stay where it is, one for what DALI copies.
         self._batches, self._same_batches = tee(
             self._sampler.batches(self._epoch, self._start_step)
         )

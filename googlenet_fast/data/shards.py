@@ -57,6 +57,21 @@ def find_shards(pattern: Path | str) -> list[Path]:
     return found
 
 
+def holds_shards(folder: Path) -> bool:
+    """Whether a dataset folder, or its folder train, has tar files and nothing else to read.
+
+    Beside a list or class folders, tar files are what those were unpacked from.
+    """
+    if (folder / "train_list.txt").is_file() or not folder.is_dir():
+        return False
+    if (folder / "train").is_dir():
+        folder = folder / "train"
+    elif (folder / "val_list.txt").is_file():
+        return False
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return any(is_shards(e) for e in entries) and not any(e.is_dir() for e in entries)
+
+
 def shards_of_split(folder: Path, split: str) -> list[Path]:
     """The shards folder/split/*.tar, else those in the folder whose name has the word `split`."""
     word = re.compile(rf"(?<![a-z]){split}", re.IGNORECASE)

@@ -10,7 +10,13 @@ import numpy as np
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import ImageList, read_class_names
 from googlenet_fast.data.sample import sample_dataset
-from googlenet_fast.data.shards import is_shards, read_images, read_shards, shards_of_split
+from googlenet_fast.data.shards import (
+    holds_shards,
+    is_shards,
+    read_images,
+    read_shards,
+    shards_of_split,
+)
 from googlenet_fast.errors import UserError
 
 HELD_OUT = 0.1
@@ -104,7 +110,7 @@ def open_dataset(
         UserError: names the file or folder that does not fit.
     """
     path = Path(path)
-    if is_shards(path) or any(path.glob("*.tar")) or any((path / "train").glob("*.tar")):
+    if is_shards(path) or holds_shards(path):
         return _shards_to_evaluate_on(path, relabel, class_names)
     val_list, val_folder = path / "val_list.txt", path / "val"
     has_train = (path / "train_list.txt").is_file() or (path / "train").is_dir()
@@ -129,9 +135,11 @@ def _shards_to_evaluate_on(
 ) -> ImageDataset:
     if is_shards(path):
         return ImageDataset.from_list(path, relabel=relabel, class_names=class_names)
-    if relabel or not (val := shards_of_split(path, "val")):
+    train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
+    if train and (relabel or not val):
         return _splits_of_folder(path, None, "", relabel, class_names).val
-    return ImageDataset.from_image_list(read_shards(path, val), None, class_names)
+    images = read_shards(path, val or sorted(path.glob("*.tar")))
+    return ImageDataset.from_image_list(images, images.classes() if relabel else None, class_names)
 
 
 def _splits_of_folder(
@@ -145,8 +153,8 @@ def _splits_of_folder(
         return _splits_of_lists(read_images(path), None, relabel, class_names)
     if not path.is_dir():
         raise UserError(f"{path}: no such dataset folder")
-    if shards := _shards_of_folder(path):
-        return _splits_of_lists(*shards, relabel, class_names)
+    if holds_shards(path):
+        return _splits_of_lists(*_shards_of_folder(path), relabel, class_names)
     train_list, val_list = path / "train_list.txt", path / "val_list.txt"
     if train_list.is_file():
         train = read_images(train_list, root, delimiter)
@@ -161,12 +169,12 @@ def _splits_of_folder(
     return _checked(dataset, ImageDataset.from_folder(val_folder, class_names=dataset.class_names))
 
 
-def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None] | None:
-    """The training and validation shards in a folder, if it has any."""
+def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
+    """The training and validation shards in a folder."""
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
     train = train or [shard for shard in sorted(path.glob("*.tar")) if shard not in val]
     if not train:
-        return None
+        raise UserError(f"{path}: holds validation shards only; to train on them, name them")
     return read_shards(path, train), read_shards(path, val) if val else None
 
 

@@ -161,9 +161,9 @@ class TrainConfig:
 
 _POSITIVE = (
     "epochs", "accumulate", "eval_interval", "log_interval", "model.num_classes", "data.image_size",
-    "data.resize_size", "data.batch_size", "data.prefetch", "data.min_area", "data.aspect_ratio",
-    "optimizer.lr", "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power",
-    "schedule.gamma",
+    "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
+    "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
+    "data.prefetch",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",

@@ -8,7 +8,10 @@ from typing import Any
 
 import yaml
 
+from googlenet_fast.diagnosis.environment import devices, versions
+from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.curves import Metrics, series
+from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.errors import UserError
 
@@ -85,6 +88,13 @@ def read_run(path: Path) -> RunRecord:
     if "metrics" in run.missing and "config" in run.missing:
         raise UserError(f"{path}: is not the folder of a run (no metrics.jsonl, no config.yaml)")
     return run
+
+
+def write_environment(folder: Path, process: Process) -> None:
+    """Store what a run runs on in its folder, for `read_run`."""
+    processes = f"{process.world_size}, each on {process.device.type}"
+    values = {"processes": processes, **devices(), **versions()}
+    write_atomically(folder / ENVIRONMENT, json.dumps(values, indent=2).encode())
 
 
 def _read_metrics(file: Path) -> Metrics:

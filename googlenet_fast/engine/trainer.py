@@ -1,6 +1,5 @@
 """The training loop: epochs, evaluation, checkpoints, resume."""
 
-import json
 import math
 import signal
 import time
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from googlenet_fast import __version__
-from googlenet_fast.diagnosis.environment import devices, versions
 from googlenet_fast.engine.build import (
     amp_dtype,
     build_data_loader,
@@ -20,11 +18,7 @@ from googlenet_fast.engine.build import (
     build_train_step,
     open_data,
 )
-from googlenet_fast.engine.checkpoint import (
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
@@ -33,7 +27,7 @@ from googlenet_fast.engine.kernel_search import is_search_wanted, search
 from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
-from googlenet_fast.engine.run_record import ENVIRONMENT
+from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import lr_factor
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
@@ -95,7 +89,8 @@ class Trainer:
             run; its state is in the last checkpoint.
         """
         self._say(self._description())
-        self._save_environment()
+        if self.folder is not None:
+            write_environment(self.folder.path, self.process)
         self._search_kernels()
         evaluation = None
         with StopSignal(self.process.world_size) as stop:
@@ -357,14 +352,6 @@ class Trainer:
             f"{torch.get_num_threads()} threads\n"
             f"output {config.output}"
         )
-
-    def _save_environment(self) -> None:
-        """Store what the run runs on, for its report."""
-        if self.folder is not None:
-            processes = f"{self.process.world_size}, each on {self.process.device.type}"
-            values = {"processes": processes, **devices(), **versions()}
-            content = json.dumps(values, indent=2).encode()
-            write_atomically(self.folder.path / ENVIRONMENT, content)
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The curves and the numbers of a finished run, in the main process."""

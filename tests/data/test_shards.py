@@ -153,6 +153,28 @@ class TestLayouts:
             assert set(train.files).isdisjoint(val.files)
         assert len(open_dataset(tmp_path / "s-{000..009}.tar")) == 40
 
+    def test_what_class_folders_were_unpacked_from_is_passed_over(self, tmp_path: Path) -> None:
+        for split in ("train", "val"):
+            for name in ("n01440764", "n01443537"):
+                (tmp_path / split / name).mkdir(parents=True)
+                (tmp_path / split / name / "0.jpg").touch()
+                (tmp_path / split / f"{name}.tar").write_bytes(b"not to be read")
+        (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"not to be read")
+        assert [len(split) for split in open_splits(tmp_path)] == [2, 2]
+        assert len(open_dataset(tmp_path)) == 2
+        assert len(open_splits(tmp_path / "train").train) == 2
+        (tmp_path / "train_list.txt").write_text("train/n01440764/0.jpg 0\nval/n01440764/0.jpg 1\n")
+        assert open_splits(tmp_path).train.source == tmp_path / "train_list.txt"
+
+    def test_every_image_of_a_folder_is_evaluated_on(self, tmp_path: Path) -> None:
+        shards(tmp_path / "val", "0.tar", "1.tar")
+        shards(tmp_path / "b", "b-train-0.tar", "b-train-1.tar", "b-train-2.tar")
+        assert len(open_dataset(tmp_path / "val")) == 8
+        assert len(open_dataset(tmp_path / "b")) == 2  # held out: the others are to train on
+        shards(tmp_path / "c", "c-val-0.tar")
+        with pytest.raises(UserError, match="c: holds validation shards only"):
+            open_splits(tmp_path / "c")
+
     def test_a_pattern_for_each_split(self, tmp_path: Path) -> None:
         shards(tmp_path / "a", "0.tar", "1.tar")
         shards(tmp_path / "b", "0.tar")
