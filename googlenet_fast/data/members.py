@@ -2,7 +2,7 @@
 
 import errno
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +58,21 @@ class Members:
 
     @cached_property
     def _maps(self) -> list[NDArray[np.uint8]]:
-        maps: list[NDArray[np.uint8]] = []
+        maps = []
         for shard in self.shards:
             try:
-                maps.append(np.memmap(shard, np.uint8, mode="r").view(np.ndarray))
+                maps.append(_mapped(shard, shard.stat().st_mtime_ns))
             except OSError as error:
                 hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
                 raise UserError(f"{shard}: cannot be read ({error.strerror}){hint}") from None
         return maps
+
+
+@cache
+def _mapped(shard: Path, changed: int) -> NDArray[np.uint8]:
+    """The bytes of a file as it is since `changed`; may raise OSError.
+
+    It stays mapped: two splits may share a shard, and DALI's threads may still read from it when
+    the dataset is gone.
+    """
+    return np.memmap(shard, np.uint8, mode="r").view(np.ndarray)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from googlenet_fast.data.lists import ImageList, read_image_list
 from googlenet_fast.data.members import Members
@@ -86,7 +87,9 @@ def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
     Raises:
         UserError: names the shard and what is wrong in it.
     """
-    indices = [index_shard(shard) for shard in shards]
+    # disable=None: a bar on a terminal only
+    progress = tqdm(shards, "indexing", unit="shard", leave=False, delay=1, disable=None)
+    indices = [index_shard(shard) for shard in progress]
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     prefixes = [shard.relative_to(root).as_posix() for shard in shards]
     members = Members(

@@ -1,6 +1,7 @@
 """Tar shards: what is found in them, and that they are read as single files are."""
 
 import io
+import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -105,6 +106,26 @@ class TestReading:
         with pytest.raises(UserError) as error:
             list(loader)
         assert str(error.value).startswith(f"{tmp_path}/a.tar/1.jpg: cannot be read as an image")
+
+    def test_a_loader_may_go_while_its_batches_are_made(self, sharded: ImageDataset) -> None:
+        pytest.importorskip("nvidia.dali")
+        for _ in range(5):
+            dataset = ImageDataset.from_list(sharded.source)
+            loader = build_loader(
+                dataset, train=True, kind="dali", batch_size=8, image_size=224,
+                normalization=IMAGENET_RGB, prefetch=3,
+            )  # fmt: skip
+            images, _ = next(iter(loader))
+            del dataset, loader
+            assert images.isfinite().all()
+
+    def test_a_shard_that_was_replaced_is_read_anew(self, tmp_path: Path) -> None:
+        for content in (b"first", b"other"):
+            tar(tmp_path / "a.tar", {"0.jpg": content, "0.cls": b"0"})
+            os.utime(tmp_path / "a.tar", ns=(0, content[0]))
+            members = ImageDataset.from_list(tmp_path / "a.tar").members
+            assert members is not None
+            assert bytes(members.view(0)) == content
 
     def test_dalis_own_reader_finds_the_same(
         self, photos: ImageDataset, sharded: ImageDataset
