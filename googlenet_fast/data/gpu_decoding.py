@@ -8,9 +8,10 @@ DEFAULT_ENGINE_LOAD = 0.65
 ENGINE_LOAD = {(8, 0): 0.75, (9, 0): 0.9}
 """By compute capability, where another is better. A100: NVIDIA measured about 7,000 images/s at
 0.75 against 5,000 at 1 and 6,000 at 0 (blog "Loading Data Fast with DALI and New Hardware JPEG
-Decoder in NVIDIA A100 GPUs", which DALI's documentation of the setting refers to). H100: it has
-seven such engines instead of one (NVIDIA's MIG user guide), so the other path, of A100's speed,
-would be the slower one from 1 - 6,000 / (7 x 5,000 + 6,000) = 0.85 down; not measured."""
+Decoder in NVIDIA A100 GPUs", which DALI's documentation of the setting refers to; figures as in
+NVIDIA/DALI#5362). H100: it has seven such engines instead of one (NVIDIA's MIG user guide), so the
+other path, at the A100's speed, would be the slower one below 35,000 / (35,000 + 6,000) = 0.85; not
+measured."""
 LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
 """Pixels of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the engine."""
 LEAST_DEVICE_PADDING, MOST_DEVICE_PADDING = 16_777_216, 211_025_920

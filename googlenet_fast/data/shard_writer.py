@@ -71,13 +71,14 @@ def write_shards(options: Options) -> None:
     train = splits.train.subset(np.random.default_rng(0).permutation(len(splits.train)))
     parts = ((train, "train"), (splits.val, "val"))
     shards = [shard for part, split in parts for shard in _cut(part, split, options.shard_size)]
-    names = "".join(f"{' '.join(name.split())}\n" for name in train.class_names)
+    lines = [f"{i} {' '.join(name.splitlines())}\n" for i, name in enumerate(train.class_names)]
+    names = "".join(lines).encode(errors="backslashreplace")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         if any(options.out.glob("*.tar")):
             raise UserError(f"{options.out}: holds shards already; choose another folder")
         with tempfile.TemporaryDirectory(dir=options.out, prefix=".unfinished-") as folder:
-            (Path(folder) / CLASS_NAMES).write_text(names, encoding="utf-8")
+            (Path(folder) / CLASS_NAMES).write_bytes(names)
             _write_all(shards, Path(folder), options)
             files = sorted(Path(folder).iterdir())
             megabytes = sum(file.stat().st_size for file in files) / 1e6

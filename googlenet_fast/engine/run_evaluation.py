@@ -64,7 +64,7 @@ def evaluate_run(
         loader="auto" if config.data.loader == "synthetic" else config.data.loader,
         num_workers=config.data.num_workers,
         device=device,
-        amp=config.amp,
+        amp="auto",  # fp16, which a run on a GPU may have asked for, takes ages on a CPU
     )
     mistakes = Mistakes(most_mistakes)
     with distributed(device) as process:

@@ -1,6 +1,7 @@
 """`python -m googlenet_fast.data shard`."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def test_bytes_labels_names_and_splits_survive(
     for written, original in zip(open_splits(out), open_splits(birds), strict=True):
         assert contents(written) == contents(original)
         assert written.class_names == original.class_names == ("Mönch", "grey heron")
+
+
+def test_names_that_look_numbered_and_bytes_that_are_no_text(
+    tmp_path: Path, command: Command
+) -> None:
+    names = [b"0  zero", b"1 one", b"2 \xff"]
+    for name in names:
+        folder = os.path.join(os.fsencode(tmp_path), b"photos", name)  # noqa: PTH118
+        os.makedirs(folder)  # noqa: PTH103
+        for i in range(3):
+            Path(os.fsdecode(folder), f"{i} {os.fsdecode(name)}.jpg").write_bytes(b"any")
+    assert command(tmp_path / "photos", tmp_path / "out")[0] == 0
+    train, _ = open_splits(tmp_path / "out")
+    assert train.class_names == ("0  zero", "1 one", "2 \\udcff")
+    assert len(train) == 6
 
 
 def test_training_images_are_shuffled_and_the_files_reproducible(
