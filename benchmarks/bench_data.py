@@ -123,10 +123,8 @@ def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
     @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None)
     def dalis_reader(shuffle: bool) -> Any:
         read: Any = fn.readers.webdataset  # its stub does not know the outputs' number
-        image, label = read(
-            paths=paths, ext=["jpg", "cls"], random_shuffle=shuffle, initial_fill=64
-        )
-        return fn.peek_image_shape(image), label
+        image = read(paths=paths, ext=["jpg"], random_shuffle=shuffle, initial_fill=64)
+        return fn.peek_image_shape(image)
 
     def read(pipeline: Any) -> None:
         for _ in range(20 * IMAGES // BATCH):
