@@ -1,6 +1,7 @@
 #include "../inception.h"
 
 #include "../bindings.h"
+#include "prepared.h"
 
 namespace googlenet_fast {
 namespace {
@@ -16,6 +17,17 @@ std::vector<Tensor> dense_weights(const char* op, std::initializer_list<const Te
 InceptionWeights pointers_to(const std::vector<Tensor>& weights) {
   return {
       weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
+}
+
+PreparedWeights pointers_to(const std::vector<Tensor>& prepared, const InceptionShape& s) {
+  STD_TORCH_CHECK(prepared.size() == 5, "inception_prepared: give five prepared weights");
+  const auto data = [&](int i, int64_t outputs, int64_t channels, int taps) {
+    return prepared_data("inception_prepared", prepared[i], outputs, channels, taps);
+  };
+  return {
+      data(0, s.c1, s.channels, 1), data(1, s.reductions(), s.channels, 1),
+      data(2, s.c3, s.c3_reduce, s.taps3), data(3, s.c5, s.c5_reduce, s.taps5),
+      data(4, s.project, s.channels, 1)};
 }
 
 InceptionShape shape_of(
@@ -41,17 +53,24 @@ InceptionShape shape_of(
 std::tuple<Tensor, Tensor, Optional> forward(
     const Tensor& x, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
     const Optional& b3, const Tensor& w5, const Optional& b5, const Tensor& wp, const Optional& bp,
-    bool reduce_relu, bool training) {
+    bool reduce_relu, bool training, const std::vector<Tensor>* prepared) {
   Inception p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   const Rows rows = rows_of(x);
-  const auto weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
+  std::vector<Tensor> weights;
+  if (prepared == nullptr) {
+    weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
+    p.weights = pointers_to(weights);
+  } else {
+    p.prepared = pointers_to(*prepared, p.shape);
+  }
   std::vector<Tensor> biases;
   if (b_in.has_value()) {
     const Optional* given[] = {&b_in, &b3, &b5, &bp};
+    const int64_t outputs[] = {w_in.size(0), p.shape.c3, p.shape.c5, p.shape.project};
     for (int i = 0; i < 4; ++i) {
       STD_TORCH_CHECK(
-          given[i]->has_value() && (*given[i])->size(0) == weights[i].size(0),
+          given[i]->has_value() && (*given[i])->size(0) == outputs[i],
           "inception: give all four biases or none, a value for each output");
       biases.push_back(dense(**given[i], ScalarType::Float));
     }
@@ -65,7 +84,6 @@ std::tuple<Tensor, Tensor, Optional> forward(
     index = empty_channels_last(x, ScalarType::Byte, x.size(1), x.size(2), x.size(3));
     p.index = static_cast<uint8_t*>(index->data_ptr());
   }
-  p.weights = pointers_to(weights);
   p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
   p.reduce_relu = reduce_relu;
   run(x, p);
@@ -75,13 +93,21 @@ std::tuple<Tensor, Tensor, Optional> forward(
 Tensor inception(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
     Optional bp, bool reduce_relu) {
-  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false));
+  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, nullptr));
+}
+
+Tensor inception_prepared(
+    Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
+    Optional bp, bool reduce_relu, std::vector<Tensor> prepared) {
+  return std::get<0>(
+      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, &prepared));
 }
 
 std::tuple<Tensor, Tensor, Tensor> inception_training(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
     Optional bp, bool reduce_relu) {
-  const auto [y, r, index] = forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true);
+  const auto [y, r, index] =
+      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true, nullptr);
   return {y, r, *index};
 }
 
@@ -118,6 +144,7 @@ std::tuple<Tensor, Tensor> inception_backward(
 
 REGISTER_CPU(m) {
   m.impl("inception", TORCH_BOX(&googlenet_fast::inception));
+  m.impl("inception_prepared", TORCH_BOX(&googlenet_fast::inception_prepared));
   m.impl("inception_training", TORCH_BOX(&googlenet_fast::inception_training));
   m.impl("inception_backward", TORCH_BOX(&googlenet_fast::inception_backward));
 }
