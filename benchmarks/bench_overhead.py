@@ -5,6 +5,7 @@ Against the chain of PyTorch's ops that it replaces, as a network without fused 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -72,9 +73,10 @@ def bn_relu_concat_chain(norms: Sequence[nn.BatchNorm2d], *branches: Tensor) -> 
     return torch.cat(normalized, dim=1)
 
 
-def inception(prepared: list[Tensor], *tensors: Tensor) -> Tensor:
+def prepared_inception(prepared: list[Tensor], *tensors: Any) -> Tensor:
     """Like the network: in inference with weights prepared once."""
-    return ops.inception(*tensors, prepared=lambda: prepared)
+    arguments = (*tensors, True, lambda: prepared)
+    return ops.inception(*arguments)
 
 
 def concat_bias_relu(*tensors: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def case(op: str) -> tuple[Function, Function, list[Tensor], list[Tensor]]:
     cases: dict[str, tuple[Function, Function, list[Tensor], list[Tensor]]] = {
         "inception": (
             inception_chain,
-            partial(inception, prepared),
+            partial(prepared_inception, prepared),
             [x, *reduction, *rest],
             [x, *stacked, *rest],
         ),

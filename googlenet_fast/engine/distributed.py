@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
 
@@ -74,6 +75,7 @@ def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Pro
         torch.cuda.set_device(process.device)
     else:
         _share_cores(process.local_world_size)
+        keep_freed_memory()
     if process.world_size > 1:
         _join(process)
     try:
