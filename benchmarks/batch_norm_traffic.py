@@ -35,6 +35,7 @@ READ_TWICE: dict[Any, list[int]] = {
     aten.native_batch_norm: [0],
     aten.native_batch_norm_backward: [0, 1],
     aten.convolution_backward: [0],
+    ours.conv_bias_relu_backward: [0],
 }
 """Arguments that two passes of an operation read: PyTorch's batch norm takes statistics, or sums,
 first; a convolution's gradients are two products."""

@@ -78,7 +78,7 @@ class Inception(nn.Module):
     def _forward_training(self, x: Tensor) -> Tensor:
         """With the statistics of the batch in all layers."""
         norms = [conv.norm for conv in (self.conv_in, self.conv3, self.conv5, self.project)]
-        siblings, projected = self.conv_in.conv(x), self.project.conv(max_pool(x))
+        siblings, projected = self.conv_in.raw(x), self.project.raw(max_pool(x))
         w3, w5 = self.conv3.conv.weight, self.conv5.conv.weight
         return inception_bn(siblings, projected, w3, w5, norms, group_of(norms[0]))
 

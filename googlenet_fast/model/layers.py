@@ -59,14 +59,18 @@ class Conv(nn.Module):
         self._prepared.forget()
         return super().train(mode)
 
+    def raw(self, x: Tensor) -> Tensor:
+        """Return the convolution's output, before batch norm and ReLU."""
+        return self._convolve(x, self.conv.weight, None, relu=False)
+
     def unclipped(self, x: Tensor) -> Tensor:
         """Return the output before ReLU, normalised as the mode of the layer's norm says."""
-        return self.norm(self.conv(x))
+        return self.norm(self.raw(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
         if self.normalizes:
-            return bn_relu_concat([self.conv(x)], [self.norm], group_of(self.norm))
+            return bn_relu_concat([self.raw(x)], [self.norm], group_of(self.norm))
         return self._convolve(x, *self.parameters_folded(), self.relu)
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
