@@ -12,7 +12,8 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
           weight.size(2) == weight.size(3),
       "conv_bias_relu: x must be (N, C, H, W) and the weight (K, C, T, T)");
   STD_TORCH_CHECK(
-      x.scalar_type() == ScalarType::Float, "conv_bias_relu: the kernel for CPUs takes fp32");
+      x.scalar_type() == ScalarType::Float,
+      "conv_bias_relu: the kernel for CPUs takes fp32 and bf16");
   const int64_t taps = weight.size(2);
   STD_TORCH_CHECK(
       taps == 1 || taps == 3 || taps == 5,
@@ -21,8 +22,9 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
 }
 
 Tensor forward(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool relu,
+    const Tensor& given, const Tensor& weight, const std::optional<Tensor>& bias, bool relu,
     const Tensor* prepared) {
+  const Tensor x = in_fp32_on_cpu(given);
   ConvBiasRelu p{};
   p.shape = shape_of(x, weight);
   const Rows rows = rows_of(x);
@@ -43,7 +45,7 @@ Tensor forward(
   }
   p.x = rows.matrix, p.relu = relu, p.y = matrix_of(y);
   run(x, p);
-  return y;
+  return as_dtype(y, given.scalar_type());
 }
 
 Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
@@ -69,8 +71,11 @@ Tensor prepare_weight(Tensor weight) {
 }
 
 std::tuple<Tensor, Tensor> conv_bias_relu_backward(
-    Tensor grad_y, Tensor x, std::optional<Tensor> y, Tensor weight, bool need_x,
+    Tensor grad_given, Tensor given, std::optional<Tensor> y_given, Tensor weight, bool need_x,
     bool need_parameters) {
+  const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
+  std::optional<Tensor> y;
+  if (y_given.has_value()) y = in_fp32_on_cpu(*y_given);
   ConvBiasReluBackward p{};
   p.shape = shape_of(x, weight);
   check_same_pixels("conv_bias_relu_backward", grad_y, x);
@@ -91,7 +96,7 @@ std::tuple<Tensor, Tensor> conv_bias_relu_backward(
   if (need_x) p.grad_x = matrix_of(grad_x);
   if (need_parameters) p.grads = grads.data_ptr();
   run(x, p);
-  return {grad_x, grads};
+  return {as_dtype(grad_x, given.scalar_type()), grads};
 }
 
 }  // namespace

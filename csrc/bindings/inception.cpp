@@ -34,7 +34,7 @@ InceptionShape shape_of(
     const Tensor& x, const Tensor& w_in, const Tensor& w3, const Tensor& w5, const Tensor& wp) {
   STD_TORCH_CHECK(x.dim() == 4, "inception: x must be (N, C, H, W)");
   STD_TORCH_CHECK(
-      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32");
+      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32 and bf16");
   InceptionShape s{};
   s.images = x.size(0), s.height = x.size(2), s.width = x.size(3), s.channels = x.size(1);
   s.c3_reduce = w3.size(1), s.c3 = w3.size(0), s.c5_reduce = w5.size(1), s.c5 = w5.size(0);
@@ -51,9 +51,10 @@ InceptionShape shape_of(
 }
 
 std::tuple<Tensor, Tensor, Optional> forward(
-    const Tensor& x, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
+    const Tensor& given, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
     const Optional& b3, const Tensor& w5, const Optional& b5, const Tensor& wp, const Optional& bp,
     bool reduce_relu, bool training, const std::vector<Tensor>* prepared) {
+  const Tensor x = in_fp32_on_cpu(given);
   Inception p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   const Rows rows = rows_of(x);
@@ -87,7 +88,8 @@ std::tuple<Tensor, Tensor, Optional> forward(
   p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
   p.reduce_relu = reduce_relu;
   run(x, p);
-  return {y, r, index};
+  const ScalarType dtype = given.scalar_type();
+  return {as_dtype(y, dtype), as_dtype(r, dtype), index};
 }
 
 Tensor inception(
@@ -112,8 +114,10 @@ std::tuple<Tensor, Tensor, Tensor> inception_training(
 }
 
 std::tuple<Tensor, Tensor> inception_backward(
-    Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in, Tensor w3, Tensor w5,
-    Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+    Tensor grad_given, Tensor given, Tensor r_given, Tensor y_given, Tensor index, Tensor w_in,
+    Tensor w3, Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+  const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
+  const Tensor r = in_fp32_on_cpu(r_given), y = in_fp32_on_cpu(y_given);
   InceptionBackward p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   for (const Tensor* other : {&grad_y, &r, &y}) check_same_pixels("inception_backward", *other, x);
@@ -136,7 +140,7 @@ std::tuple<Tensor, Tensor> inception_backward(
   if (need_x) p.grad_x = matrix_of(grad_x);
   if (need_parameters) p.grads = grads.data_ptr();
   run(x, p);
-  return {grad_x, grads};
+  return {as_dtype(grad_x, given.scalar_type()), grads};
 }
 
 }  // namespace

@@ -75,6 +75,22 @@ def test_native_kernels(case: str, threads: int) -> None:
         assert torch.equal(actual, repeated)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_is_computed_in_fp32(case: str) -> None:
+    """At most twice the error of PyTorch's own bf16, under autocast as in training."""
+    op, shape, others = CASES[case]
+    arguments = random_arguments((shape, torch.bfloat16, *others), "cpu")
+    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
+    expected = Trial(op, exact, None).run("reference")
+    results = {
+        name: Trial(op, arguments, torch.bfloat16).run(name) for name in ("native", "reference")
+    }
+    for actual, eager, wanted in zip(*results.values(), expected, strict=True):
+        assert actual.dtype == eager.dtype
+        error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
+        assert error <= 2 * allowed + 1e-3 * wanted.norm().item()
+
+
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_other_instruction_sets(isa: str) -> None:
     if "GOOGLENET_FAST_ISA" in os.environ:
