@@ -50,9 +50,15 @@ def build_kernels(folder: Path, lanes: int, kind: str) -> Path:
     """
     torch = setup().describe_torch()
     flags = [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
+    names = ["build_info", *(source.stem for source in (ROOT / "csrc").glob("cuda/*.cu"))]
     bindings = {
-        folder / f"{source.stem}-bindings.o": [*flags, "-O0", "-c", str(source)]
-        for source in (ROOT / "csrc").glob("bindings/*.cpp")
+        folder / f"{name}-bindings.o": [
+            *flags,
+            "-O0",
+            "-c",
+            str(ROOT / f"csrc/bindings/{name}.cpp"),
+        ]
+        for name in names
     }
     sources = [*(ROOT / "csrc").glob("cuda/*.cu"), HERE / "into_slices.cpp"]
     kernels = _kernels(folder, lanes, kind, sources)
