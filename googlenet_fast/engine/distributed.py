@@ -1,6 +1,7 @@
 """One process of a training or evaluation run: its rank, device and peers."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ import torch
 import torch.distributed as dist
 
 from googlenet_fast.errors import UserError
+
+_LOST_PEER = re.compile(
+    "Timed out waiting|closed by peer|reset by peer|Broken pipe|connection was closed",
+    re.IGNORECASE,
+)
+"""What gloo says where another process hangs or is gone; it has no exception class for it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,12 @@ class Process:
             dist.all_reduce(tensor)
         return tensor
 
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The greatest values over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
     def broadcast_tensor(self, tensor: torch.Tensor) -> None:
         """Overwrite `tensor` with the main process's."""
         if self.world_size > 1:
@@ -54,13 +67,20 @@ class Process:
 
 
 @contextmanager
-def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Process]:
+def distributed(
+    device: Literal["auto", "cpu", "cuda"] = "auto", timeout: float = 600.0
+) -> Iterator[Process]:
     """Join the run that torchrun started, or be a run of one process.
 
     CUDA tensors travel over NCCL, CPU tensors over gloo.
 
+    Args:
+        device: where this process computes.
+        timeout: seconds to wait for another process before the run is given up.
+
     Raises:
-        UserError: no such device, or the rendezvous port is taken.
+        UserError: no such device, the rendezvous port is taken, or another process was lost or did
+            not answer in time.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     process = Process(
@@ -75,9 +95,17 @@ def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Pro
     else:
         _share_cores(process.local_world_size)
     if process.world_size > 1:
-        _join(process)
+        _join(process, timeout)
     try:
         yield process
+    except RuntimeError as error:
+        if not _LOST_PEER.search(str(error)):
+            raise
+        raise UserError(
+            f"process {process.rank} of {process.world_size}: another one ended, or hangs and did "
+            f"not answer for {timeout:g} s (--timeout): {str(error).splitlines()[0]}; "
+            "its own messages are above, and --resume auto continues from the last checkpoint"
+        ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -107,11 +135,11 @@ def _share_cores(local_world_size: int) -> None:
         torch.set_num_threads(max(1, (cores or 1) // local_world_size))
 
 
-def _join(process: Process) -> None:
+def _join(process: Process, timeout: float) -> None:
     backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    except dist.DistNetworkError as error:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"cannot meet the other processes at {address}: {str(error).splitlines()[0]}; "
