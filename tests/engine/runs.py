@@ -49,10 +49,7 @@ class Run:
                 "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             }  # fmt: skip
-            process = _warm().Process(
-                target=_train, args=(log, list(command), environment, prepare)
-            )
-            process.start()
+            process = warm_process(in_environment, environment, _train, log, list(command), prepare)
             self.processes.append(process)
 
     def wait_for_steps(self, count: int) -> bool:
@@ -85,10 +82,13 @@ class Run:
                 process.join()
         return [process.exitcode or 0 for process in self.processes]
 
-    def finish(self) -> str:
-        """What a run printed that ended well."""
+    def finish(self) -> None:
+        """See to it that the run ends well."""
         assert not any(self.wait()), self.log.read_text()
-        return self.log.read_text()
+
+    def tail(self) -> str:
+        """The last of what it printed."""
+        return self.log.read_text()[-2000:]
 
 
 def warm_process(target: Callable[..., None], *args: Any) -> ForkServerProcess:
@@ -126,15 +126,18 @@ def _warm() -> ForkServerContext:
     return context
 
 
-def _train(
-    log: Path, command: list[str], environment: dict[str, str], prepare: Prepare | None
-) -> None:
+def in_environment(environment: dict[str, str], target: Callable[..., None], *args: Any) -> None:
+    """Call a function with these environment variables and one thread."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    target(*args)
+
+
+def _train(log: Path, command: list[str], prepare: Prepare | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
-    os.environ.update(environment)
-    torch.set_num_threads(1)
     sys.argv = ["train", *command]
     if prepare is not None:
         prepare()
