@@ -14,10 +14,11 @@ import torch.distributed as dist
 from googlenet_fast.errors import UserError
 
 _LOST_PEER = re.compile(
-    "Timed out waiting|closed by peer|reset by peer|Broken pipe|connection was closed",
+    "timed out waiting|timeout caused|closed by peer|reset by peer|socket closed|broken pipe"
+    "|remote process exited",
     re.IGNORECASE,
 )
-"""What gloo says where another process hangs or is gone; it has no exception class for it."""
+"""What gloo and NCCL say where another process hangs or is gone, with no error class for it."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ def distributed(
     try:
         yield process
     except RuntimeError as error:
-        if not _LOST_PEER.search(str(error)):
+        rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+        if not rendezvous_lost and not _LOST_PEER.search(str(error)):
             raise
         raise UserError(
             f"process {process.rank} of {process.world_size}: another one ended, or hangs and did "
-            f"not answer for {timeout:g} s (--timeout): {str(error).splitlines()[0]}; "
-            "its own messages are above, and --resume auto continues from the last checkpoint"
+            f"not answer for {timeout:g} s (--timeout); look for its own messages, --resume auto "
+            f"continues a run from the last checkpoint ({str(error).splitlines()[0]})"
         ) from None
     finally:
         if dist.is_initialized():
