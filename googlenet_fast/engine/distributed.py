@@ -2,6 +2,8 @@
 
 import os
 import re
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from googlenet_fast.errors import UserError
 
@@ -140,10 +143,42 @@ def _share_cores(local_world_size: int) -> None:
 def _join(process: Process, timeout: float) -> None:
     backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        dist.init_process_group(
+            backend,
+            store=_fresh_store(timeout),
+            rank=process.rank,
+            world_size=process.world_size,
+            timeout=timedelta(seconds=timeout),
+        )
     except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"cannot meet the other processes at {address}: {str(error).splitlines()[0]}; "
             "if the port is in use, choose another with torchrun --master-port"
         ) from None
+
+
+def _fresh_store(timeout: float) -> dist.Store:
+    """The store through which the processes meet, without what an earlier start of them left.
+
+    After a worker died torchrun starts all again with the same store, where they would look for
+    each other at the addresses of the dead. So the first process names this start, and tells each
+    other one in answer to a word that only a living process can have left.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    word = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"word/{rank}", word)
+        start = store.get(f"answer/{word}").decode()
+        store.set(f"{start}/heard/{rank}", "")
+        return dist.PrefixStore(start, store)
+    deadline = time.monotonic() + timeout
+    missing = range(1, world_size)
+    while missing := [r for r in missing if not store.check([f"{word}/heard/{r}"])]:
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"processes {missing} did not come within {timeout:g} s")
+        for r in missing:
+            if store.check([f"word/{r}"]):
+                store.set(f"answer/{store.get(f'word/{r}').decode()}", word)
+        time.sleep(0.01)
+    return dist.PrefixStore(word, store)
