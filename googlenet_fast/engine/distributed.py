@@ -173,7 +173,7 @@ def _fresh_store(timeout: float) -> dist.Store:
         store.set(f"{start}/heard/{rank}", "")
         return dist.PrefixStore(start, store)
     deadline = time.monotonic() + timeout
-    missing = range(1, world_size)
+    missing = list(range(1, world_size))
     while missing := [r for r in missing if not store.check([f"{word}/heard/{r}"])]:
         if time.monotonic() > deadline:
             raise dist.DistStoreError(f"processes {missing} did not come within {timeout:g} s")

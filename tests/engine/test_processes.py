@@ -32,7 +32,7 @@ def in_double() -> None:
     """Let the network compute in float64, where rounding hides nothing."""
     build, forward = trainer.build_model, GoogLeNet.forward
     trainer.build_model = lambda *args: build(*args).double()
-    GoogLeNet.forward = lambda model, images: forward(model, images.double())  # type: ignore[method-assign]
+    GoogLeNet.forward = lambda model, images: forward(model, images.double())  # type: ignore[method-assign, assignment]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ class Recorder:
             if next(steps) == self.stop_after and os.environ["RANK"] == "0":
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        TrainStep.__call__ = record  # type: ignore[method-assign]
+        TrainStep.__call__ = record  # type: ignore[method-assign, assignment]
 
 
 def recorded(folder: Path, rank: int) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def hang() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         train_on(step, *batch, update=update)
 
-    TrainStep.__call__ = train_or_hang  # type: ignore[method-assign]
+    TrainStep.__call__ = train_or_hang  # type: ignore[method-assign, assignment]
 
 
 def test_a_process_that_hangs_ends_the_run(few_digits: Path, tmp_path: Path) -> None:
