@@ -64,18 +64,18 @@ class DaliLoader:
             "device_id": device.index or 0 if device.type == "cuda" else None,
             "num_threads": max(num_workers, 1),
         }
-        self._epoch, self._start_step = 0, 0
+        self._epoch, self._start = 0, 0
         self._pipeline: Pipeline | None = None
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._epoch, self._start_step = epoch, start_step
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
+        self._epoch, self._start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._batches = self._sampler.batches(self._epoch, self._start_step)
+        self._batches = self._sampler.batches(self._epoch, self._start)
         self._in_flight: deque[Batch] = deque()
         # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
         # that ended is used again.

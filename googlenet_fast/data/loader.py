@@ -31,11 +31,12 @@ class Loader(Protocol):
         """Batches of a whole epoch."""
         ...
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch that the next iterations yield, from batch `start_step` on.
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iterations yield, after its first `start` images.
 
-        The batches are a function of seed and epoch alone: an epoch resumed in the middle
-        continues with the batches that an uninterrupted one has.
+        `start` counts the images of all ranks together. The order is a function of seed and epoch
+        alone: an epoch resumed in the middle goes on as an uninterrupted one does, and another
+        number of ranks, or another batch size, still hands out the rest of it, each image once.
         """
         ...
 

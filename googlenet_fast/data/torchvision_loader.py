@@ -55,9 +55,9 @@ class TorchvisionLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._items.epoch, self._items.start_step = epoch, start_step
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
+        self._items.epoch, self._items.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._batches.num_workers:
@@ -78,10 +78,10 @@ class _Items:
     def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
         self._dataset = dataset
         self._sampler = sampler
-        self.epoch, self.start_step = 0, 0
+        self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for batch in self._sampler.batches(self.epoch, self.start_step):
+        for batch in self._sampler.batches(self.epoch, self.start):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
                 (self._dataset.path(i), int(self._dataset.labels[i]), row)

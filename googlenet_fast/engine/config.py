@@ -147,6 +147,12 @@ class TrainConfig:
     """Epochs between evaluations (the last epoch is always evaluated)."""
     log_interval: int = 20
     """Steps between log lines."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints within an epoch; default: only its end has one."""
+    max_bad_steps: int = 20
+    """Steps in a row with a loss or gradients that are not finite, after which the run stops."""
+    timeout: float = 600.0
+    """Seconds to wait for another process before the run is given up."""
     output: Path | None = None
     """Folder of the run; default: a new one below runs/."""
     resume: str | None = None
@@ -154,7 +160,8 @@ class TrainConfig:
 
 
 _POSITIVE = (
-    "epochs", "accumulate", "eval_interval", "log_interval", "model.num_classes", "data.image_size",
+    "epochs", "accumulate", "eval_interval", "log_interval", "checkpoint_interval",
+    "max_bad_steps", "timeout", "model.num_classes", "data.image_size",
     "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
     "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
 )  # fmt: skip
