@@ -90,8 +90,9 @@ def parse(arguments: Sequence[str]) -> Options:
         "--data",
         type=Path,
         metavar="PATH",
-        help="class folders, or a dataset folder (train and val, as folders or as lists), of which "
-        "the validation images are meant; default: the embedded handwritten digits",
+        help="class folders, a dataset folder (train and val, as folders, lists or shards), of "
+        "which the validation images are meant, or a pattern of shards, 'val-{000..009}.tar'; "
+        "default: the embedded handwritten digits",
     )
     source.add_argument(
         "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'

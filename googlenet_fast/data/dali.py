@@ -3,10 +3,12 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import tee
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
@@ -14,6 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
 from googlenet_fast.data.sampling import (
     AREA,
     ATTEMPTS,
@@ -27,15 +30,13 @@ from googlenet_fast.data.sampling import (
 )
 from googlenet_fast.model.presets import Normalization
 
-LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
-"""Of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the JPEG decoder."""
-
 
 class DaliLoader:
     """Batches of a dataset, read and augmented by DALI; see `googlenet_fast.data.Loader`.
 
     File names and crops come from the sampler rather than from DALI's own reader and random crop:
     their state cannot be set to a given epoch and step, and each would hold the whole file list.
+    Images of shards come as parts of the memory-mapped files.
     """
 
     def __init__(
@@ -49,20 +50,36 @@ class DaliLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,
     ) -> None:
         self._dataset = dataset
         self._sampler = sampler
         self._dtype = dtype
         self._device = device
+        num_threads = max(num_workers, 1)
+        gpu = None
+        if device.type == "cuda":
+            card = torch.cuda.get_device_properties(device)
+            gpu = gpu_decoding(
+                (card.major, card.minor), card.total_memory, num_threads, hw_decoder_load
+            )
+        self.description = (
+            f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: {num_threads} threads, "
+            f"{prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
+        )
+        """What reads the images, in a line."""
+        self._prefetch = prefetch
         self._definition = {
             "augmentation": sampler.augmentation,
             "image_size": image_size,
             "resize_size": resize_size,
             "normalization": normalization,
-            "on_gpu": device.type == "cuda",
+            "gpu": gpu,
             "half": dtype == torch.float16,
+            "from_shards": dataset.members is not None,
             "device_id": device.index or 0 if device.type == "cuda" else None,
-            "num_threads": max(num_workers, 1),
+            "num_threads": num_threads,
         }
         self._epoch, self._start = 0, 0
         self._pipeline: Pipeline | None = None
@@ -75,7 +92,8 @@ class DaliLoader:
         self._epoch, self._start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._batches = self._sampler.batches(self._epoch, self._start)
+        # One iterator for what may stay where it is, one for what DALI copies.
+        self._batches, self._same_batches = tee(self._sampler.batches(self._epoch, self._start))
         self._in_flight: deque[Batch] = deque()
         # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
         # that ended is used again.
@@ -90,14 +108,18 @@ class DaliLoader:
     def build_pipeline(self) -> Pipeline:
         """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
         return image_pipeline(
-            batch_size=self._sampler.batch_size, source=self._next_inputs, **self._definition
+            batch_size=self._sampler.batch_size,
+            prefetch_queue_depth=self._prefetch,
+            next_images=self._next_images,
+            next_numbers=lambda: _numbers(self._dataset, next(self._same_batches)),
+            **self._definition,
         )
 
-    def _next_inputs(self) -> tuple[Any, ...]:
+    def _next_images(self) -> list[NDArray[np.uint8]]:
         """What the pipeline asks for ahead of each batch; StopIteration ends the epoch."""
         batch = next(self._batches)
         self._in_flight.append(batch)
-        return _inputs(self._dataset, batch)
+        return _images(self._dataset, batch)
 
     def _run(self, pipeline: Pipeline) -> tuple[Any, ...] | None:
         """The pipeline's next outputs, None at the end of the epoch."""
@@ -119,7 +141,8 @@ class DaliLoader:
             batch_size=1,
             exec_pipelined=False,
             exec_async=False,
-            source=lambda: _inputs(self._dataset, alone.pop()),
+            next_images=lambda: _images(self._dataset, alone[-1]),
+            next_numbers=lambda: _numbers(self._dataset, alone[-1]),
             **self._definition,
         )
         for batch in self._in_flight:
@@ -138,45 +161,55 @@ def _cause(error: RuntimeError) -> str:
     return text.partition("\n")[0]
 
 
-def _inputs(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
-    """File names as bytes, labels and, in training, draws: what `image_pipeline` takes."""
-    names = [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
+def _images(dataset: ImageDataset, batch: Batch) -> list[NDArray[np.uint8]]:
+    """The encoded images of shards, else file names as bytes."""
+    if dataset.members is not None:
+        return [dataset.members.view(i) for i in batch.indices]
+    return [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
+
+
+def _numbers(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
+    """Labels and, in training, draws."""
     labels = dataset.labels[batch.indices]
-    return (names, labels) if batch.draws is None else (names, labels, batch.draws)
+    return (labels,) if batch.draws is None else (labels, batch.draws)
 
 
 @pipeline_def
 def image_pipeline(
-    source: Callable[[], tuple[Any, ...]],
+    next_images: Callable[[], list[NDArray[np.uint8]]],
+    next_numbers: Callable[[], tuple[Any, ...]],
     augmentation: Augmentation | None,
     image_size: int,
     resize_size: int,
     normalization: Normalization,
-    on_gpu: bool,
+    gpu: GpuDecoding | None,
     half: bool,
+    from_shards: bool,
 ) -> tuple[DataNode, DataNode]:
     """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
 
     On a GPU, file access and the headers stay with the CPU and everything from the JPEG's
     decoding on is the GPU's.
     """
-    types_and_ranks = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT64, 1)]
+    # The mapped bytes of shards stay where they are; it is the decoding threads that read the disk.
+    encoded = fn.external_source(source=next_images, dtype=types.UINT8, ndim=1, no_copy=from_shards)
+    if not from_shards:
+        encoded = fn.io.file.read(encoded)
+    types_and_ranks = [(types.INT64, 0), (types.FLOAT64, 1)]
     if augmentation is None:
-        del types_and_ranks[2]
-    name, label, *draws = fn.external_source(
-        source=source,
+        del types_and_ranks[1]
+    label, *draws = fn.external_source(
+        source=next_numbers,
         num_outputs=len(types_and_ranks),
         dtype=[dtype for dtype, _ in types_and_ranks],
         ndim=[rank for _, rank in types_and_ranks],
     )
-    encoded = fn.io.file.read(name)
     shape = fn.peek_image_shape(encoded)
     decoding: dict[str, Any] = {
-        "device": "mixed" if on_gpu else "cpu",
+        "device": "cpu" if gpu is None else "mixed",
         # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
         "jpeg_fancy_upsampling": augmentation is None,
-        "preallocate_width_hint": LARGEST_WIDTH if on_gpu else 0,
-        "preallocate_height_hint": LARGEST_HEIGHT if on_gpu else 0,
+        **({} if gpu is None else gpu.arguments()),
     }
     mirror: DataNode | int = 0
     if augmentation is None:
@@ -204,7 +237,7 @@ def image_pipeline(
         dtype=types.FLOAT16 if half else types.FLOAT,
         output_layout="HWC",
     )
-    return images, label.gpu() if on_gpu else label
+    return images, label if gpu is None else label.gpu()
 
 
 def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_fast.data.members import Members
 from googlenet_fast.errors import UserError
+
+CLASS_NAMES = "class_names.txt"
+"""The file beside shards with a class name a line: they themselves hold numbers only."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """A list as it was written."""
+    """A list as it was written, or what takes its place: the samples of shards."""
 
     source: Path
     """The list file."""
@@ -22,6 +26,8 @@ class ImageList:
     """Paths of the images."""
     labels: NDArray[np.int64]
     """Labels, >= 0, (len(files),)."""
+    members: Members | None = None
+    """Where the images lie, if not in files of their own."""
 
     def classes(self) -> NDArray[np.int64]:
         """The labels that occur, sorted."""
@@ -30,8 +36,12 @@ class ImageList:
     def class_names(self, classes: NDArray[np.int64] | None = None) -> list[str]:
         """Names by label, or of `classes`.
 
-        They are those of the images' folders where each class has one of its own, else the labels.
+        They are those of the images' folders where each class has one of its own, else the labels;
+        of shards, those in the file beside them, if there is one.
         """
+        file = self.root / CLASS_NAMES
+        if self.members is not None and classes is None and file.is_file():
+            return self._names_of(file)
         folders: dict[int, str] = {}
         distinct = {
             (os.path.dirname(file), label)  # noqa: PTH120 (a million times)
@@ -39,11 +49,21 @@ class ImageList:
         }
         for folder, label in distinct:
             folders[label] = os.path.basename(folder)  # noqa: PTH119
-        if len(folders) < len(distinct) or len(set(folders.values())) < len(folders):
+        ambiguous = len(folders) < len(distinct) or len(set(folders.values())) < len(folders)
+        if ambiguous or self.members is not None:
             folders = {}
         if classes is None:
             classes = np.arange(self.labels.max() + 1)
         return [folders.get(label) or str(label) for label in classes.tolist()]
+
+    def _names_of(self, file: Path) -> list[str]:
+        names = read_class_names(file)
+        if len(names) <= (last := int(self.labels.max())):
+            raise UserError(
+                f"{file}: has {len(names)} names, but {self.source} has an image with label "
+                f"{last}; complete or remove it"
+            )
+        return list(names)
 
 
 def read_image_list(

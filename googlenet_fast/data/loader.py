@@ -27,6 +27,9 @@ class Loader(Protocol):
     same number of full batches; in evaluation each image comes once over all ranks, in order.
     """
 
+    description: str
+    """What reads the images and how, in a line."""
+
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         ...
@@ -62,6 +65,8 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 2,
+    prefetch: int = 2,
+    hw_decoder_load: float | None = None,
     seed: int = 0,
     resize_size: int | None = None,
     augmentation: Augmentation | None = None,
@@ -82,6 +87,10 @@ def build_loader(
         rank: Of this process among `world_size`.
         world_size: Number of processes that share the images.
         num_workers: Threads (DALI) or processes (torchvision; 0 reads in this one) that decode.
+        prefetch: Batches made ahead (torchvision: by each process): more even out uneven times and
+            take more memory.
+        hw_decoder_load: Share of the JPEGs that a GPU's decoder engine takes (DALI); default: what
+            suits the card.
         seed: Of order and augmentation, >= 0.
         resize_size: Of evaluation, in pixels; default: image_size * 256 / 224.
         augmentation: Of training; default: `Augmentation()`.
@@ -115,6 +124,8 @@ def build_loader(
         device=device,
         dtype=dtype,
         num_workers=num_workers,
+        prefetch=prefetch,
+        hw_decoder_load=hw_decoder_load,
     )
 
 

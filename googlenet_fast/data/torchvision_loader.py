@@ -1,6 +1,7 @@
 """The loader on Pillow and torchvision transforms, for machines without DALI."""
 
 import gc
+import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.members import Location
 from googlenet_fast.data.sampling import FLIP, Augmentation, BatchSampler, crop_window
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import Normalization
 
-Item = tuple[str, int, NDArray[np.float64] | None]
-"""Path, label and draws of an image: all a worker is told, so none holds the list of files."""
+Item = tuple[Location, int, NDArray[np.float64] | None]
+"""Place, label and draws of an image: all a worker is told, so none holds the list of files."""
 
 
 class TorchvisionLoader:
@@ -37,18 +39,25 @@ class TorchvisionLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,  # a GPU's: not for Pillow
     ) -> None:
         self._sampler = sampler
         self._device = device
         self._dtype = dtype
         self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
+        self.description = (
+            f"Pillow decodes: {num_workers} processes, {prefetch} batches ahead in each"
+        )
+        """What reads the images, in a line."""
         self._items = _Items(dataset, sampler)
         self._batches = DataLoader(
             _Reader(image_size, resize_size, normalization.channel_order, sampler.augmentation),
             batch_sampler=self._items,
             collate_fn=_as_is,
             num_workers=num_workers,
+            prefetch_factor=prefetch if num_workers else None,
             pin_memory=device.type == "cuda",
         )
 
@@ -84,7 +93,7 @@ class _Items:
         for batch in self._sampler.batches(self.epoch, self.start):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
-                (self._dataset.path(i), int(self._dataset.labels[i]), row)
+                (self._dataset.location(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
 
@@ -109,18 +118,18 @@ class _Reader(Dataset):
 
     def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
         try:
-            pixels = [self._read(path, draws) for path, _, draws in items]
+            pixels = [self._read(location, draws) for location, _, draws in items]
         except UserError as error:
             return error
         labels = torch.tensor([label for _, label, _ in items])
         return torch.from_numpy(np.stack(pixels)), labels
 
-    def _read(self, path: str, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+    def _read(self, location: Location, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         try:
-            with Image.open(path) as file:
+            with Image.open(io.BytesIO(location.read())) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")
         except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
-            raise undecodable(path, " ".join(str(reason).split())) from None
+            raise undecodable(location.name, " ".join(str(reason).split())) from None
         image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
 

@@ -90,6 +90,8 @@ def build_data_loader(
         rank=process.rank,
         world_size=process.world_size,
         num_workers=data.num_workers,
+        prefetch=data.prefetch,
+        hw_decoder_load=data.hw_decoder_load,
         seed=config.seed,
         augmentation=Augmentation(
             area=(data.min_area, 1.0),

@@ -48,12 +48,14 @@ class DataConfig:
     """The images."""
 
     path: Path | None = None
-    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, or class
-    folders alone; default: the embedded handwritten digits. `--data PATH` for short."""
+    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, class folders
+    alone or WebDataset shards, of which also a pattern, 'train-{000..127}.tar', will do; default:
+    the embedded handwritten digits. `--data PATH` for short."""
     train_list: Path | None = None
-    """List of training images, "relative/path label" a line, in place of `path`."""
+    """List of training images, "relative/path label" a line, in place of `path`; or a pattern of
+    shards."""
     val_list: Path | None = None
-    """List of validation images."""
+    """List of validation images, or a pattern of shards."""
     root: Path | None = None
     """Folder that the paths of the lists start from; default: the folder of the list."""
     delimiter: str = " "
@@ -72,6 +74,10 @@ class DataConfig:
     """Images a step in each process."""
     num_workers: int = 2
     """Decoding threads (DALI) or processes (torchvision) of each process."""
+    prefetch: int = 2
+    """Batches made ahead (torchvision: by each process)."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that a GPU's decoder engine takes; default: what suits the card."""
     min_area: float = 0.08
     """Least share of the image that a random training crop covers."""
     aspect_ratio: float = 4 / 3
@@ -164,6 +170,7 @@ _POSITIVE = (
     "max_bad_steps", "timeout", "model.num_classes", "data.image_size",
     "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
     "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
+    "data.prefetch",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",
@@ -171,7 +178,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _FRACTIONS = (
     "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
-    "data.min_area",
+    "data.min_area", "data.hw_decoder_load",
 )  # fmt: skip
 _OWN_DATA = r"--data\.(path|train_list)\b"
 

@@ -28,6 +28,7 @@ from googlenet_fast.engine.kernel_search import is_search_wanted, search
 from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
+from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import lr_factor
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
@@ -98,6 +99,8 @@ class Trainer:
             run; its state is in the last checkpoint.
         """
         self._say(self._description())
+        if self.folder is not None:
+            write_environment(self.folder.path, self.process)
         self._search_kernels()
         evaluation = None
         with StopSignal(self.process.world_size, self.config.timeout) as stop:
@@ -405,6 +408,7 @@ class Trainer:
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
             f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
+            f"{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "

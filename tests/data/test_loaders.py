@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from googlenet_fast.data import Augmentation, ImageDataset, Loader, build_loader, open_splits
+from googlenet_fast.data.gpu_decoding import gpu_decoding
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.sampling import BatchSampler
 from googlenet_fast.errors import UserError
@@ -453,8 +454,9 @@ class TestChoice:
             build_loader(photos, **{**self.options, "batch_size": 25})
 
 
+@pytest.mark.parametrize("from_shards", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
+def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool, from_shards: bool) -> None:
     """DALI checks each operator's schema for its backend there; only running it needs a GPU."""
     pytest.importorskip("nvidia.dali")
     from googlenet_fast.data import dali
@@ -463,17 +465,19 @@ def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
         batch_size=8,
         num_threads=2,
         device_id=None,
-        source=lambda: (),
+        next_images=lambda: [np.zeros(1, np.uint8)],
+        next_numbers=lambda: (),
         augmentation=Augmentation() if train else None,
         image_size=224,
         resize_size=256,
         normalization=CAFFE_BGR,
-        on_gpu=True,
+        gpu=gpu_decoding((9, 0), 80 * 2**30, 16),
         half=True,
+        from_shards=from_shards,
     )
     serialised = pipeline.serialize()
-    decoder = b"ImageSlice" if train else b"decoders__Image"
-    for word in (decoder, b"mixed", b"gpu"):
+    arguments = (b"hw_decoder_load", b"device_memory_padding", b"preallocate_width_hint")
+    for word in (b"decoders__ImageSlice", b"mixed", b"gpu", *arguments):
         assert word in serialised
     images, labels = pipeline._graph_outputs
     assert images.device == labels.device == "gpu"
