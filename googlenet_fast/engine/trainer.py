@@ -376,7 +376,8 @@ class Trainer:
         step.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(step.optimizer.param_groups, hyperparameters, strict=True):
             group.update(values)  # this run's configuration wins over the saved one
-        step.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where that run did not scale
+            step.scaler.load_state_dict(state["scaler"])
         if step.ema is not None and "ema" in state:
             step.ema.module.load_state_dict(state["ema"])
             assert isinstance(step.ema.module, GoogLeNet)

@@ -20,18 +20,8 @@ def test_killed_at_random(world_size: int, few_digits: Path, tmp_path: Path) -> 
     chance = random.Random(seed)
 
     def start(name: str) -> Run:
-        batch_size = str(4 // world_size)
-        command = arguments(few_digits, tmp_path / name, "--data.batch_size", batch_size)
-        command += [
-            "--log_interval",
-            "1",
-            "--checkpoint_interval",
-            "2",
-            "--resume",
-            "auto",
-            "--timeout",
-            "20",
-        ]
+        command = arguments(few_digits, tmp_path / name, f"--data.batch_size={4 // world_size}")
+        command += ["--log_interval=1", "--checkpoint_interval=2", "--resume=auto", "--timeout=20"]
         return Run(tmp_path / f"{name}.log", command, world_size)
 
     start("undisturbed").finish()
@@ -39,16 +29,13 @@ def test_killed_at_random(world_size: int, few_digits: Path, tmp_path: Path) -> 
     while kills < KILLS:
         runs += 1
         name = f"run {runs}"
-        while kills < KILLS:
+        ended = False
+        while kills < KILLS and not ended:
             run = start(name)
-            alive = run.wait_for_steps(chance.randrange(4))
+            kills += run.wait_for_steps(chance.randrange(4))
             time.sleep(chance.random() / 4)
-            number = chance.choice([signal.SIGKILL, signal.SIGTERM])
-            run.kill(chance.randrange(world_size), number)
-            kills += alive
-            statuses = run.wait()
-            print(kills, number, statuses, time.strftime("%T"), name)
-            if not any(statuses):
-                break
+            run.kill(chance.randrange(world_size), chance.choice([signal.SIGKILL, signal.SIGTERM]))
+            ended = not any(run.wait())
+            assert "Traceback" not in run.log.read_text(), run.tail()
         start(name).finish()
         assert_same_checkpoint(tmp_path / "undisturbed/last.pt", tmp_path / name / "last.pt")

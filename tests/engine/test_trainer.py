@@ -221,6 +221,15 @@ def test_skipping_steps_without_end_stops_the_run(few_digits: Path, tmp_path: Pa
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_a_run_may_go_on_in_another_precision(few_digits: Path, tmp_path: Path) -> None:
+    run(few_digits, tmp_path, "--epochs", "1")
+    for amp in ("fp16", "bf16", "off"):
+        trainer = make_trainer(few_digits, tmp_path, "--resume", "auto", "--amp", amp)
+        assert trainer.step == 10
+        trainer._save(best=False)
+        trainer.close()
+
+
 def test_the_step_line(
     few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
