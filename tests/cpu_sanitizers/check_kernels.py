@@ -1,4 +1,4 @@
-"""Every kernel for CPUs at awkward shapes and strides. Runs where the extension is sanitized."""
+"""Kernels for CPUs at awkward shapes and strides. Runs where the extension is sanitized."""
 
 import ctypes
 from collections.abc import Callable, Iterator
