@@ -150,8 +150,3 @@ class ImageDataset:
         if names is None:
             return replace(dataset, class_names=tuple(images.class_names(classes)))
         return dataset
-
-
-def undecodable(path: str, reason: str) -> UserError:
-    """The error for a file that is not an image which can be read."""
-    return UserError(f"{path}: cannot be read as an image; repair or remove it ({reason})")

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,6 +78,11 @@ class RunFolder:
     def save_config(self, text: str) -> None:
         """Store the resolved configuration."""
         write_atomically(self.path / "config.yaml", text.encode())
+
+    def save_bad_images(self, lines: Sequence[str]) -> None:
+        """Store which images are left out and why."""
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(self.path / "bad_images.txt", text.encode(errors="surrogateescape"))
 
     def resume_command(self) -> str:
         """What to type to continue this run."""
