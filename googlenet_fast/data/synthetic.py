@@ -23,6 +23,8 @@ class SyntheticLoader:
         self._sampler = sampler
         self.description = "nothing is read: the same random batch at each step"
         """What reads the images, in a line."""
+        self.decoder = "none"
+        """What decodes them."""
         generator = torch.Generator().manual_seed(sampler.seed)
         shape = (sampler.batch_size, 3, image_size, image_size)
         images = torch.randn(shape, generator=generator)

@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -135,6 +136,11 @@ class RunFolder:
         except UserError as error:
             _log.warning("%s", error)
         return self.previous, load_checkpoint(self.previous)
+
+    def save_bad_images(self, lines: Sequence[str]) -> None:
+        """Store which images are left out and why."""
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(self.path / "bad_images.txt", text.encode(errors="surrogateescape"))
 
     def resume_command(self) -> str:
         """What to type to continue this run."""

@@ -17,6 +17,7 @@ from googlenet_fast.engine.build import (
     build_data_loader,
     build_model,
     build_train_step,
+    leave_out_bad_images,
     open_data,
 )
 from googlenet_fast.engine.checkpoint import load_checkpoint
@@ -54,6 +55,10 @@ class Trainer:
         self.config = config
         self.process = process
         self.splits = open_data(config.data)
+        self.bad_images: list[str] = []
+        """Those left out: path, tab, reason."""
+        if config.data.bad_images == "skip":
+            self.splits, self.bad_images = leave_out_bad_images(self.splits, config, process)
         self.model = build_model(config, self.splits, process.device)
         normalization = self.model.preset.normalization
         self.train_loader, self.val_loader = (
@@ -84,6 +89,8 @@ class Trainer:
                 self._total_steps += self._steps_left_in_epoch + later_epochs * self.steps_per_epoch
             if self.folder is not None:
                 self.folder.begin(dump_config(config))
+                if config.data.bad_images == "skip":
+                    self.folder.save_bad_images(self.bad_images)
                 self._report = Report(self.folder, self._total_steps, self.step)
                 closing.callback(self._report.close)
             self.close = closing.pop_all().close
@@ -409,13 +416,21 @@ class Trainer:
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
             f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
-            f"{self.train_loader.description}\n"
+            f"{self._left_out()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
             f"output {config.output}"
         )
+
+    def _left_out(self) -> str:
+        if not self.bad_images:
+            return ""
+        listed = (
+            "" if self.folder is None else f": {self.folder.path / 'bad_images.txt'} lists them"
+        )
+        return f"{len(self.bad_images)} images cannot be read and are left out{listed}\n"
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The curves and the numbers of a finished run, in the main process."""
@@ -435,6 +450,7 @@ class Trainer:
             "preset": self.config.model.preset,
             "num_classes": self.model.num_classes,
             "world_size": self.process.world_size,
+            "bad_images": len(self.bad_images),
             "output": str(self.config.output),
         }
 

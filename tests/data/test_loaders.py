@@ -474,6 +474,7 @@ def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool, from_sha
         gpu=gpu_decoding((9, 0), 80 * 2**30, 16),
         half=True,
         from_shards=from_shards,
+        max_pixels=1000,
     )
     serialised = pipeline.serialize()
     arguments = (b"hw_decoder_load", b"device_memory_padding", b"preallocate_width_hint")
