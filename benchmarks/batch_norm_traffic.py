@@ -35,6 +35,7 @@ READ_TWICE: dict[Any, list[int]] = {
     aten.native_batch_norm: [0],
     aten.native_batch_norm_backward: [0, 1],
     aten.convolution_backward: [0],
+    ours.conv_bias_relu_backward: [0],
 }
 """Arguments that two passes of an operation read: PyTorch's batch norm takes statistics, or sums,
 first; a convolution's gradients are two products."""
@@ -105,7 +106,7 @@ def rows(*names: str) -> dict[str, tuple[Moved, Moved]]:
     """Eager PyTorch's and ours, of submodules, by names without their "inception"; all: "all".
 
     Auxiliary heads are left out. Indices of max pools are int64 in PyTorch and a byte in the op
-    `max_pool`, of which CPUs use the reference.
+    `max_pool`.
     """
     import torchvision
 

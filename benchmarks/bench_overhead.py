@@ -5,6 +5,7 @@ Against the chain of PyTorch's ops that it replaces, as a network without fused 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,12 @@ def bn_relu_concat_chain(norms: Sequence[nn.BatchNorm2d], *branches: Tensor) -> 
     return torch.cat(normalized, dim=1)
 
 
+def prepared_inception(prepared: list[Tensor], *tensors: Any) -> Tensor:
+    """Like the network: in inference with weights prepared once."""
+    arguments = (*tensors, True, lambda: prepared)
+    return ops.inception(*arguments)
+
+
 def concat_bias_relu(*tensors: Tensor) -> Tensor:
     return ops.concat_bias_relu(tensors[:4], tensors[4:])
 
@@ -91,8 +98,14 @@ def case(op: str) -> tuple[Function, Function, list[Tensor], list[Tensor]]:
         torch.cat([part.detach() for part in reduction[i::2]]).requires_grad_() for i in (0, 1)
     ]
     rest = [*weights(3), *weights(5), *weights(1)]
+    prepared = ops.prepare_inception(stacked[0].detach(), *(w.detach() for w in rest[::2]))
     cases: dict[str, tuple[Function, Function, list[Tensor], list[Tensor]]] = {
-        "inception": (inception_chain, ops.inception, [x, *reduction, *rest], [x, *stacked, *rest]),
+        "inception": (
+            inception_chain,
+            partial(prepared_inception, prepared),
+            [x, *reduction, *rest],
+            [x, *stacked, *rest],
+        ),
         "conv_bias_relu": (conv_relu, ops.conv_bias_relu, conv3, conv3),
         "bias_relu_pool": (
             bias_relu_pool_chain,

@@ -76,6 +76,16 @@ inline Tensor as_dtype(const Tensor& x, ScalarType dtype) {
   return x.scalar_type() == dtype ? x : torch::stable::to(x, dtype);
 }
 
+// What a kernel of fp32 alone reads, of fp32 or bf16 given to it on a CPU; kernels for GPUs read any.
+inline Tensor in_fp32_on_cpu(const Tensor& x) {
+#ifndef GOOGLENET_FAST_CUDA_EMULATOR
+  if (x.is_cpu() && x.scalar_type() == ScalarType::BFloat16) {
+    return torch::stable::to(x, ScalarType::Float);
+  }
+#endif
+  return x;
+}
+
 inline Tensor dense(const Tensor& x, ScalarType dtype) {
   const Tensor converted = as_dtype(x, dtype);
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);

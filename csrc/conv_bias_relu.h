@@ -14,11 +14,21 @@ struct ConvShape {
 struct ConvBiasRelu {
   ConvShape shape;
   Matrix x;            // (pixels, channels)
-  const void* weight;  // (outputs, taps, taps, channels), dense
-  const void* bias;    // (outputs,) of fp32, or null
+  const void* weight;    // (outputs, taps, taps, channels), dense
+  const void* prepared;  // what PrepareWeight made of it, or null; then `weight` may be null
+  const void* bias;      // (outputs,) of fp32, or null
   bool relu;
   Matrix y;  // (pixels, outputs), written
 };
+
+// A weight as the forward pass multiplies by it, for the instruction set of this machine.
+struct PrepareWeight {
+  int64_t outputs, channels;
+  int taps;
+  const void* weight;  // (outputs, taps, taps, channels), dense
+  void* prepared;      // prepared_size() values of fp32, written
+};
+int64_t prepared_size(const PrepareWeight& p);
 
 struct ConvBiasReluBackward {
   ConvShape shape;
@@ -31,5 +41,6 @@ struct ConvBiasReluBackward {
 
 void run_cpu(Dtype dtype, const ConvBiasRelu& p);  // fp32 only
 void run_cpu(Dtype dtype, const ConvBiasReluBackward& p);
+void run_cpu(Dtype dtype, const PrepareWeight& p);
 
 }  // namespace googlenet_fast

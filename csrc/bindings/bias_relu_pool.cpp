@@ -11,7 +11,9 @@ int64_t pooled_size(int64_t size, bool ceil_mode) {
 }
 
 std::tuple<Tensor, std::optional<Tensor>> forward(
-    const Tensor& x, const std::optional<Tensor>& bias, bool relu, bool ceil_mode, bool training) {
+    const Tensor& given, const std::optional<Tensor>& bias, bool relu, bool ceil_mode,
+    bool training) {
+  const Tensor x = in_fp32_on_cpu(given);
   STD_TORCH_CHECK(x.dim() == 4, "bias_relu_pool: x must be (N, C, H, W)");
   const int64_t out_height = pooled_size(x.size(2), ceil_mode);
   const int64_t out_width = pooled_size(x.size(3), ceil_mode);
@@ -32,7 +34,7 @@ std::tuple<Tensor, std::optional<Tensor>> forward(
     p.index = static_cast<uint8_t*>(index->data_ptr());
   }
   run(x, p);
-  return {y, index};
+  return {as_dtype(y, given.scalar_type()), index};
 }
 
 Tensor bias_relu_pool(Tensor x, std::optional<Tensor> bias, bool relu, bool ceil_mode) {
@@ -46,7 +48,8 @@ std::tuple<Tensor, Tensor> bias_relu_pool_training(
 }
 
 std::tuple<Tensor, Tensor> bias_relu_pool_backward(
-    Tensor grad_y, Tensor index, int64_t height, int64_t width, bool bias) {
+    Tensor given, Tensor index, int64_t height, int64_t width, bool bias) {
+  const Tensor grad_y = in_fp32_on_cpu(given);
   const char* const op = "bias_relu_pool_backward";
   BiasReluPoolBackward p{};
   p.shape = pool_shape(op, grad_y, height, width, grad_y.size(2), grad_y.size(3));
@@ -65,7 +68,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
     p.grad_bias = grad_bias.data_ptr();
   }
   run(grad_y, p);
-  return {grad_x, grad_bias};
+  return {as_dtype(grad_x, given.scalar_type()), grad_bias};
 }
 
 }  // namespace

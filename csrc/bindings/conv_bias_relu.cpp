@@ -1,6 +1,7 @@
 #include "../conv_bias_relu.h"
 
 #include "../bindings.h"
+#include "prepared.h"
 
 namespace googlenet_fast {
 namespace {
@@ -11,7 +12,8 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
           weight.size(2) == weight.size(3),
       "conv_bias_relu: x must be (N, C, H, W) and the weight (K, C, T, T)");
   STD_TORCH_CHECK(
-      x.scalar_type() == ScalarType::Float, "conv_bias_relu: the kernel for CPUs takes fp32");
+      x.scalar_type() == ScalarType::Float,
+      "conv_bias_relu: the kernel for CPUs takes fp32 and bf16");
   const int64_t taps = weight.size(2);
   STD_TORCH_CHECK(
       taps == 1 || taps == 3 || taps == 5,
@@ -19,25 +21,61 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
   return {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0), static_cast<int>(taps)};
 }
 
-Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
+Tensor forward(
+    const Tensor& given, const Tensor& weight, const std::optional<Tensor>& bias, bool relu,
+    const Tensor* prepared) {
+  const Tensor x = in_fp32_on_cpu(given);
   ConvBiasRelu p{};
   p.shape = shape_of(x, weight);
   const Rows rows = rows_of(x);
-  const Tensor dense = dense_weight("conv_bias_relu", weight);
+  std::optional<Tensor> dense;
+  if (prepared == nullptr) {
+    dense = dense_weight("conv_bias_relu", weight);
+    p.weight = dense->data_ptr();
+  } else {
+    const ConvShape& s = p.shape;
+    p.prepared =
+        prepared_data("conv_bias_relu_prepared", *prepared, s.outputs, s.channels, s.taps);
+  }
   const Tensor y = empty_channels_last(x, p.shape.outputs);
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) {
     dense_bias = bias_of("conv_bias_relu", *bias, y);
     p.bias = dense_bias->data_ptr();
   }
-  p.x = rows.matrix, p.weight = dense.data_ptr(), p.relu = relu, p.y = matrix_of(y);
+  p.x = rows.matrix, p.relu = relu, p.y = matrix_of(y);
   run(x, p);
-  return y;
+  return as_dtype(y, given.scalar_type());
+}
+
+Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
+  return forward(x, weight, bias, relu, nullptr);
+}
+
+Tensor conv_bias_relu_prepared(
+    Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu, Tensor prepared) {
+  return forward(x, weight, bias, relu, &prepared);
+}
+
+Tensor prepare_weight(Tensor weight) {
+  const Tensor dense = dense_weight("prepare_weight", weight);
+  PrepareWeight p{weight.size(0), weight.size(1), static_cast<int>(weight.size(2)),
+                  dense.data_ptr(), nullptr};
+  STD_TORCH_CHECK(
+      p.taps == 1 || p.taps == 3 || p.taps == 5,
+      "prepare_weight: the kernels for CPUs take weights of 1x1, 3x3 and 5x5");
+  const Tensor prepared = torch::stable::empty({prepared_size(p)}, ScalarType::Float);
+  p.prepared = prepared.data_ptr();
+  run(dense, p);
+  return prepared;
 }
 
 std::tuple<Tensor, Tensor> conv_bias_relu_backward(
-    Tensor grad_y, Tensor x, std::optional<Tensor> y, Tensor weight, bool need_x,
+    Tensor grad_given, Tensor given, std::optional<Tensor> y_given, Tensor weight, bool need_x,
     bool need_parameters) {
+  const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
+  std::optional<Tensor> y;
+  if (y_given.has_value()) y = in_fp32_on_cpu(*y_given);
   ConvBiasReluBackward p{};
   p.shape = shape_of(x, weight);
   check_same_pixels("conv_bias_relu_backward", grad_y, x);
@@ -58,7 +96,7 @@ std::tuple<Tensor, Tensor> conv_bias_relu_backward(
   if (need_x) p.grad_x = matrix_of(grad_x);
   if (need_parameters) p.grads = grads.data_ptr();
   run(x, p);
-  return {grad_x, grads};
+  return {as_dtype(grad_x, given.scalar_type()), grads};
 }
 
 }  // namespace
@@ -66,5 +104,7 @@ std::tuple<Tensor, Tensor> conv_bias_relu_backward(
 
 REGISTER_CPU(m) {
   m.impl("conv_bias_relu", TORCH_BOX(&googlenet_fast::conv_bias_relu));
+  m.impl("conv_bias_relu_prepared", TORCH_BOX(&googlenet_fast::conv_bias_relu_prepared));
+  m.impl("prepare_weight", TORCH_BOX(&googlenet_fast::prepare_weight));
   m.impl("conv_bias_relu_backward", TORCH_BOX(&googlenet_fast::conv_bias_relu_backward));
 }

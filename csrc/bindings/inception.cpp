@@ -1,6 +1,7 @@
 #include "../inception.h"
 
 #include "../bindings.h"
+#include "prepared.h"
 
 namespace googlenet_fast {
 namespace {
@@ -18,11 +19,22 @@ InceptionWeights pointers_to(const std::vector<Tensor>& weights) {
       weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
 }
 
+PreparedWeights pointers_to(const std::vector<Tensor>& prepared, const InceptionShape& s) {
+  STD_TORCH_CHECK(prepared.size() == 5, "inception_prepared: give five prepared weights");
+  const auto data = [&](int i, int64_t outputs, int64_t channels, int taps) {
+    return prepared_data("inception_prepared", prepared[i], outputs, channels, taps);
+  };
+  return {
+      data(0, s.c1, s.channels, 1), data(1, s.reductions(), s.channels, 1),
+      data(2, s.c3, s.c3_reduce, s.taps3), data(3, s.c5, s.c5_reduce, s.taps5),
+      data(4, s.project, s.channels, 1)};
+}
+
 InceptionShape shape_of(
     const Tensor& x, const Tensor& w_in, const Tensor& w3, const Tensor& w5, const Tensor& wp) {
   STD_TORCH_CHECK(x.dim() == 4, "inception: x must be (N, C, H, W)");
   STD_TORCH_CHECK(
-      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32");
+      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32 and bf16");
   InceptionShape s{};
   s.images = x.size(0), s.height = x.size(2), s.width = x.size(3), s.channels = x.size(1);
   s.c3_reduce = w3.size(1), s.c3 = w3.size(0), s.c5_reduce = w5.size(1), s.c5 = w5.size(0);
@@ -39,19 +51,27 @@ InceptionShape shape_of(
 }
 
 std::tuple<Tensor, Tensor, Optional> forward(
-    const Tensor& x, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
+    const Tensor& given, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
     const Optional& b3, const Tensor& w5, const Optional& b5, const Tensor& wp, const Optional& bp,
-    bool reduce_relu, bool training) {
+    bool reduce_relu, bool training, const std::vector<Tensor>* prepared) {
+  const Tensor x = in_fp32_on_cpu(given);
   Inception p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   const Rows rows = rows_of(x);
-  const auto weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
+  std::vector<Tensor> weights;
+  if (prepared == nullptr) {
+    weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
+    p.weights = pointers_to(weights);
+  } else {
+    p.prepared = pointers_to(*prepared, p.shape);
+  }
   std::vector<Tensor> biases;
   if (b_in.has_value()) {
     const Optional* given[] = {&b_in, &b3, &b5, &bp};
+    const int64_t outputs[] = {w_in.size(0), p.shape.c3, p.shape.c5, p.shape.project};
     for (int i = 0; i < 4; ++i) {
       STD_TORCH_CHECK(
-          given[i]->has_value() && (*given[i])->size(0) == weights[i].size(0),
+          given[i]->has_value() && (*given[i])->size(0) == outputs[i],
           "inception: give all four biases or none, a value for each output");
       biases.push_back(dense(**given[i], ScalarType::Float));
     }
@@ -65,29 +85,39 @@ std::tuple<Tensor, Tensor, Optional> forward(
     index = empty_channels_last(x, ScalarType::Byte, x.size(1), x.size(2), x.size(3));
     p.index = static_cast<uint8_t*>(index->data_ptr());
   }
-  p.weights = pointers_to(weights);
   p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
   p.reduce_relu = reduce_relu;
   run(x, p);
-  return {y, r, index};
+  const ScalarType dtype = given.scalar_type();
+  return {as_dtype(y, dtype), as_dtype(r, dtype), index};
 }
 
 Tensor inception(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
     Optional bp, bool reduce_relu) {
-  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false));
+  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, nullptr));
+}
+
+Tensor inception_prepared(
+    Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
+    Optional bp, bool reduce_relu, std::vector<Tensor> prepared) {
+  return std::get<0>(
+      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, &prepared));
 }
 
 std::tuple<Tensor, Tensor, Tensor> inception_training(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
     Optional bp, bool reduce_relu) {
-  const auto [y, r, index] = forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true);
+  const auto [y, r, index] =
+      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true, nullptr);
   return {y, r, *index};
 }
 
 std::tuple<Tensor, Tensor> inception_backward(
-    Tensor grad_y, Tensor x, Tensor r, Tensor y, Tensor index, Tensor w_in, Tensor w3, Tensor w5,
-    Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+    Tensor grad_given, Tensor given, Tensor r_given, Tensor y_given, Tensor index, Tensor w_in,
+    Tensor w3, Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+  const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
+  const Tensor r = in_fp32_on_cpu(r_given), y = in_fp32_on_cpu(y_given);
   InceptionBackward p{};
   p.shape = shape_of(x, w_in, w3, w5, wp);
   for (const Tensor* other : {&grad_y, &r, &y}) check_same_pixels("inception_backward", *other, x);
@@ -110,7 +140,7 @@ std::tuple<Tensor, Tensor> inception_backward(
   if (need_x) p.grad_x = matrix_of(grad_x);
   if (need_parameters) p.grads = grads.data_ptr();
   run(x, p);
-  return {grad_x, grads};
+  return {as_dtype(grad_x, given.scalar_type()), grads};
 }
 
 }  // namespace
@@ -118,6 +148,7 @@ std::tuple<Tensor, Tensor> inception_backward(
 
 REGISTER_CPU(m) {
   m.impl("inception", TORCH_BOX(&googlenet_fast::inception));
+  m.impl("inception_prepared", TORCH_BOX(&googlenet_fast::inception_prepared));
   m.impl("inception_training", TORCH_BOX(&googlenet_fast::inception_training));
   m.impl("inception_backward", TORCH_BOX(&googlenet_fast::inception_backward));
 }

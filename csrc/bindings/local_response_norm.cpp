@@ -16,16 +16,18 @@ Normalization normalization_of(
       static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(k)};
 }
 
-Tensor local_response_norm(Tensor x, int64_t size, double alpha, double beta, double k) {
+Tensor local_response_norm(Tensor given, int64_t size, double alpha, double beta, double k) {
+  const Tensor x = in_fp32_on_cpu(given);
   const Normalization norm = normalization_of(x, size, alpha, beta, k);
   const Rows rows = rows_of(x);
   const Tensor y = empty_channels_last(x, x.size(1));
   run(x, LocalResponseNorm{norm, rows.matrix, matrix_of(y)});
-  return y;
+  return as_dtype(y, given.scalar_type());
 }
 
 Tensor local_response_norm_backward(
-    Tensor grad_y, Tensor x, int64_t size, double alpha, double beta, double k) {
+    Tensor grad_given, Tensor given, int64_t size, double alpha, double beta, double k) {
+  const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
   const Normalization norm = normalization_of(x, size, alpha, beta, k);
   check_same_pixels("local_response_norm_backward", grad_y, x);
   STD_TORCH_CHECK(
@@ -33,7 +35,7 @@ Tensor local_response_norm_backward(
   const Rows grad_rows = rows_of(grad_y), rows = rows_of(x);
   const Tensor grad_x = empty_channels_last(x, x.size(1));
   run(x, LocalResponseNormBackward{norm, grad_rows.matrix, rows.matrix, matrix_of(grad_x)});
-  return grad_x;
+  return as_dtype(grad_x, given.scalar_type());
 }
 
 }  // namespace

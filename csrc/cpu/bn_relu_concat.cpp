@@ -159,7 +159,9 @@ template <typename T>
 void sums(const BatchNormSums& p) {
   using A = Accumulator<T>;
   const auto constants = constants_of<A>(p, 1);
-  for_parts<A>(p, p.partial, [&](int i, A* grad_bias, A* grad_weight, int64_t begin, int64_t end) {
+  for_parts<A>(p, p.partial, [&](
+                                 int i, A* __restrict grad_bias, A* __restrict grad_weight,
+                                 int64_t begin, int64_t end) {
     const A* const __restrict mean = constants[i].mean.data();
     const A* const __restrict scale = constants[i].scale.data();
     const A* const __restrict bias = constants[i].bias.data();
@@ -168,7 +170,9 @@ void sums(const BatchNormSums& p) {
       const T* const __restrict grad_y = row_of<T>(p.branches[i].grad, row);
       for (int64_t c = 0; c < p.branches[i].channels; ++c) {
         const A centered = static_cast<A>(x[c]) - mean[c];
-        const A grad = centered * scale[c] + bias[c] <= A(0) ? A(0) : static_cast<A>(grad_y[c]);
+        const A value = centered * scale[c] + bias[c];
+        const A above = static_cast<A>(grad_y[c]);  // read in any case: else GCC makes no vectors
+        const A grad = value <= A(0) ? A(0) : above;
         grad_bias[c] += grad;
         grad_weight[c] += grad * centered;
       }
@@ -196,7 +200,9 @@ void backward(const BatchNormBackward& p) {
     const A* const __restrict slope = constants[i].slope.data();
     for (int64_t c = 0; c < p.branches[i].channels; ++c) {
       const A centered = static_cast<A>(x[c]) - mean[c];
-      const A grad = centered * scale[c] + bias[c] <= A(0) ? A(0) : static_cast<A>(grad_y[c]);
+      const A value = centered * scale[c] + bias[c];
+      const A above = static_cast<A>(grad_y[c]);
+      const A grad = value <= A(0) ? A(0) : above;
       grad_x[c] = static_cast<T>(scale[c] * (grad - grad_mean[c] - centered * slope[c]));
     }
   });

@@ -19,14 +19,25 @@ Filter filter_of(const ConvShape& s, const void* weight) {
   return {static_cast<const float*>(weight), s.outputs, s.taps, s.channels};
 }
 
+Filter filter_of(const PrepareWeight& p) {
+  return {static_cast<const float*>(p.weight), p.outputs, p.taps, p.channels};
+}
+
 }  // namespace
 
 void run_cpu(Dtype, const ConvBiasRelu& p) {
   const ConvShape& s = p.shape;
   const float* const bias = static_cast<const float*>(p.bias);
+  Filter weight = filter_of(s, p.weight);
+  weight.prepared = static_cast<const float*>(p.prepared);
   convolve(
-      size_of(s), rows_of(p.x, s.channels), filter_of(s, p.weight), bias, p.relu,
-      rows_of(p.y, s.outputs));
+      size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
+}
+
+int64_t prepared_size(const PrepareWeight& p) { return cpu::prepared_size(filter_of(p)); }
+
+void run_cpu(Dtype, const PrepareWeight& p) {
+  cpu::prepare(filter_of(p), static_cast<float*>(p.prepared));
 }
 
 void run_cpu(Dtype, const ConvBiasReluBackward& p) {

@@ -7,6 +7,7 @@
 
 #include "common.h"
 #include "isa.h"
+#include "neighbours.h"
 #include "scratch.h"
 
 namespace googlenet_fast::cpu {
@@ -28,13 +29,6 @@ void for_row_blocks(int64_t rows, const F& function) {
       function(first, std::min(kRowBlock, rows - first));
     }
   });
-}
-
-// The weights of a 1x1 convolution as B of x · wᵀ.
-const float* pack_forward(const Filter& w, Scratch& scratch) {
-  float* const packed = scratch.take(isa().packed_size(w.channels, w.outputs));
-  isa().pack_transposed(w.data, w.channels, w.channels, w.outputs, packed);
-  return packed;
 }
 
 void multiply(
@@ -86,10 +80,9 @@ struct Filters {
 };
 
 // From channels to outputs: a panel's filters are turned to have its outputs side by side first.
-Filters transform_forward(const Filter& w, Scratch& scratch) {
+void transform_forward(const Filter& w, float* u) {
   const int64_t panel = isa().panel, size = isa().packed_size(w.channels, w.outputs);
   const int64_t tap_size = w.channels * panel, taps = w.taps * w.taps;
-  float* const u = scratch.take(kFrequencies * size);
   parallel_for(0, isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
     Scratch own;
     float* const turned = own.take(taps * tap_size);
@@ -106,7 +99,14 @@ Filters transform_forward(const Filter& w, Scratch& scratch) {
       }
     }
   });
-  return {u, w.channels, w.outputs};
+}
+
+// The weight as convolve() multiplies by it, prepared now unless it was before.
+const float* prepared(const Filter& w, Scratch& scratch) {
+  if (w.prepared != nullptr) return w.prepared;
+  float* const values = scratch.take(prepared_size(w));
+  prepare(w, values);
+  return values;
 }
 
 // From outputs back to channels: filters turned around.
@@ -262,17 +262,6 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   });
 }
 
-// The nine pixels around one, or null beyond the image.
-template <typename T>
-void neighbours(const Size& size, int64_t pixel, T* data, int64_t stride, T** found) {
-  const int64_t y = pixel / size.width % size.height, x = pixel % size.width;
-  for (int i = 0; i < 9; ++i) {
-    const int64_t dy = i / 3 - 1, dx = i % 3 - 1;
-    const bool inside = y + dy >= 0 && y + dy < size.height && x + dx >= 0 && x + dx < size.width;
-    found[i] = inside ? data + (pixel + dy * size.width + dx) * stride : nullptr;
-  }
-}
-
 void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* index) {
   float* pixels[9];
   neighbours(size, pixel, x.data, x.stride, pixels);
@@ -281,14 +270,23 @@ void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* in
 
 }  // namespace
 
+int64_t prepared_size(const Filter& w) {
+  return (w.taps > 1 ? kFrequencies : 1) * isa().packed_size(w.channels, w.outputs);
+}
+
+void prepare(const Filter& w, float* prepared) {
+  if (w.taps > 1) return transform_forward(w, prepared);
+  isa().pack_transposed(w.data, w.channels, w.channels, w.outputs, prepared);
+}
+
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
   if (size.pixels() == 0) return;
   Scratch scratch;
+  const float* const packed = prepared(w, scratch);
   if (w.taps > 1) {
-    const Filters filters = transform_forward(w, scratch);
+    const Filters filters{packed, w.channels, w.outputs};
     return convolve_tiles(Tiling(size, w.taps), x, filters, bias, relu, {}, y);
   }
-  const float* const packed = pack_forward(w, scratch);
   for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
     multiply(first, count, x, packed, y, bias, relu, false);
   });
@@ -327,7 +325,7 @@ void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* gra
 void pool_project(
     const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index) {
   Scratch scratch;
-  const float* const packed = pack_forward(w, scratch);
+  const float* const packed = prepared(w, scratch);
   for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
     Scratch own;
     const Rows pooled{own.take(count * x.channels), x.channels, x.channels};

@@ -34,12 +34,17 @@ struct Filter {
   int64_t outputs;
   int taps;
   int64_t channels;
+  const float* prepared = nullptr;  // what prepare() wrote, if it is there already
 
   int64_t size() const { return outputs * taps * taps * channels; }
   Filter rows(int64_t first, int64_t count) const {
-    return {data + first * taps * taps * channels, count, taps, channels};
+    return {data + first * taps * taps * channels, count, taps, channels, nullptr};
   }
 };
+
+// The weight as convolve() and pool_project() multiply by it: prepared_size() values.
+int64_t prepared_size(const Filter& w);
+void prepare(const Filter& w, float* prepared);
 
 // y = relu(conv(x, w) + bias), or without bias (null) or ReLU. Taps are 1, 3 or 5.
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y);

@@ -90,14 +90,18 @@ void write_grad_x(const InceptionBackward& p, const Filters& f, Rows masked, Row
 void run_cpu(Dtype, const Inception& p) {
   const InceptionShape& s = p.shape;
   const Size size = size_of(s);
-  const Filters f(s, p.weights);
+  Filters f(s, p.weights);
+  Filter one = f.in.rows(0, s.c1), reduce = f.in.rows(s.c1, s.reductions());
+  one.prepared = floats(p.prepared.w1), reduce.prepared = floats(p.prepared.reduce);
+  f.w3.prepared = floats(p.prepared.w3), f.w5.prepared = floats(p.prepared.w5);
+  f.project.prepared = floats(p.prepared.wp);
   const Rows x = rows_of(p.x, s.channels), r = rows_of(p.r, s.reductions());
   const Branches y(s, rows_of(p.y, s.outputs()));
   const Reductions reduced(s, r);
   const float* const b_in = floats(p.b_in);
   const float* const b_reduce = b_in == nullptr ? nullptr : b_in + s.c1;
-  convolve(size, x, f.in.rows(0, s.c1), b_in, true, y.b1);
-  convolve(size, x, f.in.rows(s.c1, s.reductions()), b_reduce, p.reduce_relu, r);
+  convolve(size, x, one, b_in, true, y.b1);
+  convolve(size, x, reduce, b_reduce, p.reduce_relu, r);
   convolve(size, reduced.r3, f.w3, floats(p.b3), true, y.b3);
   convolve(size, reduced.r5, f.w5, floats(p.b5), true, y.b5);
   pool_project(size, x, f.project, floats(p.bp), y.project, p.index);

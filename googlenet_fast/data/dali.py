@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
+from googlenet_fast.data.members import Location
+from googlenet_fast.data.reading import DecodeError, decode
 from googlenet_fast.data.sampling import (
     AREA,
     ATTEMPTS,
@@ -29,6 +32,11 @@ from googlenet_fast.data.sampling import (
     BatchSampler,
 )
 from googlenet_fast.model.presets import Normalization
+
+Window = tuple[DataNode, DataNode]
+"""Start (top, left) and size (height, width) of parts of images, int32."""
+FAR_AWAY = 2**30
+"""Pixels from the start of an image to where surely none is."""
 
 
 class DaliLoader:
@@ -52,6 +60,7 @@ class DaliLoader:
         num_workers: int,
         prefetch: int,
         hw_decoder_load: float | None,
+        max_pixels: int,
     ) -> None:
         self._dataset = dataset
         self._sampler = sampler
@@ -69,7 +78,10 @@ class DaliLoader:
             f"{prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
         )
         """What reads the images, in a line."""
+        self.decoder = f"DALI {dali_version}, {device.type}"
+        """What decodes them."""
         self._prefetch = prefetch
+        self._max_pixels = max_pixels
         self._definition = {
             "augmentation": sampler.augmentation,
             "image_size": image_size,
@@ -78,24 +90,23 @@ class DaliLoader:
             "gpu": gpu,
             "half": dtype == torch.float16,
             "from_shards": dataset.members is not None,
+            "max_pixels": max_pixels,
             "device_id": device.index or 0 if device.type == "cuda" else None,
             "num_threads": num_threads,
         }
-        self._epoch, self._start_step = 0, 0
+        self._epoch, self._start = 0, 0
         self._pipeline: Pipeline | None = None
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._epoch, self._start_step = epoch, start_step
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
+        self._epoch, self._start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # One iterator for what may stay where it is, one for what DALI copies.
-        self._batches, self._same_batches = tee(
-            self._sampler.batches(self._epoch, self._start_step)
-        )
+        self._batches, self._same_batches = tee(self._sampler.batches(self._epoch, self._start))
         self._in_flight: deque[Batch] = deque()
         # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
         # that ended is used again.
@@ -154,13 +165,19 @@ class DaliLoader:
                 try:
                     pipeline.run()
                 except RuntimeError as reason:
-                    raise undecodable(self._dataset.path(index), _cause(reason)) from error
+                    raise _explained(
+                        self._dataset.location(index), self._max_pixels, reason
+                    ) from error
 
 
-def _cause(error: RuntimeError) -> str:
-    """DALI's reason without the operator's traceback around it."""
-    text = str(error).rpartition("encountered:")[2].strip()
-    return text.partition("\n")[0]
+def _explained(image: Location, max_pixels: int, error: RuntimeError) -> DecodeError:
+    """Why DALI cannot decode an image: in Pillow's better words if it cannot either."""
+    try:
+        decode(image, max_pixels)
+    except DecodeError as known:
+        return known
+    cause = str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
+    return DecodeError(image.name, f"DALI cannot: {cause}; Pillow can: save it anew with it")
 
 
 def _images(dataset: ImageDataset, batch: Batch) -> list[NDArray[np.uint8]]:
@@ -187,6 +204,7 @@ def image_pipeline(
     gpu: GpuDecoding | None,
     half: bool,
     from_shards: bool,
+    max_pixels: int,
 ) -> tuple[DataNode, DataNode]:
     """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
 
@@ -215,18 +233,11 @@ def image_pipeline(
     }
     mirror: DataNode | int = 0
     if augmentation is None:
-        # A slice that is the whole image: it waits for the shape. DALI crashes where one damaged
-        # file fails in peek_image_shape while another does in the decoder.
-        start, size = [0, 0], fn.cast(shape[:2], dtype=types.INT32)
-        images = fn.decoders.image_slice(
-            encoded, start=start, shape=size, axis_names="HW", **decoding
-        )
+        images = decode_window(encoded, shape, whole_image(shape), max_pixels, **decoding)
         images = _resize_and_crop_center(images, shape, resize_size, image_size)
     else:
-        start, size = _crop_window(draws[0], shape, augmentation.aspect_ratio)
-        images = fn.decoders.image_slice(
-            encoded, start=start, shape=size, axis_names="HW", **decoding
-        )
+        window = _crop_window(draws[0], shape, augmentation.aspect_ratio)
+        images = decode_window(encoded, shape, window, max_pixels, **decoding)
         images = _resize(images, [image_size, image_size])
         mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
     if normalization.channel_order == "BGR":  # decoding straight to BGR is slower
@@ -242,14 +253,34 @@ def image_pipeline(
     return images, label if gpu is None else label.gpu()
 
 
+def decode_window(
+    encoded: DataNode, shape: DataNode, window: Window, max_pixels: int, **options: Any
+) -> DataNode:
+    """The pixels in a window of the images, RGB.
+
+    The window of an image that is too large is put out of its bounds, which DALI refuses before it
+    decodes. Whole images come as windows too, so that they wait for the shape: DALI crashes where
+    one damaged file fails in peek_image_shape while another does in the decoder.
+    """
+    too_large = fn.cast(shape[0] * shape[1] > max_pixels, dtype=types.INT32)
+    start, size = window
+    return fn.decoders.image_slice(
+        encoded, start=start + too_large * FAR_AWAY, shape=size, axis_names="HW", **options
+    )
+
+
+def whole_image(shape: DataNode) -> Window:
+    """The window that is all of an image."""
+    size = fn.cast(shape[:2], dtype=types.INT32)
+    return size * 0, size
+
+
 def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:
     """Linear and antialiased, which is torchvision's and Pillow's bilinear."""
     return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
-def _crop_window(
-    draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]
-) -> tuple[DataNode, DataNode]:
+def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]) -> Window:
     """`sampling.crop_window` as a graph: start (top, left) and size (height, width), int32."""
     height, width = (fn.cast(shape[i], dtype=types.FLOAT64) for i in (0, 1))
     area = height * width * draws[AREA]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_fast.data.folders import list_class_folders
-from googlenet_fast.data.lists import ImageList
+from googlenet_fast.data.lists import ImageList, place_in
 from googlenet_fast.data.members import Location, Members
 from googlenet_fast.data.shards import read_images
 from googlenet_fast.errors import UserError
@@ -69,8 +69,9 @@ class ImageDataset:
         too_large = np.flatnonzero(self.labels >= num_classes)
         if too_large.size:
             index = int(too_large[0])
+            place = place_in(self.source, self.files[index])
             raise UserError(
-                f"{self.source}: {self.files[index]} has label {self.labels[index]}, but there are "
+                f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
                 "num_classes, or number the labels anew with relabel"
             )
@@ -150,8 +151,3 @@ class ImageDataset:
         if names is None:
             return replace(dataset, class_names=tuple(images.class_names(classes)))
         return dataset
-
-
-def undecodable(path: str, reason: str) -> UserError:
-    """The error for a file that is not an image which can be read."""
-    return UserError(f"{path}: cannot be read as an image; repair or remove it ({reason})")

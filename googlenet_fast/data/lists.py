@@ -1,6 +1,8 @@
 """Reading lists of images: PaddleClas' train_list.txt and its file of class names."""
 
+import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from numpy.typing import NDArray
 
 from googlenet_fast.data.members import Members
 from googlenet_fast.errors import UserError
+
+_log = logging.getLogger("googlenet_fast")
 
 CLASS_NAMES = "class_names.txt"
 """The file beside shards with a class name a line: they themselves hold numbers only."""
@@ -96,6 +100,7 @@ def read_image_list(
     if not files:
         raise UserError(f"{list_file}: holds no image")
     _check_files(list_file, root, files, numbers)
+    _check_repeats(list_file, files, labels, numbers)
     return ImageList(list_file, root, files, np.array(labels, dtype=np.int64))
 
 
@@ -128,13 +133,14 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
     for i, file in enumerate(files):
         folders.setdefault(file.rpartition("/")[0], []).append(i)
     for folder, indices in folders.items():
-        line = f"{list_file}, line {numbers[indices[0]]}"
-        if files[indices[0]].startswith("/") or ".." in folder.split("/"):
-            raise UserError(f"{line}: {files[indices[0]]}: must be a path below the root {root}")
+        above = ".." in folder.split("/")
+        if outside := [i for i in indices if above or files[i].startswith("/")]:
+            line = f"{list_file}, line {numbers[outside[0]]}"
+            raise UserError(f"{line}: {files[outside[0]]}: must be a path below the root {root}")
         try:
             with os.scandir(root / folder) as entries:
                 present = {entry.name for entry in entries}
-        except OSError:
+        except (OSError, ValueError):  # a null character in the path
             present = set()
         for i in indices:
             if files[i].rpartition("/")[2] not in present:
@@ -142,3 +148,31 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
                     f"{list_file}, line {numbers[i]}: there is no {root / files[i]}; remove the "
                     "line or set the root that the paths start from"
                 )
+
+
+def _check_repeats(
+    list_file: Path, files: list[str], labels: list[int], numbers: list[int]
+) -> None:
+    """Refuse an image with two labels, and warn of lines that are there twice."""
+    if len(set(files)) == len(files):
+        return
+    first: dict[str, int] = {}
+    for i, file in enumerate(files):
+        if labels[earlier := first.setdefault(file, i)] != labels[i]:
+            raise UserError(
+                f"{list_file}, line {numbers[i]}: {file} has label {labels[i]}, but label "
+                f"{labels[earlier]} in line {numbers[earlier]}; remove one"
+            )
+    _log.warning(
+        "%s: %d lines repeat an earlier one; such images count as often as they are listed",
+        list_file, len(files) - len(first),
+    )  # fmt: skip
+
+
+def place_in(source: Path, file: str) -> str:
+    """Where an image stands: "list, line N: file" for one of a list, else "source: file"."""
+    if source.is_file() and source.suffix != ".tar":
+        for number, line in enumerate(_read_lines(source), start=1):
+            if re.fullmatch(re.escape(file) + r"\D+\d+", line.strip()):
+                return f"{source}, line {number}: {file}"
+    return f"{source}: {file}"

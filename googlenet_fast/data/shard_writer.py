@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.members import Location
+from googlenet_fast.data.reading import decode
 from googlenet_fast.data.splits import open_splits
 from googlenet_fast.engine.arguments import Parser, positive
 from googlenet_fast.errors import UserError
@@ -159,14 +160,10 @@ def _encoded(image: Location, resizing: Resizing | None) -> tuple[bytes, str]:
         suffix = ".jpg"
     if resizing is None:
         return content, suffix
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            short = min(file.size)
-            if short <= resizing.short_side:
-                return content, suffix
-            pixels = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
-        raise undecodable(image.name, " ".join(str(reason).split())) from None
+    pixels = decode(image)
+    short = min(pixels.size)
+    if short <= resizing.short_side:
+        return content, suffix
     width, height = (side * resizing.short_side // short for side in pixels.size)
     output = io.BytesIO()
     resized = pixels.resize((width, height), Image.Resampling.BILINEAR)

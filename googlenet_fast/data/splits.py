@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.lists import ImageList, read_class_names
+from googlenet_fast.data.lists import ImageList, place_in, read_class_names
 from googlenet_fast.data.sample import sample_dataset
 from googlenet_fast.data.shards import (
     holds_shards,
@@ -190,9 +190,9 @@ def _splits_of_lists(
     unknown = np.flatnonzero(~np.isin(val.labels, known))
     if unknown.size:
         index = int(unknown[0])
+        place = place_in(val.source, val.files[index])
         raise UserError(
-            f"{val.source}: {val.files[index]} has label {val.labels[index]}, which no image of "
-            f"{train.source} has"
+            f"{place} has label {val.labels[index]}, which no image of {train.source} has"
         )
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 

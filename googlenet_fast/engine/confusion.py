@@ -12,9 +12,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
+from googlenet_fast.files import write_atomically
 
 COUNTED = 40
 """Most classes for which the picture gives the counts in figures."""

@@ -9,8 +9,8 @@ from typing import IO
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.prediction import Guess, Prediction, printable
+from googlenet_fast.files import write_atomically
 
 MOST_TILES = 200
 """Images on a sheet."""

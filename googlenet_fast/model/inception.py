@@ -7,6 +7,7 @@ keys; hooks split and merge what is stored as one.
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -14,9 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from googlenet_fast.model.kept import Kept
 from googlenet_fast.model.layers import Conv, group_of
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import concat_bias_relu, inception, inception_bn, max_pool
+from googlenet_fast.ops import (
+    concat_bias_relu,
+    inception,
+    inception_bn,
+    max_pool,
+    prepare_inception,
+)
 
 
 class Widths(NamedTuple):
@@ -46,8 +54,14 @@ class Inception(nn.Module):
         self.conv5 = Conv(preset, widths.c5_reduce, widths.c5, preset.branch3_kernel)
         self.project = Conv(preset, in_channels, widths.pool_project, 1)
         self.reduce_relu = preset.conv_relu
+        self._prepared: Kept[list[Tensor]] = Kept()
         self.register_state_dict_post_hook(_split_on_save)
         self.register_load_state_dict_pre_hook(_merge_on_load)
+
+    def train(self, mode: bool = True) -> "Inception":
+        """Switch between training and inference."""
+        self._prepared.forget()
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
@@ -57,12 +71,14 @@ class Inception(nn.Module):
         if any(conv.normalizes for conv in convs):
             return self._forward_batch_norm(x)
         (w_in, b_in), (w3, b3), (w5, b5), (wp, bp) = (conv.parameters_folded() for conv in convs)
-        return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu)
+        weights = (w_in, w3, w5, wp)
+        prepared = self._prepared.later(weights, partial(prepare_inception, *weights))
+        return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu, prepared)
 
     def _forward_training(self, x: Tensor) -> Tensor:
         """With the statistics of the batch in all layers."""
         norms = [conv.norm for conv in (self.conv_in, self.conv3, self.conv5, self.project)]
-        siblings, projected = self.conv_in.conv(x), self.project.conv(max_pool(x))
+        siblings, projected = self.conv_in.raw(x), self.project.raw(max_pool(x))
         w3, w5 = self.conv3.conv.weight, self.conv5.conv.weight
         return inception_bn(siblings, projected, w3, w5, norms, group_of(norms[0]))
 

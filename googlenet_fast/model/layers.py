@@ -1,5 +1,7 @@
 """Layers shared by the stem, the Inception blocks and the heads."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -7,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from googlenet_fast.model.folding import Folding
+from googlenet_fast.model import folding
+from googlenet_fast.model.kept import Kept
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu
+from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu, prepare_weight
 
 
 class Conv(nn.Module):
@@ -29,7 +32,8 @@ class Conv(nn.Module):
         self.conv.weight = nn.Parameter(weight)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3) if preset.batch_norm else None
         self.relu = preset.conv_relu
-        self._folding = Folding()
+        self._folded: Kept[tuple[Tensor, Tensor]] = Kept()
+        self._prepared: Kept[Tensor] = Kept()
 
     @property
     def norm(self) -> _BatchNorm:
@@ -46,21 +50,27 @@ class Conv(nn.Module):
         """Return weight and bias of the convolution, batch norm in inference included."""
         if self.bn is None:
             return self.conv.weight, self.conv.bias
-        return self._folding(self.conv, self.bn)
+        sources = [self.conv.weight, *folding.sources_of(self.bn)]
+        return self._folded(sources, partial(folding.fold, self.conv.weight, self.bn))
 
     def train(self, mode: bool = True) -> "Conv":
         """Switch between training and inference."""
-        self._folding.forget()
+        self._folded.forget()
+        self._prepared.forget()
         return super().train(mode)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Return the convolution's output, before batch norm and ReLU."""
+        return self._convolve(x, self.conv.weight, None, relu=False)
 
     def unclipped(self, x: Tensor) -> Tensor:
         """Return the output before ReLU, normalised as the mode of the layer's norm says."""
-        return self.norm(self.conv(x))
+        return self.norm(self.raw(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
         if self.normalizes:
-            return bn_relu_concat([self.conv(x)], [self.norm], group_of(self.norm))
+            return bn_relu_concat([self.raw(x)], [self.norm], group_of(self.norm))
         return self._convolve(x, *self.parameters_folded(), self.relu)
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
@@ -73,7 +83,8 @@ class Conv(nn.Module):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         if self.conv.stride == (1, 1):
-            return conv_bias_relu(x, weight, bias, relu)
+            prepared = self._prepared.later([weight], partial(prepare_weight, weight))
+            return conv_bias_relu(x, weight, bias, relu, prepared)
         y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
         return F.relu_(y) if relu else y
 

@@ -9,10 +9,11 @@ from googlenet_fast.ops.bn_relu_concat import bn_relu_concat
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.dispatch import use_impl
-from googlenet_fast.ops.inception import inception
+from googlenet_fast.ops.inception import inception, prepare_inception
 from googlenet_fast.ops.inception_bn import inception_bn
 from googlenet_fast.ops.local_response_norm import local_response_norm
 from googlenet_fast.ops.max_pool import max_pool
+from googlenet_fast.ops.prepared import prepare_weight
 
 __all__ = [
     "bias_relu_pool",
@@ -23,5 +24,7 @@ __all__ = [
     "inception_bn",
     "local_response_norm",
     "max_pool",
+    "prepare_inception",
+    "prepare_weight",
     "use_impl",
 ]

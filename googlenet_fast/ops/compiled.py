@@ -8,8 +8,11 @@ from googlenet_fast.ops import extension
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 """What the kernels for GPUs take."""
 
-CPU_DTYPES = dict.fromkeys(("concat_bias_relu", "bn_relu_concat"), (*FLOATS, torch.float64))
-"""What the kernels for CPUs take, of those that take more than fp32."""
+CPU_DTYPES = {
+    "concat_bias_relu": (*FLOATS, torch.float64),
+    "bn_relu_concat": (*FLOATS, torch.float64),
+}
+"""What the kernels for CPUs take, where it is not fp32 and bf16 (to compute in fp32)."""
 
 
 def why_not_compiled(op: str, x: Tensor) -> str | None:
@@ -21,7 +24,7 @@ def why_not_compiled(op: str, x: Tensor) -> str | None:
     if not _has_kernel(op, device_type):
         return "the compiled extension has no kernel of it for this device"
     on_gpu = device_type == "cuda" or extension.BUILD_INFO.get("emulates") == "cuda"
-    if x.dtype not in (FLOATS if on_gpu else CPU_DTYPES.get(op, (torch.float32,))):
+    if x.dtype not in (FLOATS if on_gpu else CPU_DTYPES.get(op, (torch.float32, torch.bfloat16))):
         return f"it does not take {x.dtype}"
     return None
 

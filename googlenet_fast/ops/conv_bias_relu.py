@@ -1,5 +1,6 @@
 """A convolution with its bias and ReLU: 1x1, 3x3 or 5x5, stride 1, "same" padding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,13 +12,17 @@ from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import define, overload_of
+from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.triton_support import why_not_triton
 
 
 def conv_bias_relu(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = True
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    relu: bool = True,
+    prepared: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """Return relu(conv(x, weight) + bias), padded so that height and width stay.
 
@@ -28,6 +33,8 @@ def conv_bias_relu(
         weight: (K, C, T, T), T odd.
         bias: (K,), or None.
         relu: clip at zero.
+        prepared: gives `prepare_weight` of the weight as it is; called where the compiled kernels
+            for CPUs run without gradients.
 
     Returns:
         (N, K, H, W) in the dtype of `x`, channels_last.
@@ -46,6 +53,9 @@ def conv_bias_relu(
     if implementation == "triton":
         return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
     if implementation == "native":
+        if prepared is not None and not torch.is_grad_enabled():
+            op = torch.ops.googlenet_fast.conv_bias_relu_prepared.default
+            return op(*arguments, prepared())
         return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
     if implementation == "aten":
         return _conv_bias_relu_aten(*arguments)
@@ -127,7 +137,7 @@ def _backward(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, *_: Tensor) -> Tensor:
     size = (x.size(0), weight.size(0), x.size(2), x.size(3))
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
@@ -159,6 +169,12 @@ define(
     _forward,
     _autograd,
 )
+LIBRARY.define(
+    "conv_bias_relu_prepared(Tensor x, Tensor weight, Tensor? bias, bool relu, Tensor prepared)"
+    " -> Tensor",
+    tags=TAGS,
+)
+torch.library.register_fake("googlenet_fast::conv_bias_relu_prepared", _fake, lib=LIBRARY)
 define(
     "conv_bias_relu_backward",
     "(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, bool need_x, bool need_parameters)"

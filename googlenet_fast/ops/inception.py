@@ -1,5 +1,6 @@
 """The Inception block: 1x1, 3x3, 5x5 and pool-project branches, concatenated, then ReLU."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import define, overload_of
-from googlenet_fast.ops.max_pool import max_pool
+from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
+from googlenet_fast.ops.prepared import prepare_weight
 from googlenet_fast.ops.triton_support import why_not_triton
 
 
@@ -28,6 +29,7 @@ def inception(
     wp: Tensor,
     bp: Tensor | None,
     reduce_relu: bool = True,
+    prepared: Callable[[], list[Tensor]] | None = None,
 ) -> Tensor:
     """Return relu([conv1(x), conv3(reduce3(x)), conv5(reduce5(x)), project(max_pool(x))]).
 
@@ -45,6 +47,8 @@ def inception(
         wp: (Cp, C, 1, 1), applied to the 3x3 maxima of `x` at stride 1, padded.
         bp: (Cp,).
         reduce_relu: clip the reductions too.
+        prepared: gives `prepare_inception` of the weights as they are; called where the compiled
+            kernels for CPUs run without gradients.
 
     Returns:
         (N, C1 + C3 + C5 + Cp, H, W) in the dtype of `x`, channels_last.
@@ -66,10 +70,18 @@ def inception(
     if implementation == "triton":
         return torch.ops.googlenet_fast.inception.triton(*arguments)
     if implementation == "native":
+        if prepared is not None and not torch.is_grad_enabled():
+            return torch.ops.googlenet_fast.inception_prepared.default(*arguments, prepared())
         return torch.ops.googlenet_fast.inception.default(*arguments)
     if implementation == "aten":
         return _inception_aten(*arguments)
     return inception_reference(*arguments)
+
+
+def prepare_inception(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> list[Tensor]:
+    """Return the weights of an Inception block prepared for inference on this CPU."""
+    w1, *reductions = w_in.split(_sibling_widths(w_in, w3, w5))
+    return [prepare_weight(w) for w in (w1, torch.cat(reductions), w3, w5, wp)]
 
 
 def inception_reference(
@@ -117,7 +129,8 @@ def _inception_aten(
     if b_in is not None or reduce_relu:
         r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
         r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
-    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(max_pool(x), wp, None)]
+    pooled = F.max_pool2d(x, 3, stride=1, padding=1)
+    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
     return concat_bias_relu(branches, _given(b1, b3, b5, bp))
 
 
@@ -274,6 +287,8 @@ _ARGUMENTS = (
     " Tensor? bp, bool reduce_relu"
 )
 define("inception", f"({_ARGUMENTS}) -> Tensor", _fake, _forward, _autograd)
+LIBRARY.define(f"inception_prepared({_ARGUMENTS}, Tensor[] prepared) -> Tensor", tags=TAGS)
+torch.library.register_fake("googlenet_fast::inception_prepared", _fake, lib=LIBRARY)
 define(
     "inception_training",
     f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",

@@ -26,7 +26,9 @@ from googlenet_fast.ops.bn_relu_concat import (
     summed,
     update_running_statistics,
 )
+from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.dispatch import choose
+from googlenet_fast.ops.parameter_gradients import weight_and_bias
 
 
 def inception_bn(
@@ -39,7 +41,8 @@ def inception_bn(
 ) -> Tensor:
     """Normalise, clip, convolve and concatenate; update running statistics.
 
-    It runs as `bn_relu_concat` does, and on the library's convolutions.
+    It runs as `bn_relu_concat` does, with the compiled convolutions on CPUs and the library's
+    elsewhere.
 
     Args:
         siblings: (N, C1 + C3r + C5r, H, W), the 1x1 convolutions that read the block's input:
@@ -190,13 +193,25 @@ def _others(
     return [Normalized(*each) for each in zip(*columns, strict=True)]
 
 
+def _compiled(x: Tensor, weight: Tensor) -> bool:
+    """Whether op conv_bias_relu has a compiled kernel for a convolution."""
+    return weight.size(2) in (3, 5) and why_not_compiled("conv_bias_relu", x) is None
+
+
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    if _compiled(x, weight):
+        return torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, None, False)
     return F.conv2d(x, weight, padding=weight.size(2) // 2)
 
 
 def _convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
+    if _compiled(x, weight):
+        grad_x, grads = torch.ops.googlenet_fast.conv_bias_relu_backward.default(
+            grad, x, None, weight, True, needs_weight
+        )
+        return grad_x, weight_and_bias(grads, 0, weight)[0] if needs_weight else None
     padding = [weight.size(2) // 2] * 2
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
         *(grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1),

@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         [((35, 3, 5, 5), torch.float32), ((35,), torch.float32), True],
     ),
     "pool": ("bias_relu_pool", (2, 37, 9, 12), [((37,), torch.float32), True, True]),
+    "max pool": ("max_pool", (2, 37, 9, 12), []),
     "normalisation": ("local_response_norm", (2, 37, 3, 5), [5, 0.1, 0.75, 1.0]),
     "of any exponent": ("local_response_norm", (2, 3, 3, 5), [5, 0.1, 0.5, 2.0]),
 }
@@ -73,6 +74,22 @@ def test_native_kernels(case: str, threads: int) -> None:
         allowed = (FORWARD if index == 0 else GRADIENTS) * wanted.norm().item()
         assert error <= allowed, index
         assert torch.equal(actual, repeated)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_is_computed_in_fp32(case: str) -> None:
+    """At most twice the error of PyTorch's own bf16, under autocast as in training."""
+    op, shape, others = CASES[case]
+    arguments = random_arguments((shape, torch.bfloat16, *others), "cpu")
+    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
+    expected = Trial(op, exact, None).run("reference")
+    results = {
+        name: Trial(op, arguments, torch.bfloat16).run(name) for name in ("native", "reference")
+    }
+    for actual, eager, wanted in zip(*results.values(), expected, strict=True):
+        assert actual.dtype == eager.dtype
+        error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
+        assert error <= 2 * allowed + 1e-3 * wanted.norm().item()
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])

@@ -1,0 +1,64 @@
+"""What inference computes from weights once and keeps until they change."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """A value computed from tensors, and again when they changed.
+
+    Tensors' versions tell of changes, but not of those by fused optimizers: `forget` at every
+    switch between training and inference.
+    """
+
+    def __init__(self) -> None:
+        self._sources: list[Tensor] = []
+        self._versions: list[int] = []
+        self._value: T | None = None
+
+    def __call__(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
+        """Return the value, computed now unless it was before from these tensors as they are.
+
+        Where changes would not show or gradients are wanted it is not kept.
+        """
+        if not _may_keep(sources):
+            self.forget()
+            return compute()
+        versions = [source._version for source in sources]
+        unchanged = versions == self._versions and all(
+            kept.data_ptr() == source.data_ptr()
+            for kept, source in zip(self._sources, sources, strict=True)
+        )
+        if self._value is None or not unchanged:
+            self._value = compute()
+            self._versions = versions
+            self._sources = [source.detach() for source in sources]  # keeps their memory theirs
+        return self._value
+
+    def later(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> Callable[[], T] | None:
+        """Return what gives the value when called, or None where it is not kept."""
+        if _may_keep(sources):
+            return partial(self, sources, compute)
+        self.forget()
+        return None
+
+    def forget(self) -> None:
+        """Compute anew next time."""
+        self._sources, self._versions, self._value = [], [], None
+
+
+def _may_keep(sources: Sequence[Tensor]) -> bool:
+    """Whether a change of the tensors shows, and nobody asks for gradients or traces the call."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
+        return False
+    return all(
+        type(source) in (Tensor, nn.Parameter) and not source.is_inference() for source in sources
+    )
