@@ -312,7 +312,9 @@ def main() -> None:
     setup(
         packages=[*find_packages(include=["googlenet_fast*"]), "googlenet_fast.kernels"],
         package_dir={"googlenet_fast.kernels": "kernels"},
-        package_data={"googlenet_fast": ["configs/*.yaml", "data/*.txt", "ops/*.json"]},
+        package_data={
+            "googlenet_fast": ["configs/*.yaml", "data/*.txt", "engine/*.html", "ops/*.json"]
+        },
         ext_modules=[Extension("googlenet_fast._C", sources, py_limited_api=True, language="c++")],
         cmdclass={"build_ext": BuildExtension},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},

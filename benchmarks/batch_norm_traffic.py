@@ -106,7 +106,7 @@ def rows(*names: str) -> dict[str, tuple[Moved, Moved]]:
     """Eager PyTorch's and ours, of submodules, by names without their "inception"; all: "all".
 
     Auxiliary heads are left out. Indices of max pools are int64 in PyTorch and a byte in the op
-    `max_pool`, of which CPUs use the reference.
+    `max_pool`.
     """
     import torchvision
 

@@ -8,6 +8,9 @@ namespace googlenet_fast {
 struct MaxPool : Pool {};                  // without bias and ReLU
 struct MaxPoolBackward : PoolBackward {};  // without the gradient of a bias
 
+void run_cpu(Dtype dtype, const MaxPool& p);  // fp32 only
+void run_cpu(Dtype dtype, const MaxPoolBackward& p);
+
 #ifdef USE_CUDA
 // All but kFloat64. Throw std::runtime_error when a launch fails.
 void run_cuda(Dtype dtype, const MaxPool& p, cudaStream_t stream);

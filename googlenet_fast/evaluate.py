@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
 from googlenet_fast.engine.arguments import ClassifierOptions, Parser, add_classifier_options
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.confusion import (
@@ -27,6 +26,7 @@ from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.files import write_atomically
 
 MOST_ROWS = 20
 """Classes up to which the table on the terminal is complete; of more, the worst and best ten."""
@@ -90,8 +90,9 @@ def parse(arguments: Sequence[str]) -> Options:
         "--data",
         type=Path,
         metavar="PATH",
-        help="class folders, or a dataset folder (train and val, as folders or as lists), of which "
-        "the validation images are meant; default: the embedded handwritten digits",
+        help="class folders, a dataset folder (train and val, as folders, lists or shards), of "
+        "which the validation images are meant, or a pattern of shards, 'val-{000..009}.tar'; "
+        "default: the embedded handwritten digits",
     )
     source.add_argument(
         "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'

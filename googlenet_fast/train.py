@@ -15,7 +15,7 @@ def main() -> None:
     """Train as the command line says; print one RESULT line at the end."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     config = load_config(sys.argv[1:])
-    with distributed(config.device) as process:
+    with distributed(config.device, config.timeout) as process:
         with closing(Trainer(config, process)) as trainer:
             result = trainer.run()
         if trainer.folder is None:

@@ -219,7 +219,7 @@ def test_the_wheel_is_complete_and_its_extension_works(source_tree: Path, tmp_pa
         archive.extractall(tmp_path / "unpacked")
     data = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("configs/*.yaml", "data/*.txt")
+        for pattern in ("configs/*.yaml", "data/*.txt", "engine/*.html")
         for path in (ROOT / "googlenet_fast").glob(pattern)
     }
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("googlenet_fast/**/*.py")}

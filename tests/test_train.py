@@ -15,6 +15,7 @@ from PIL import Image
 from googlenet_fast import train
 from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.errors import run_command
 
 SMALL = [
@@ -112,7 +113,13 @@ def test_disk_full_while_saving(
     command = [*SMALL, "--data", str(data), "--output", str(tmp_path / "run")]
     run(command, monkeypatch)
     assert "RESULT {" in capsys.readouterr().out
-    (tmp_path / "run" / f".last.pt.{os.getpid()}").symlink_to("/dev/full")
+    begin = RunFolder.begin
+
+    def begin_on_a_full_disk(folder: RunFolder, config: str) -> None:
+        begin(folder, config)
+        (folder.path / f".last.pt.{os.getpid()}").symlink_to("/dev/full")
+
+    monkeypatch.setattr(RunFolder, "begin", begin_on_a_full_disk)
     line = error_of([*command, "--epochs", "2", "--resume", "auto"], monkeypatch, capsys)
     assert "last.pt: No space left on device; the previous one is unharmed" in line
     assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2

@@ -9,7 +9,8 @@ PoolShape shape_of(const char* op, const Tensor& x) {
   return pool_shape(op, x, x.size(2), x.size(3), x.size(2), x.size(3));
 }
 
-std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& x, bool training) {
+std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& given, bool training) {
+  const Tensor x = in_fp32_on_cpu(given);
   STD_TORCH_CHECK(x.dim() == 4, "max_pool: x must be (N, C, H, W)");
   MaxPool p{};
   p.shape = shape_of("max_pool", x);
@@ -23,7 +24,7 @@ std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& x, bool training
     p.index = static_cast<uint8_t*>(index->data_ptr());
   }
   run(x, p);
-  return {y, index};
+  return {as_dtype(y, given.scalar_type()), index};
 }
 
 Tensor max_pool(Tensor x) { return std::get<0>(forward(x, false)); }
@@ -33,7 +34,8 @@ std::tuple<Tensor, Tensor> max_pool_training(Tensor x) {
   return {y, *index};
 }
 
-Tensor max_pool_backward(Tensor grad_y, Tensor index) {
+Tensor max_pool_backward(Tensor given, Tensor index) {
+  const Tensor grad_y = in_fp32_on_cpu(given);
   const char* const op = "max_pool_backward";
   MaxPoolBackward p{};
   STD_TORCH_CHECK(grad_y.dim() == 4, op, ": grad_y must be (N, C, H, W)");
@@ -45,11 +47,17 @@ Tensor max_pool_backward(Tensor grad_y, Tensor index) {
   p.index = static_cast<const uint8_t*>(dense.data_ptr());
   p.grad_x = matrix_of(grad_x);
   run(grad_y, p);
-  return grad_x;
+  return as_dtype(grad_x, given.scalar_type());
 }
 
 }  // namespace
 }  // namespace googlenet_fast
+
+REGISTER_CPU(m) {
+  m.impl("max_pool", TORCH_BOX(&googlenet_fast::max_pool));
+  m.impl("max_pool_training", TORCH_BOX(&googlenet_fast::max_pool_training));
+  m.impl("max_pool_backward", TORCH_BOX(&googlenet_fast::max_pool_backward));
+}
 
 REGISTER_CUDA(m) {
   m.impl("max_pool", TORCH_BOX(&googlenet_fast::max_pool));

@@ -7,6 +7,7 @@
 
 #include "common.h"
 #include "isa.h"
+#include "neighbours.h"
 #include "scratch.h"
 
 namespace googlenet_fast::cpu {
@@ -259,17 +260,6 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
           grad_w + k * tiling.taps * tiling.taps * channels);
     }
   });
-}
-
-// The nine pixels around one, or null beyond the image.
-template <typename T>
-void neighbours(const Size& size, int64_t pixel, T* data, int64_t stride, T** found) {
-  const int64_t y = pixel / size.width % size.height, x = pixel % size.width;
-  for (int i = 0; i < 9; ++i) {
-    const int64_t dy = i / 3 - 1, dx = i % 3 - 1;
-    const bool inside = y + dy >= 0 && y + dy < size.height && x + dx >= 0 && x + dx < size.width;
-    found[i] = inside ? data + (pixel + dy * size.width + dx) * stride : nullptr;
-  }
 }
 
 void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* index) {

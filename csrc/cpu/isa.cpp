@@ -22,11 +22,11 @@ extern const Isa kIsa;
 namespace {
 
 const Isa& choose() {
+#ifdef __x86_64__
   const char* const wanted = std::getenv("GOOGLENET_FAST_ISA");
   const auto may = [&](const char* name) {
     return wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, name) == 0;
   };
-#ifdef __x86_64__
   if (may("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
     return avx512::kIsa;
   }

@@ -1,5 +1,7 @@
 #include "scratch.h"
 
+#include <sanitizer/asan_interface.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -11,6 +13,11 @@ namespace {
 
 constexpr int64_t kAlignment = 64, kFloats = kAlignment / sizeof(float);
 constexpr int64_t kSmallest = 1 << 18;  // floats
+#ifdef __SANITIZE_ADDRESS__
+constexpr int64_t kGap = kFloats;  // between arrays, where no access is allowed
+#else
+constexpr int64_t kGap = 0;
+#endif
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -25,6 +32,7 @@ struct Block {
 struct Memory {
   std::vector<Block> blocks;
   int64_t block = 0, used = 0;  // the next array is at `used` of this block, or in a later one
+  int64_t next = kSmallest;  // size of the next block at least
   int64_t scopes = 0;
 };
 
@@ -44,22 +52,26 @@ Scratch::~Scratch() {
   memory.block = block_;
   memory.used = used_;
   if (--memory.scopes > 0 || memory.blocks.size() < 2) return;
-  int64_t total = 0;  // next time, one block is enough
-  for (const Block& block : memory.blocks) total += block.size;
+  memory.next = 0;  // next time, one block is enough
+  for (const Block& block : memory.blocks) memory.next += block.size;
   memory.blocks.clear();
-  memory.blocks.push_back(allocate(total));
 }
 
 float* Scratch::take(int64_t count) {
-  count = (count + kFloats - 1) / kFloats * kFloats;
+  const int64_t room = (count + kGap + kFloats - 1) / kFloats * kFloats;
   const int64_t end = static_cast<int64_t>(memory.blocks.size());
-  while (memory.block < end && memory.used + count > memory.blocks[memory.block].size) {
+  while (memory.block < end && memory.used + room > memory.blocks[memory.block].size) {
     ++memory.block;
     memory.used = 0;
   }
-  if (memory.block == end) memory.blocks.push_back(allocate(std::max(count, kSmallest)));
+  if (memory.block == end) {
+    memory.blocks.push_back(allocate(std::max(room, memory.next)));
+    memory.next = kSmallest;
+  }
   float* const array = memory.blocks[memory.block].data.get() + memory.used;
-  memory.used += count;
+  memory.used += room;
+  ASAN_UNPOISON_MEMORY_REGION(array, count * sizeof(float));
+  ASAN_POISON_MEMORY_REGION(array + count, (room - count) * sizeof(float));
   return array;
 }
 

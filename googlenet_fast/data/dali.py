@@ -3,17 +3,23 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import tee
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
+from googlenet_fast.data.members import Location
+from googlenet_fast.data.reading import DecodeError, decode
 from googlenet_fast.data.sampling import (
     AREA,
     ATTEMPTS,
@@ -27,8 +33,10 @@ from googlenet_fast.data.sampling import (
 )
 from googlenet_fast.model.presets import Normalization
 
-LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
-"""Of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the JPEG decoder."""
+Window = tuple[DataNode, DataNode]
+"""Start (top, left) and size (height, width) of parts of images, int32."""
+FAR_AWAY = 2**30
+"""Pixels from the start of an image to where surely none is."""
 
 
 class DaliLoader:
@@ -36,6 +44,7 @@ class DaliLoader:
 
     File names and crops come from the sampler rather than from DALI's own reader and random crop:
     their state cannot be set to a given epoch and step, and each would hold the whole file list.
+    Images of shards come as parts of the memory-mapped files.
     """
 
     def __init__(
@@ -49,33 +58,55 @@ class DaliLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,
+        max_pixels: int,
     ) -> None:
         self._dataset = dataset
         self._sampler = sampler
         self._dtype = dtype
         self._device = device
+        num_threads = max(num_workers, 1)
+        gpu = None
+        if device.type == "cuda":
+            card = torch.cuda.get_device_properties(device)
+            gpu = gpu_decoding(
+                (card.major, card.minor), card.total_memory, num_threads, hw_decoder_load
+            )
+        self.description = (
+            f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: {num_threads} threads, "
+            f"{prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
+        )
+        """What reads the images, in a line."""
+        self.decoder = f"DALI {dali_version}, {device.type}"
+        """What decodes them."""
+        self._prefetch = prefetch
+        self._max_pixels = max_pixels
         self._definition = {
             "augmentation": sampler.augmentation,
             "image_size": image_size,
             "resize_size": resize_size,
             "normalization": normalization,
-            "on_gpu": device.type == "cuda",
+            "gpu": gpu,
             "half": dtype == torch.float16,
+            "from_shards": dataset.members is not None,
+            "max_pixels": max_pixels,
             "device_id": device.index or 0 if device.type == "cuda" else None,
-            "num_threads": max(num_workers, 1),
+            "num_threads": num_threads,
         }
-        self._epoch, self._start_step = 0, 0
+        self._epoch, self._start = 0, 0
         self._pipeline: Pipeline | None = None
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._epoch, self._start_step = epoch, start_step
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
+        self._epoch, self._start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._batches = self._sampler.batches(self._epoch, self._start_step)
+        # One iterator for what may stay where it is, one for what DALI copies.
+        self._batches, self._same_batches = tee(self._sampler.batches(self._epoch, self._start))
         self._in_flight: deque[Batch] = deque()
         # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
         # that ended is used again.
@@ -90,14 +121,18 @@ class DaliLoader:
     def build_pipeline(self) -> Pipeline:
         """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
         return image_pipeline(
-            batch_size=self._sampler.batch_size, source=self._next_inputs, **self._definition
+            batch_size=self._sampler.batch_size,
+            prefetch_queue_depth=self._prefetch,
+            next_images=self._next_images,
+            next_numbers=lambda: _numbers(self._dataset, next(self._same_batches)),
+            **self._definition,
         )
 
-    def _next_inputs(self) -> tuple[Any, ...]:
+    def _next_images(self) -> list[NDArray[np.uint8]]:
         """What the pipeline asks for ahead of each batch; StopIteration ends the epoch."""
         batch = next(self._batches)
         self._in_flight.append(batch)
-        return _inputs(self._dataset, batch)
+        return _images(self._dataset, batch)
 
     def _run(self, pipeline: Pipeline) -> tuple[Any, ...] | None:
         """The pipeline's next outputs, None at the end of the epoch."""
@@ -119,7 +154,8 @@ class DaliLoader:
             batch_size=1,
             exec_pipelined=False,
             exec_async=False,
-            source=lambda: _inputs(self._dataset, alone.pop()),
+            next_images=lambda: _images(self._dataset, alone[-1]),
+            next_numbers=lambda: _numbers(self._dataset, alone[-1]),
             **self._definition,
         )
         for batch in self._in_flight:
@@ -129,69 +165,79 @@ class DaliLoader:
                 try:
                     pipeline.run()
                 except RuntimeError as reason:
-                    raise undecodable(self._dataset.path(index), _cause(reason)) from error
+                    raise _explained(
+                        self._dataset.location(index), self._max_pixels, reason
+                    ) from error
 
 
-def _cause(error: RuntimeError) -> str:
-    """DALI's reason without the operator's traceback around it."""
-    text = str(error).rpartition("encountered:")[2].strip()
-    return text.partition("\n")[0]
+def _explained(image: Location, max_pixels: int, error: RuntimeError) -> DecodeError:
+    """Why DALI cannot decode an image: in Pillow's better words if it cannot either."""
+    try:
+        decode(image, max_pixels)
+    except DecodeError as known:
+        return known
+    cause = str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
+    return DecodeError(image.name, f"DALI cannot: {cause}; Pillow can: save it anew with it")
 
 
-def _inputs(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
-    """File names as bytes, labels and, in training, draws: what `image_pipeline` takes."""
-    names = [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
+def _images(dataset: ImageDataset, batch: Batch) -> list[NDArray[np.uint8]]:
+    """The encoded images of shards, else file names as bytes."""
+    if dataset.members is not None:
+        return [dataset.members.view(i) for i in batch.indices]
+    return [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
+
+
+def _numbers(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
+    """Labels and, in training, draws."""
     labels = dataset.labels[batch.indices]
-    return (names, labels) if batch.draws is None else (names, labels, batch.draws)
+    return (labels,) if batch.draws is None else (labels, batch.draws)
 
 
 @pipeline_def
 def image_pipeline(
-    source: Callable[[], tuple[Any, ...]],
+    next_images: Callable[[], list[NDArray[np.uint8]]],
+    next_numbers: Callable[[], tuple[Any, ...]],
     augmentation: Augmentation | None,
     image_size: int,
     resize_size: int,
     normalization: Normalization,
-    on_gpu: bool,
+    gpu: GpuDecoding | None,
     half: bool,
+    from_shards: bool,
+    max_pixels: int,
 ) -> tuple[DataNode, DataNode]:
     """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
 
     On a GPU, file access and the headers stay with the CPU and everything from the JPEG's
     decoding on is the GPU's.
     """
-    types_and_ranks = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT64, 1)]
+    # The mapped bytes of shards stay where they are; it is the decoding threads that read the disk.
+    encoded = fn.external_source(source=next_images, dtype=types.UINT8, ndim=1, no_copy=from_shards)
+    if not from_shards:
+        encoded = fn.io.file.read(encoded)
+    types_and_ranks = [(types.INT64, 0), (types.FLOAT64, 1)]
     if augmentation is None:
-        del types_and_ranks[2]
-    name, label, *draws = fn.external_source(
-        source=source,
+        del types_and_ranks[1]
+    label, *draws = fn.external_source(
+        source=next_numbers,
         num_outputs=len(types_and_ranks),
         dtype=[dtype for dtype, _ in types_and_ranks],
         ndim=[rank for _, rank in types_and_ranks],
     )
-    encoded = fn.io.file.read(name)
     shape = fn.peek_image_shape(encoded)
     decoding: dict[str, Any] = {
-        "device": "mixed" if on_gpu else "cpu",
+        "device": "cpu" if gpu is None else "mixed",
         # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
         "jpeg_fancy_upsampling": augmentation is None,
-        "preallocate_width_hint": LARGEST_WIDTH if on_gpu else 0,
-        "preallocate_height_hint": LARGEST_HEIGHT if on_gpu else 0,
+        **({} if gpu is None else gpu.arguments()),
     }
     mirror: DataNode | int = 0
     if augmentation is None:
-        # A slice that is the whole image: it waits for the shape. DALI crashes where one damaged
-        # file fails in peek_image_shape while another does in the decoder.
-        start, size = [0, 0], fn.cast(shape[:2], dtype=types.INT32)
-        images = fn.decoders.image_slice(
-            encoded, start=start, shape=size, axis_names="HW", **decoding
-        )
+        images = decode_window(encoded, shape, whole_image(shape), max_pixels, **decoding)
         images = _resize_and_crop_center(images, shape, resize_size, image_size)
     else:
-        start, size = _crop_window(draws[0], shape, augmentation.aspect_ratio)
-        images = fn.decoders.image_slice(
-            encoded, start=start, shape=size, axis_names="HW", **decoding
-        )
+        window = _crop_window(draws[0], shape, augmentation.aspect_ratio)
+        images = decode_window(encoded, shape, window, max_pixels, **decoding)
         images = _resize(images, [image_size, image_size])
         mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
     if normalization.channel_order == "BGR":  # decoding straight to BGR is slower
@@ -204,7 +250,29 @@ def image_pipeline(
         dtype=types.FLOAT16 if half else types.FLOAT,
         output_layout="HWC",
     )
-    return images, label.gpu() if on_gpu else label
+    return images, label if gpu is None else label.gpu()
+
+
+def decode_window(
+    encoded: DataNode, shape: DataNode, window: Window, max_pixels: int, **options: Any
+) -> DataNode:
+    """The pixels in a window of the images, RGB.
+
+    The window of an image that is too large is put out of its bounds, which DALI refuses before it
+    decodes. Whole images come as windows too, so that they wait for the shape: DALI crashes where
+    one damaged file fails in peek_image_shape while another does in the decoder.
+    """
+    too_large = fn.cast(shape[0] * shape[1] > max_pixels, dtype=types.INT32)
+    start, size = window
+    return fn.decoders.image_slice(
+        encoded, start=start + too_large * FAR_AWAY, shape=size, axis_names="HW", **options
+    )
+
+
+def whole_image(shape: DataNode) -> Window:
+    """The window that is all of an image."""
+    size = fn.cast(shape[:2], dtype=types.INT32)
+    return size * 0, size
 
 
 def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:
@@ -212,9 +280,7 @@ def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:
     return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
-def _crop_window(
-    draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]
-) -> tuple[DataNode, DataNode]:
+def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]) -> Window:
     """`sampling.crop_window` as a graph: start (top, left) and size (height, width), int32."""
     height, width = (fn.cast(shape[i], dtype=types.FLOAT64) for i in (0, 1))
     area = height * width * draws[AREA]

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_fast.data.folders import list_class_folders
-from googlenet_fast.data.lists import ImageList, read_image_list
+from googlenet_fast.data.lists import ImageList, place_in
+from googlenet_fast.data.members import Location, Members
+from googlenet_fast.data.shards import read_images
 from googlenet_fast.errors import UserError
 
 MOST_CLASSES = 1_000_000
@@ -28,7 +30,9 @@ class ImageDataset:
     class_names: tuple[str, ...]
     """Names in the order of the class indices."""
     source: Path
-    """The folder or list file that this was read from."""
+    """The folder, list file or pattern of shards that this was read from."""
+    members: Members | None = None
+    """Where the images lie, if not in files of their own."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -39,13 +43,22 @@ class ImageDataset:
         return len(self.class_names)
 
     def path(self, index: int) -> str:
-        """Path of an image."""
+        """Path of an image; of a member of a tar file, its name below the file's path."""
         return f"{self.root}/{self.files[index]}"
+
+    def location(self, index: int) -> Location:
+        """Where the bytes of an image lie."""
+        path = self.path(index)
+        return Location(path, path) if self.members is None else self.members.location(index, path)
 
     def subset(self, indices: NDArray[np.int64]) -> "ImageDataset":
         """The images at `indices`, with all the classes."""
-        files = [self.files[i] for i in indices]
-        return ImageDataset(self.root, files, self.labels[indices], self.class_names, self.source)
+        return replace(
+            self,
+            files=[self.files[i] for i in indices],
+            labels=self.labels[indices],
+            members=None if self.members is None else self.members.take(indices),
+        )
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that a classifier of `num_classes` classes has no output for.
@@ -56,8 +69,9 @@ class ImageDataset:
         too_large = np.flatnonzero(self.labels >= num_classes)
         if too_large.size:
             index = int(too_large[0])
+            place = place_in(self.source, self.files[index])
             raise UserError(
-                f"{self.source}: {self.files[index]} has label {self.labels[index]}, but there are "
+                f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
                 "num_classes, or number the labels anew with relabel"
             )
@@ -107,7 +121,8 @@ class ImageDataset:
         """Read a list with a line "relative/path<delimiter>label" for each image.
 
         Args:
-            list_file: The list; the last delimiter of a line separates path and label.
+            list_file: The list; the last delimiter of a line separates path and label. Or shards,
+                see `find_shards`, for which `root` and `delimiter` mean nothing.
             root: Folder that the paths start from; default: the folder of the list.
             delimiter: What separates path and label.
             relabel: Number the labels that occur anew from 0, in sorted order.
@@ -118,7 +133,7 @@ class ImageDataset:
             UserError: names the file and the line: a line without an integer label >= 0, a path
                 that is absolute or leaves the root, an image that does not exist.
         """
-        images = read_image_list(Path(list_file), root, delimiter)
+        images = read_images(list_file, root, delimiter)
         return cls.from_image_list(images, images.classes() if relabel else None, class_names)
 
     @classmethod
@@ -131,13 +146,8 @@ class ImageDataset:
         """The dataset of a list whose labels are indices, or elements of `classes`."""
         labels = images.labels if classes is None else np.searchsorted(classes, images.labels)
         names = None if class_names is None else tuple(class_names)
-        dataset = cls(images.root, images.files, labels, names or (), images.source)
+        dataset = cls(images.root, images.files, labels, names or (), images.source, images.members)
         dataset.check_labels(MOST_CLASSES if names is None else len(names))
         if names is None:
             return replace(dataset, class_names=tuple(images.class_names(classes)))
         return dataset
-
-
-def undecodable(path: str, reason: str) -> UserError:
-    """The error for a file that is not an image which can be read."""
-    return UserError(f"{path}: cannot be read as an image; repair or remove it ({reason})")

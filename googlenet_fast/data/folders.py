@@ -4,12 +4,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_fast.cache import cache_dir
+from googlenet_fast.cache import cache_dir, write_json
 from googlenet_fast.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
@@ -54,7 +53,7 @@ def list_class_folders(root: Path) -> dict[str, list[str]]:
         raise UserError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE.jpg")
     settled = max(listing.changed.values()) < started - SETTLED * 1e9
     if settled and sum(map(len, listing.images.values())) >= CACHED_FROM:
-        _save(cache, listing)
+        write_json(cache, vars(listing))
     return listing.images
 
 
@@ -103,16 +102,3 @@ def _load(cache: Path, root: Path) -> _Listing | None:
         _log.warning("%s: ignored, the folders are listed anew (%s)", cache, error)
         return None
     return listing if unchanged else None
-
-
-def _save(cache: Path, listing: _Listing) -> None:
-    """Write the cache file whole or not at all; a cache that cannot be written is done without."""
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=cache.parent, delete=False
-        ) as file:
-            json.dump(vars(listing), file)
-        Path(file.name).replace(cache)
-    except OSError as error:
-        _log.warning("%s: the listing is not cached (%s)", cache, error.strerror)

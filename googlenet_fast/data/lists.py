@@ -1,18 +1,26 @@
 """Reading lists of images: PaddleClas' train_list.txt and its file of class names."""
 
+import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_fast.data.members import Members
 from googlenet_fast.errors import UserError
+
+_log = logging.getLogger("googlenet_fast")
+
+CLASS_NAMES = "class_names.txt"
+"""The file beside shards with a class name a line: they themselves hold numbers only."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """A list as it was written."""
+    """A list as it was written, or what takes its place: the samples of shards."""
 
     source: Path
     """The list file."""
@@ -22,6 +30,8 @@ class ImageList:
     """Paths of the images."""
     labels: NDArray[np.int64]
     """Labels, >= 0, (len(files),)."""
+    members: Members | None = None
+    """Where the images lie, if not in files of their own."""
 
     def classes(self) -> NDArray[np.int64]:
         """The labels that occur, sorted."""
@@ -30,8 +40,12 @@ class ImageList:
     def class_names(self, classes: NDArray[np.int64] | None = None) -> list[str]:
         """Names by label, or of `classes`.
 
-        They are those of the images' folders where each class has one of its own, else the labels.
+        They are those of the images' folders where each class has one of its own, else the labels;
+        of shards, those in the file beside them, if there is one.
         """
+        file = self.root / CLASS_NAMES
+        if self.members is not None and classes is None and file.is_file():
+            return self._names_of(file)
         folders: dict[int, str] = {}
         distinct = {
             (os.path.dirname(file), label)  # noqa: PTH120 (a million times)
@@ -39,11 +53,21 @@ class ImageList:
         }
         for folder, label in distinct:
             folders[label] = os.path.basename(folder)  # noqa: PTH119
-        if len(folders) < len(distinct) or len(set(folders.values())) < len(folders):
+        ambiguous = len(folders) < len(distinct) or len(set(folders.values())) < len(folders)
+        if ambiguous or self.members is not None:
             folders = {}
         if classes is None:
             classes = np.arange(self.labels.max() + 1)
         return [folders.get(label) or str(label) for label in classes.tolist()]
+
+    def _names_of(self, file: Path) -> list[str]:
+        names = read_class_names(file)
+        if len(names) <= (last := int(self.labels.max())):
+            raise UserError(
+                f"{file}: has {len(names)} names, but {self.source} has an image with label "
+                f"{last}; complete or remove it"
+            )
+        return list(names)
 
 
 def read_image_list(
@@ -76,6 +100,7 @@ def read_image_list(
     if not files:
         raise UserError(f"{list_file}: holds no image")
     _check_files(list_file, root, files, numbers)
+    _check_repeats(list_file, files, labels, numbers)
     return ImageList(list_file, root, files, np.array(labels, dtype=np.int64))
 
 
@@ -108,13 +133,14 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
     for i, file in enumerate(files):
         folders.setdefault(file.rpartition("/")[0], []).append(i)
     for folder, indices in folders.items():
-        line = f"{list_file}, line {numbers[indices[0]]}"
-        if files[indices[0]].startswith("/") or ".." in folder.split("/"):
-            raise UserError(f"{line}: {files[indices[0]]}: must be a path below the root {root}")
+        above = ".." in folder.split("/")
+        if outside := [i for i in indices if above or files[i].startswith("/")]:
+            line = f"{list_file}, line {numbers[outside[0]]}"
+            raise UserError(f"{line}: {files[outside[0]]}: must be a path below the root {root}")
         try:
             with os.scandir(root / folder) as entries:
                 present = {entry.name for entry in entries}
-        except OSError:
+        except (OSError, ValueError):  # a null character in the path
             present = set()
         for i in indices:
             if files[i].rpartition("/")[2] not in present:
@@ -122,3 +148,31 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
                     f"{list_file}, line {numbers[i]}: there is no {root / files[i]}; remove the "
                     "line or set the root that the paths start from"
                 )
+
+
+def _check_repeats(
+    list_file: Path, files: list[str], labels: list[int], numbers: list[int]
+) -> None:
+    """Refuse an image with two labels, and warn of lines that are there twice."""
+    if len(set(files)) == len(files):
+        return
+    first: dict[str, int] = {}
+    for i, file in enumerate(files):
+        if labels[earlier := first.setdefault(file, i)] != labels[i]:
+            raise UserError(
+                f"{list_file}, line {numbers[i]}: {file} has label {labels[i]}, but label "
+                f"{labels[earlier]} in line {numbers[earlier]}; remove one"
+            )
+    _log.warning(
+        "%s: %d lines repeat an earlier one; such images count as often as they are listed",
+        list_file, len(files) - len(first),
+    )  # fmt: skip
+
+
+def place_in(source: Path, file: str) -> str:
+    """Where an image stands: "list, line N: file" for one of a list, else "source: file"."""
+    if source.is_file() and source.suffix != ".tar":
+        for number, line in enumerate(_read_lines(source), start=1):
+            if re.fullmatch(re.escape(file) + r"\D+\d+", line.strip()):
+                return f"{source}, line {number}: {file}"
+    return f"{source}: {file}"

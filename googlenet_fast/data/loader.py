@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
 from googlenet_fast.data.synthetic import SyntheticLoader
 from googlenet_fast.errors import UserError
@@ -27,15 +28,21 @@ class Loader(Protocol):
     same number of full batches; in evaluation each image comes once over all ranks, in order.
     """
 
+    description: str
+    """What reads the images and how, in a line."""
+    decoder: str
+    """What decodes them, with its version."""
+
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         ...
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch that the next iterations yield, from batch `start_step` on.
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iterations yield, after its first `start` images.
 
-        The batches are a function of seed and epoch alone: an epoch resumed in the middle
-        continues with the batches that an uninterrupted one has.
+        `start` counts the images of all ranks together. The order is a function of seed and epoch
+        alone: an epoch resumed in the middle goes on as an uninterrupted one does, and another
+        number of ranks, or another batch size, still hands out the rest of it, each image once.
         """
         ...
 
@@ -43,7 +50,7 @@ class Loader(Protocol):
         """The batches.
 
         Raises:
-            UserError: a file that cannot be decoded, named.
+            DecodeError: a file that cannot be decoded, named.
         """
         ...
 
@@ -61,6 +68,9 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 2,
+    prefetch: int = 2,
+    hw_decoder_load: float | None = None,
+    max_pixels: int = MAX_PIXELS,
     seed: int = 0,
     resize_size: int | None = None,
     augmentation: Augmentation | None = None,
@@ -81,6 +91,11 @@ def build_loader(
         rank: Of this process among `world_size`.
         world_size: Number of processes that share the images.
         num_workers: Threads (DALI) or processes (torchvision; 0 reads in this one) that decode.
+        prefetch: Batches made ahead (torchvision: by each process): more even out uneven times and
+            take more memory.
+        hw_decoder_load: Share of the JPEGs that a GPU's decoder engine takes (DALI); default: what
+            suits the card.
+        max_pixels: Of an image that is decoded: a larger one is refused by its header.
         seed: Of order and augmentation, >= 0.
         resize_size: Of evaluation, in pixels; default: image_size * 256 / 224.
         augmentation: Of training; default: `Augmentation()`.
@@ -114,6 +129,9 @@ def build_loader(
         device=device,
         dtype=dtype,
         num_workers=num_workers,
+        prefetch=prefetch,
+        hw_decoder_load=hw_decoder_load,
+        max_pixels=max_pixels,
     )
 
 

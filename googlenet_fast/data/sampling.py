@@ -107,6 +107,9 @@ class BatchSampler:
     Training shuffles all images anew each epoch and cuts the order into global batches, whose
     r-th part is rank r's; the incomplete last one is dropped. Evaluation (no augmentation) gives
     rank r the images r, r + world_size, ... in order, each once; ranks may differ by a batch.
+
+    An epoch left after some images is taken up from there, by any number of ranks with batches of
+    any size: the order does not depend on them.
     """
 
     num_images: int
@@ -128,15 +131,16 @@ class BatchSampler:
             return self.num_images // (self.batch_size * self.world_size)
         return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch `start_step` on."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch of which all ranks together have had `start` images."""
         if self.augmentation is None:
-            order = np.arange(self.rank, self.num_images, self.world_size)
-            for step in range(start_step, len(self)):
-                yield Batch(order[step * self.batch_size : (step + 1) * self.batch_size], None)
+            order = np.arange(start + self.rank, self.num_images, self.world_size)
+            for first in range(0, len(order), self.batch_size):
+                yield Batch(order[first : first + self.batch_size], None)
             return
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
-        for step in range(start_step, len(self)):
-            first = (step * self.world_size + self.rank) * self.batch_size
+        whole = self.batch_size * self.world_size
+        for batch in range((self.num_images - start) // whole):
+            first = start + batch * whole + self.rank * self.batch_size
             draws = self.augmentation.draw(self.seed, epoch, first, self.batch_size)
             yield Batch(order[first : first + self.batch_size], draws)

@@ -8,8 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.lists import ImageList, read_class_names, read_image_list
+from googlenet_fast.data.lists import ImageList, place_in, read_class_names
 from googlenet_fast.data.sample import sample_dataset
+from googlenet_fast.data.shards import (
+    holds_shards,
+    is_shards,
+    read_images,
+    read_shards,
+    shards_of_split,
+)
 from googlenet_fast.errors import UserError
 
 HELD_OUT = 0.1
@@ -41,8 +48,9 @@ def open_splits(
 
     Args:
         path: A dataset folder, see `find_splits`; default, without lists: `sample_dataset()`.
-        train_list: List of training images, in place of `path`.
-        val_list: List of validation images; default: a tenth of the training images, held out.
+        train_list: List of training images, or their shards, in place of `path`.
+        val_list: List of validation images, or their shards; default: a tenth of the training
+            images, held out.
         root: Folder that the paths of the lists start from; default: the folder of each list.
         delimiter: What separates path and label in the lists.
         relabel: Number the labels of the training list anew from 0, in sorted order.
@@ -59,8 +67,8 @@ def open_splits(
         return _splits_of_folder(folder, root, delimiter, relabel, names)
     if path is not None:
         raise UserError(f"train_list {train_list}: give either it or the dataset folder {path}")
-    train = read_image_list(Path(train_list), root, delimiter)
-    val = None if val_list is None else read_image_list(Path(val_list), root, delimiter)
+    train = read_images(train_list, root, delimiter)
+    val = None if val_list is None else read_images(val_list, root, delimiter)
     return _splits_of_lists(train, val, relabel, names)
 
 
@@ -68,7 +76,9 @@ def find_splits(path: Path | str) -> Splits:
     """The training and validation images of a dataset folder.
 
     It holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/ with
-    class folders, or class folders alone, of which a tenth is held out for validation.
+    class folders, or class folders alone, of which a tenth is held out for validation. Or it holds
+    shards: *train*.tar and *val*.tar, train/*.tar and val/*.tar, or others, of which a tenth is
+    held out; also a pattern of shards will do, see `find_shards`.
 
     Raises:
         UserError: names the file or folder that does not fit.
@@ -87,8 +97,8 @@ def open_dataset(
     """The images to evaluate on.
 
     Args:
-        path: A list file, a folder of class folders, or a dataset folder, see `find_splits`, whose
-            own validation images are meant.
+        path: A list file, shards, a folder of class folders, or a dataset folder, see
+            `find_splits`, whose own validation images are meant.
         root: Folder that the paths of a list start from; default: the folder of the list.
         delimiter: What separates path and label in a list.
         relabel: Number the labels of a list anew from 0, in sorted order (of the training list of
@@ -100,6 +110,8 @@ def open_dataset(
         UserError: names the file or folder that does not fit.
     """
     path = Path(path)
+    if is_shards(path) or holds_shards(path):
+        return _shards_to_evaluate_on(path, relabel, class_names)
     val_list, val_folder = path / "val_list.txt", path / "val"
     has_train = (path / "train_list.txt").is_file() or (path / "train").is_dir()
     has_val = val_list.is_file() or val_folder.is_dir()
@@ -118,6 +130,18 @@ def open_dataset(
     )
 
 
+def _shards_to_evaluate_on(
+    path: Path, relabel: bool, class_names: Sequence[str] | None
+) -> ImageDataset:
+    if is_shards(path):
+        return ImageDataset.from_list(path, relabel=relabel, class_names=class_names)
+    train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
+    if train and (relabel or not val):
+        return _splits_of_folder(path, None, "", relabel, class_names).val
+    images = read_shards(path, val or sorted(path.glob("*.tar")))
+    return ImageDataset.from_image_list(images, images.classes() if relabel else None, class_names)
+
+
 def _splits_of_folder(
     path: Path,
     root: Path | str | None,
@@ -125,12 +149,16 @@ def _splits_of_folder(
     relabel: bool,
     class_names: Sequence[str] | None,
 ) -> Splits:
+    if is_shards(path):
+        return _splits_of_lists(read_images(path), None, relabel, class_names)
     if not path.is_dir():
         raise UserError(f"{path}: no such dataset folder")
+    if holds_shards(path):
+        return _splits_of_lists(*_shards_of_folder(path), relabel, class_names)
     train_list, val_list = path / "train_list.txt", path / "val_list.txt"
     if train_list.is_file():
-        train = read_image_list(train_list, root, delimiter)
-        val = read_image_list(val_list, root, delimiter) if val_list.is_file() else None
+        train = read_images(train_list, root, delimiter)
+        val = read_images(val_list, root, delimiter) if val_list.is_file() else None
         return _splits_of_lists(train, val, relabel, class_names)
     train_folder, val_folder = path / "train", path / "val"
     if not train_folder.is_dir():
@@ -139,6 +167,15 @@ def _splits_of_folder(
     if not val_folder.is_dir():
         return _hold_out(dataset)
     return _checked(dataset, ImageDataset.from_folder(val_folder, class_names=dataset.class_names))
+
+
+def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
+    """The training and validation shards in a folder."""
+    train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
+    train = train or [shard for shard in sorted(path.glob("*.tar")) if shard not in val]
+    if not train:
+        raise UserError(f"{path}: holds validation shards only; to train on them, name them")
+    return read_shards(path, train), read_shards(path, val) if val else None
 
 
 def _splits_of_lists(
@@ -153,9 +190,9 @@ def _splits_of_lists(
     unknown = np.flatnonzero(~np.isin(val.labels, known))
     if unknown.size:
         index = int(unknown[0])
+        place = place_in(val.source, val.files[index])
         raise UserError(
-            f"{val.source}: {val.files[index]} has label {val.labels[index]}, which no image of "
-            f"{train.source} has"
+            f"{place} has label {val.labels[index]}, which no image of {train.source} has"
         )
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 

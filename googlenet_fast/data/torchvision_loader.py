@@ -7,17 +7,19 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tf
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from googlenet_fast.data.dataset import ImageDataset, undecodable
+from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.members import Location
+from googlenet_fast.data.reading import PILLOW, decode
 from googlenet_fast.data.sampling import FLIP, Augmentation, BatchSampler, crop_window
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import Normalization
 
-Item = tuple[str, int, NDArray[np.float64] | None]
-"""Path, label and draws of an image: all a worker is told, so none holds the list of files."""
+Item = tuple[Location, int, NDArray[np.float64] | None]
+"""Place, label and draws of an image: all a worker is told, so none holds the list of files."""
 
 
 class TorchvisionLoader:
@@ -37,27 +39,43 @@ class TorchvisionLoader:
         device: torch.device,
         dtype: torch.dtype,
         num_workers: int,
+        prefetch: int,
+        hw_decoder_load: float | None,  # a GPU's: not for Pillow
+        max_pixels: int,
     ) -> None:
         self._sampler = sampler
         self._device = device
         self._dtype = dtype
         self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
+        self.description = (
+            f"Pillow decodes: {num_workers} processes, {prefetch} batches ahead in each"
+        )
+        """What reads the images, in a line."""
+        self.decoder = PILLOW
+        """What decodes them."""
         self._items = _Items(dataset, sampler)
         self._batches = DataLoader(
-            _Reader(image_size, resize_size, normalization.channel_order, sampler.augmentation),
+            _Reader(
+                image_size,
+                resize_size,
+                normalization.channel_order,
+                sampler.augmentation,
+                max_pixels,
+            ),
             batch_sampler=self._items,
             collate_fn=_as_is,
             num_workers=num_workers,
+            prefetch_factor=prefetch if num_workers else None,
             pin_memory=device.type == "cuda",
         )
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Make the next iteration that of `epoch`, from batch `start_step` on."""
-        self._items.epoch, self._items.start_step = epoch, start_step
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
+        self._items.epoch, self._items.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._batches.num_workers:
@@ -78,13 +96,13 @@ class _Items:
     def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
         self._dataset = dataset
         self._sampler = sampler
-        self.epoch, self.start_step = 0, 0
+        self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for batch in self._sampler.batches(self.epoch, self.start_step):
+        for batch in self._sampler.batches(self.epoch, self.start):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
-                (self._dataset.path(i), int(self._dataset.labels[i]), row)
+                (self._dataset.location(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
 
@@ -101,26 +119,24 @@ class _Reader(Dataset):
         resize_size: int,
         channel_order: str,
         augmentation: Augmentation | None,
+        max_pixels: int,
     ) -> None:
         self._image_size = image_size
         self._resize_size = resize_size
         self._channels = slice(None, None, -1) if channel_order == "BGR" else slice(None)
         self._augmentation = augmentation
+        self._max_pixels = max_pixels
 
     def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
         try:
-            pixels = [self._read(path, draws) for path, _, draws in items]
+            pixels = [self._read(location, draws) for location, _, draws in items]
         except UserError as error:
             return error
         labels = torch.tensor([label for _, label, _ in items])
         return torch.from_numpy(np.stack(pixels)), labels
 
-    def _read(self, path: str, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-        except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
-            raise undecodable(path, " ".join(str(reason).split())) from None
+    def _read(self, location: Location, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+        image = decode(location, self._max_pixels)
         image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
 

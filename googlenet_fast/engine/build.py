@@ -16,10 +16,14 @@ from googlenet_fast.data import (
 from googlenet_fast.engine.config import Amp, DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
+from googlenet_fast.engine.skipping import without_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.presets import Normalization
+from googlenet_fast.model.presets import IMAGENET_RGB, Normalization
+
+SCANNED = 16
+"""Images read together in search of bad ones: after each bad one, as many are read again."""
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -33,6 +37,30 @@ def open_data(data: DataConfig) -> Splits:
         relabel=data.relabel,
         class_names=data.class_names,
     )
+
+
+def leave_out_bad_images(
+    splits: Splits, config: TrainConfig, process: Process
+) -> tuple[Splits, list[str]]:
+    """The splits without the images that cannot be read, and a line for each of those."""
+    data = config.data
+
+    def make_loader(dataset: ImageDataset) -> Loader:
+        return build_loader(
+            dataset,
+            train=False,
+            kind=data.loader,
+            batch_size=SCANNED,
+            image_size=1,
+            normalization=IMAGENET_RGB,
+            device=process.device,
+            num_workers=data.num_workers,
+            max_pixels=data.max_pixels,
+        )
+
+    limits = {"max_pixels": data.max_pixels, "num_workers": data.num_workers}
+    train, val = (without_bad_images(s, make_loader, process, **limits) for s in splits)
+    return Splits(train[0], val[0]), train[1] + val[1]
 
 
 def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> GoogLeNet:
@@ -90,6 +118,9 @@ def build_data_loader(
         rank=process.rank,
         world_size=process.world_size,
         num_workers=data.num_workers,
+        max_pixels=data.max_pixels,
+        prefetch=data.prefetch,
+        hw_decoder_load=data.hw_decoder_load,
         seed=config.seed,
         augmentation=Augmentation(
             area=(data.min_area, 1.0),

@@ -1,46 +1,37 @@
 """Checkpoints: complete, atomic, and readable without unpickling arbitrary objects."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import write_atomically
 
 FORMAT = "googlenet_fast.checkpoint"
 """Value of a checkpoint's "format" entry."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], *copies: Path) -> None:
-    """Write `state` (tensors and plain values) to `path` and to `copies`, each whole or not at all.
+def save_checkpoint(
+    path: Path, state: dict[str, Any], *, keep_as: Path | None = None, copy: Path | None = None
+) -> None:
+    """Write `state` (tensors and plain values) to `path`, whole or not at all.
 
-    The bytes go to a temporary file beside each path that replaces it once it is safely on the
-    disk, so an older checkpoint survives whatever happens.
+    Args:
+        path: the file.
+        state: what it will hold.
+        keep_as: where the checkpoint at `path` goes, once the new one is safely on the disk.
+        copy: another file for `state`, written first: whoever finds `path` finds it too.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    for target in (path, *copies):
-        write_atomically(target, buffer.getbuffer())
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace the content of `path`, whole or not at all; raise `UserError` where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        kept = "; the previous one is unharmed" if path.exists() else ""
-        raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
+    if copy is not None:
+        write_atomically(copy, buffer.getbuffer())
+    write_atomically(path, buffer.getbuffer(), keep_as=keep_as)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import jsonargparse
 import yaml
 
+from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
@@ -48,12 +49,14 @@ class DataConfig:
     """The images."""
 
     path: Path | None = None
-    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, or class
-    folders alone; default: the embedded handwritten digits. `--data PATH` for short."""
+    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, class folders
+    alone or WebDataset shards, of which also a pattern, 'train-{000..127}.tar', will do; default:
+    the embedded handwritten digits. `--data PATH` for short."""
     train_list: Path | None = None
-    """List of training images, "relative/path label" a line, in place of `path`."""
+    """List of training images, "relative/path label" a line, in place of `path`; or a pattern of
+    shards."""
     val_list: Path | None = None
-    """List of validation images."""
+    """List of validation images, or a pattern of shards."""
     root: Path | None = None
     """Folder that the paths of the lists start from; default: the folder of the list."""
     delimiter: str = " "
@@ -72,6 +75,16 @@ class DataConfig:
     """Images a step in each process."""
     num_workers: int = 2
     """Decoding threads (DALI) or processes (torchvision) of each process."""
+    prefetch: int = 2
+    """Batches made ahead (torchvision: by each process)."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that a GPU's decoder engine takes; default: what suits the card."""
+    bad_images: Literal["error", "skip"] = "error"
+    """What to do about images that cannot be read: stop at the first one that is met, or read all
+    of them once before training and leave those out, listed in bad_images.txt of the run.
+    `--bad-images` for short."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image that is decoded: a larger one counts as bad."""
     min_area: float = 0.08
     """Least share of the image that a random training crop covers."""
     aspect_ratio: float = 4 / 3
@@ -147,6 +160,12 @@ class TrainConfig:
     """Epochs between evaluations (the last epoch is always evaluated)."""
     log_interval: int = 20
     """Steps between log lines."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints within an epoch; default: only its end has one."""
+    max_bad_steps: int = 20
+    """Steps in a row with a loss or gradients that are not finite, after which the run stops."""
+    timeout: float = 600.0
+    """Seconds to wait for another process before the run is given up."""
     output: Path | None = None
     """Folder of the run; default: a new one below runs/."""
     resume: str | None = None
@@ -154,9 +173,11 @@ class TrainConfig:
 
 
 _POSITIVE = (
-    "epochs", "accumulate", "eval_interval", "log_interval", "model.num_classes", "data.image_size",
+    "epochs", "accumulate", "eval_interval", "log_interval", "checkpoint_interval",
+    "max_bad_steps", "timeout", "model.num_classes", "data.image_size",
     "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
     "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
+    "data.prefetch", "data.max_pixels",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",
@@ -164,7 +185,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _FRACTIONS = (
     "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
-    "data.min_area",
+    "data.min_area", "data.hw_decoder_load",
 )  # fmt: skip
 _OWN_DATA = r"--data\.(path|train_list)\b"
 
@@ -182,6 +203,7 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     short.add_argument("-c", "--config")
     short.add_argument("--data")
+    short.add_argument("--bad-images")
     try:
         named, overrides = short.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -189,6 +211,8 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     overrides = [re.sub(r"^--[^=]*", lambda flag: _underscored(flag[0]), a) for a in overrides]
     if named.data is not None:
         overrides += ["--data.path", named.data]
+    if named.bad_images is not None:
+        overrides += ["--data.bad_images", named.bad_images]
     if named.config is None and not any(re.match(_OWN_DATA, a) for a in overrides):
         named.config = "digits"
     if named.config is not None:

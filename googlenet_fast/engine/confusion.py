@@ -12,9 +12,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
+from googlenet_fast.files import write_atomically
 
 COUNTED = 40
 """Most classes for which the picture gives the counts in figures."""
@@ -76,7 +76,12 @@ def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
 
 
 def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
-    """Plot the classes that occur, as a label or as a prediction, into a PNG.
+    """Write `confusion_png` to a file."""
+    write_atomically(path, confusion_png(evaluation, names))
+
+
+def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:
+    """Plot the classes that occur, as a label or as a prediction.
 
     A cell's colour is the share of its row, the images with that label.
     """
@@ -96,15 +101,15 @@ def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> 
         )
         if named:
             shown = [shortened(names[i], LONGEST_NAME) for i in occurring]
-            axes.set_xticks(range(len(shown)), shown, rotation=90)
-            axes.set_yticks(range(len(shown)), shown)
+            axes.set_xticks(range(len(shown)), shown, rotation=90, parse_math=False)
+            axes.set_yticks(range(len(shown)), shown, parse_math=False)
         else:
             ticks = range(0, len(occurring), len(occurring) // 20)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_ticks(ticks, [str(int(occurring[i])) for i in ticks])
         content = io.BytesIO()
         figure.savefig(content, dpi=100)
-    write_atomically(path, content.getbuffer())
+    return content.getvalue()
 
 
 def _draw_cells(axes: Axes, counts: Tensor) -> None:

@@ -4,12 +4,13 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.prediction import Guess, Prediction, printable
+from googlenet_fast.files import write_atomically
 
 MOST_TILES = 200
 """Images on a sheet."""
@@ -74,7 +75,7 @@ class _Fonts:
 
 def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
-    tile.paste(_photo(prediction.path), (0, 0))
+    tile.paste(photo_on_mat(prediction.path), (0, 0))
     draw = ImageDraw.Draw(tile)
     y = PHOTO_HEIGHT + PADDING
     name = printable(prediction.path.name)
@@ -85,11 +86,14 @@ def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     return tile
 
 
-def _photo(path: Path) -> Image.Image:
-    """The whole photo, upright, on a mat; the bare mat for what only the loader could read."""
+def photo_on_mat(source: Path | IO[bytes]) -> Image.Image:
+    """The whole photo, upright, on a mat of WIDTH x PHOTO_HEIGHT pixels.
+
+    It is the bare mat for what only the loader could read.
+    """
     mat = Image.new("RGB", (WIDTH, PHOTO_HEIGHT), MAT)
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             file.draft("RGB", (2 * WIDTH, 2 * PHOTO_HEIGHT))  # JPEGs decode faster at half size
             photo = ImageOps.exif_transpose(file).convert("RGB")
     except Exception:  # Pillow's plugins raise all kinds

@@ -1,28 +1,89 @@
-"""The curves of a run as a picture."""
+"""The curves of runs as pictures."""
 
+import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from googlenet_fast.engine.run_folder import read_metrics
 
+Metrics = Sequence[Mapping[str, Any]]
+"""The lines of a metrics.jsonl."""
+LEARNING = {"loss": "loss", "top1": "top-1 (%)", "lr": "learning rate"}
+"""Panels of what a run learned: key of the metrics -> title."""
+THROUGHPUT = {
+    "images_per_second": "images/s",
+    "data_share": "share of time waiting for images",
+    "memory_gib": "peak memory (GiB)",
+}
+"""Panels of how fast it was."""
+MOST_POINTS = 500
+"""Of a line; a longer one is drawn through the means of its parts."""
+
 
 def plot_curves(metrics: Path, output: Path) -> None:
     """Plot loss, top-1 and learning rate of a metrics.jsonl over the epochs into a PNG."""
-    lines = read_metrics(metrics)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = (("loss", "loss"), ("top1", "top-1 (%)"), ("lr", "learning rate"))
-    for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        for kind, style in (("train", "-"), ("val", "o-")):
-            points = [
-                (line["epoch"], line[key]) for line in lines if line["kind"] == kind and key in line
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=kind, markersize=4)
+    draw_curves({"": read_metrics(metrics)}, LEARNING).savefig(output, dpi=100)
+
+
+def curves_svg(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> str:
+    """The curves as an <svg> element; "" if no run has anything to draw."""
+    drawn = {k: v for k, v in panels.items() if any(series(m, "train", k) for m in runs.values())}
+    if not drawn:
+        return ""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw_curves(runs, drawn).savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> Figure:
+    """Draw a panel a key: training as lines, validation as dots; a colour a run, if several."""
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (key, title) in zip(row, panels.items(), strict=True):
+        for i, (name, metrics) in enumerate(runs.items()):
+            _draw_run(axes, metrics, key, name if len(runs) > 1 else None, f"C{i}")
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
         if key == "loss":
             axes.set_yscale("log")
-        if key != "lr":
-            axes.legend()
-    figure.savefig(output, dpi=100)
+        if axes.get_legend_handles_labels()[1]:
+            for text in axes.legend().get_texts():
+                text.set_parse_math(False)  # a run's name may have dollar signs
+    return figure
+
+
+def _draw_run(axes: Axes, metrics: Metrics, key: str, name: str | None, colour: str) -> None:
+    """Draw the lines of a run; alone, it has a colour for each kind."""
+    for kind, style in (("train", "-"), ("val", "o-")):
+        if not (points := series(metrics, kind, key)):
+            continue
+        options: dict[str, Any] = {"label": kind if key in ("loss", "top1") else None}
+        if name is not None:
+            options = {"label": name if kind == "train" else None, "color": colour}
+            options["alpha"] = 1.0 if kind == "train" else 0.6
+        axes.plot(*np.array(_thinned(points)).T, style, markersize=4, **options)
+
+
+def series(metrics: Metrics, kind: str, key: str) -> list[tuple[float, float]]:
+    """The (epoch, value) of the lines of one kind that have numbers there."""
+    lines = [line for line in metrics if line.get("kind") == kind]
+    numbers = [[v for v in (line.get("epoch"), line.get(key)) if _is_number(v)] for line in lines]
+    return [(pair[0], pair[1]) for pair in numbers if len(pair) == 2]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    step = math.ceil(len(points) / MOST_POINTS)
+    parts = [points[i : i + step] for i in range(0, len(points), step)]
+    return [(float(x), float(y)) for x, y in (np.mean(part, axis=0) for part in parts)]

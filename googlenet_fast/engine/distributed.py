@@ -1,6 +1,9 @@
 """One process of a training or evaluation run: its rank, device and peers."""
 
 import os
+import re
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +12,17 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
+
+_LOST_PEER = re.compile(
+    "timed out waiting|timeout caused|closed by peer|reset by peer|socket closed|broken pipe"
+    "|remote process exited",
+    re.IGNORECASE,
+)
+"""What gloo and NCCL say where another process hangs or is gone, with no error class for it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,12 @@ class Process:
             dist.all_reduce(tensor)
         return tensor
 
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The greatest values over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
     def broadcast_tensor(self, tensor: torch.Tensor) -> None:
         """Overwrite `tensor` with the main process's."""
         if self.world_size > 1:
@@ -48,6 +65,13 @@ class Process:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, a plain Python object, in the order of their ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:
@@ -55,13 +79,20 @@ class Process:
 
 
 @contextmanager
-def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Process]:
+def distributed(
+    device: Literal["auto", "cpu", "cuda"] = "auto", timeout: float = 600.0
+) -> Iterator[Process]:
     """Join the run that torchrun started, or be a run of one process.
 
     CUDA tensors travel over NCCL, CPU tensors over gloo.
 
+    Args:
+        device: where this process computes.
+        timeout: seconds to wait for another process before the run is given up.
+
     Raises:
-        UserError: no such device, or the rendezvous port is taken.
+        UserError: no such device, the rendezvous port is taken, or another process was lost or did
+            not answer in time.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     process = Process(
@@ -77,9 +108,18 @@ def distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Pro
         _share_cores(process.local_world_size)
         keep_freed_memory()
     if process.world_size > 1:
-        _join(process)
+        _join(process, timeout)
     try:
         yield process
+    except RuntimeError as error:
+        rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+        if not rendezvous_lost and not _LOST_PEER.search(str(error)):
+            raise
+        raise UserError(
+            f"process {process.rank} of {process.world_size}: another one ended, or hangs and did "
+            f"not answer for {timeout:g} s (--timeout); look for its own messages, --resume auto "
+            f"continues a run from the last checkpoint ({str(error).splitlines()[0]})"
+        ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -109,13 +149,45 @@ def _share_cores(local_world_size: int) -> None:
         torch.set_num_threads(max(1, (cores or 1) // local_world_size))
 
 
-def _join(process: Process) -> None:
+def _join(process: Process, timeout: float) -> None:
     backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    except dist.DistNetworkError as error:
+        dist.init_process_group(
+            backend,
+            store=_fresh_store(timeout),
+            rank=process.rank,
+            world_size=process.world_size,
+            timeout=timedelta(seconds=timeout),
+        )
+    except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"cannot meet the other processes at {address}: {str(error).splitlines()[0]}; "
             "if the port is in use, choose another with torchrun --master-port"
         ) from None
+
+
+def _fresh_store(timeout: float) -> dist.Store:
+    """The store through which the processes meet, without what an earlier start of them left.
+
+    After a worker died torchrun starts all again with the same store, where they would look for
+    each other at the addresses of the dead. So the first process names this start, and tells each
+    other one in answer to a word that only a living process can have left.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    word = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"word/{rank}", word)
+        start = store.get(f"answer/{word}").decode()
+        store.set(f"{start}/heard/{rank}", "")
+        return dist.PrefixStore(start, store)
+    deadline = time.monotonic() + timeout
+    missing = list(range(1, world_size))
+    while missing := [r for r in missing if not store.check([f"{word}/heard/{r}"])]:
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"processes {missing} did not come within {timeout:g} s")
+        for r in missing:
+            if store.check([f"word/{r}"]):
+                store.set(f"answer/{store.get(f'word/{r}').decode()}", word)
+        time.sleep(0.01)
+    return dist.PrefixStore(word, store)

@@ -1,6 +1,6 @@
 """Evaluation: top-1, top-5, loss and the confusion matrix, exact over any number of processes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,12 +51,13 @@ def evaluate(
     process: Process,
     num_classes: int,
     amp_dtype: torch.dtype | None = None,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
     """Evaluate `model` on every image of `batches`, a loader's (images, labels).
 
     Sums are accumulated on the device and added up over all processes once, at the end, so
     processes may have different numbers of batches. The model is put in its evaluation mode and
-    back.
+    back. `observe` is shown the logits and labels of each batch of this process.
     """
     was_training = model.training
     model.eval()
@@ -65,6 +66,8 @@ def evaluate(
     for images, labels in batches:
         with torch.autocast(process.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
             logits = model(images)
+        if observe is not None:
+            observe(logits, labels)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         top = logits.topk(min(5, num_classes), dim=1).indices
         top5 = (top == labels[:, None]).sum()

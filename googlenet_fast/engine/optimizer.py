@@ -1,5 +1,6 @@
 """Stochastic gradient descent over the network's parameter groups."""
 
+import torch
 from torch import nn, optim
 
 from googlenet_fast.engine.config import OptimizerConfig
@@ -19,7 +20,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
         weight_decay = config.weight_decay if decayed else 0.0
         lr_scale = config.classifier_lr_scale if name.startswith(CLASSIFIERS) else 1.0
         groups.setdefault((weight_decay, lr_scale), []).append(parameter)
-    return optim.SGD(
+    optimizer = optim.SGD(
         [
             {"params": parameters, "weight_decay": weight_decay, "lr_scale": lr_scale}
             for (weight_decay, lr_scale), parameters in groups.items()
@@ -29,6 +30,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
         nesterov=config.nesterov,
         fused=True,
     )
+    if config.momentum > 0:
+        for parameter in model.parameters():
+            # PyTorch would not initialise it where gradient scaling skips the very first step.
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_lr(optimizer: optim.Optimizer, lr: float) -> None:

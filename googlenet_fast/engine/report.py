@@ -12,6 +12,11 @@ from tqdm import tqdm
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.errors import UserError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 class Report:
     """Reports a run of `total_steps` steps from its main process.
@@ -72,8 +77,11 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def memory_used(device: torch.device) -> str:
-    """Peak memory of the GPU that this process uses, or "" on a CPU."""
-    if device.type != "cuda":
-        return ""
-    return f" mem {torch.cuda.max_memory_allocated(device) / 2**30:.1f}GiB"
+def memory_used(device: torch.device) -> float | None:
+    """Peak memory of this process in GiB: the GPU's, or on a CPU the resident; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

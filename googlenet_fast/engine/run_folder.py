@@ -1,26 +1,37 @@
 """The folder of a training run: its lock, checkpoints and metrics."""
 
 import json
+import logging
+import os
 import shlex
+import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import remove_unfinished, write_atomically
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; there two runs in one folder go unnoticed
+except ImportError:  # Windows has no fcntl; there two runs in one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 
+_log = logging.getLogger("googlenet_fast")
+
+
 class RunFolder:
-    """Where one run writes: config.yaml, metrics.jsonl, last.pt, best.pt, curves.png.
+    """Where one run writes: config.yaml, metrics.jsonl, last.pt, previous.pt, best.pt, curves.png.
 
     Args:
         path: the folder; None makes a new one below runs/, named by the time.
         resuming: whether a run that the folder holds is to be continued.
+
+    The run that this process's torchrun began is always continued, and found without a path:
+    torchrun starts the same command again after a worker died or the number of nodes changed.
 
     Raises:
         UserError: the folder cannot be written to, holds a run that is not to be continued, or
@@ -28,16 +39,21 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | None, *, resuming: bool) -> None:
+        self._launcher = _launcher()
         try:
-            self.path = _new_folder() if path is None else path
+            self.path = path or self._begun_folder() or _new_folder()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
+            self.restarted = self._launcher is not None and self._launcher == _read(self._begun)
+            for unfinished in remove_unfinished(self.path):
+                _log.warning("%s was cut short while it was written: removed", unfinished)
         except OSError as error:
             raise UserError(
                 f"--output {path or 'runs'}: cannot be written to ({error.strerror}); "
                 "choose another folder with --output"
             ) from None
-        if self.last.exists() and not resuming:
+        if self._holds_a_run and not resuming and not self.restarted:
+            self.close()
             raise UserError(
                 f"--output {self.path} holds a run already; continue it with --resume auto "
                 "or choose another folder"
@@ -47,13 +63,26 @@ class RunFolder:
         lock = (self.path / ".lock").open("w")
         if fcntl is not None:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Unlike flock's, this lock isn't shared with forked workers, which may outlive us.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # which of them depends on the system
+                lock.close()
                 raise UserError(
                     f"--output {self.path}: another run is training here; "
                     "wait for it or choose another folder"
                 ) from None
         return lock
+
+    def _begun_folder(self) -> Path | None:
+        """The folder below runs/ of the run that this process's torchrun began."""
+        for file in Path("runs").glob("*/.begun_by"):
+            if self._launcher is not None and _read(file) == self._launcher:
+                return file.parent
+        return None
+
+    @property
+    def _holds_a_run(self) -> bool:
+        return self.last.exists() or self.previous.exists()
 
     def close(self) -> None:
         """Give up the lock."""
@@ -65,6 +94,11 @@ class RunFolder:
         return self.path / "last.pt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest."""
+        return self.path / "previous.pt"
+
+    @property
     def best(self) -> Path:
         """The checkpoint with the highest validation top-1."""
         return self.path / "best.pt"
@@ -74,9 +108,39 @@ class RunFolder:
         """One JSON object a line: what was logged and evaluated."""
         return self.path / "metrics.jsonl"
 
-    def save_config(self, text: str) -> None:
-        """Store the resolved configuration."""
-        write_atomically(self.path / "config.yaml", text.encode())
+    @property
+    def _begun(self) -> Path:
+        """Tells whose run this is."""
+        return self.path / ".begun_by"
+
+    def begin(self, config: str) -> None:
+        """Store the resolved configuration, as YAML, and whose run this is."""
+        write_atomically(self.path / "config.yaml", config.encode())
+        if self._launcher is not None:
+            write_atomically(self._begun, self._launcher.encode())
+
+    def save_checkpoint(self, state: dict[str, Any], *, best: bool) -> None:
+        """Make `state` the newest checkpoint, and the best one as well if `best`."""
+        save_checkpoint(self.last, state, keep_as=self.previous, copy=self.best if best else None)
+
+    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, and its path; None if there is none at all.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        if not self._holds_a_run:
+            return None
+        try:
+            return self.last, load_checkpoint(self.last)
+        except UserError as error:
+            _log.warning("%s", error)
+        return self.previous, load_checkpoint(self.previous)
+
+    def save_bad_images(self, lines: Sequence[str]) -> None:
+        """Store which images are left out and why."""
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(self.path / "bad_images.txt", text.encode(errors="surrogateescape"))
 
     def resume_command(self) -> str:
         """What to type to continue this run."""
@@ -112,3 +176,13 @@ def _new_folder() -> Path:
             continue
         return path
     raise UserError(f"cannot find a free folder name below runs/ for {stamp}; give --output")
+
+
+def _launcher() -> str | None:
+    """What tells this process's torchrun from every other one; None without torchrun."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run is None else f"{run} {socket.gethostname()} {os.getppid()}"
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None

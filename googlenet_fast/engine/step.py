@@ -1,6 +1,7 @@
 """One training step: forward, loss, backward, update."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,14 @@ class TrainStep:
             self.device.type, init_scale=128.0, enabled=amp_dtype == torch.float16
         )
         self.totals = torch.zeros(3, device=self.device, dtype=torch.float64)
-        """Sum of losses, correct predictions and images since they were last taken."""
+        """Sum of losses, correct predictions and images since they were last taken, without those
+        of a batch whose loss is not finite."""
+        self.bad_steps = torch.zeros(3, device=self.device)
+        """Steps whose loss or gradients were not finite: their number and the longest row of them
+        since they were last taken, and the length of the row that the last step was in. Gradient
+        scaling skips such a step."""
+        self._bad = torch.zeros((), device=self.device, dtype=torch.bool)
+        optimizer.register_step_pre_hook(self._note_overflow)
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
         """Add the gradients of a batch, and update the parameters if `update`.
@@ -79,7 +87,10 @@ class TrainStep:
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             count = torch.full_like(correct, len(labels))
-            self.totals += torch.stack([loss.double() * len(labels), correct, count])
+            finite = loss.isfinite()
+            sums = torch.stack([loss.double() * len(labels), correct, count])
+            self.totals += torch.where(finite, sums, 0.0)
+            self._bad |= ~finite
         if update:
             self._update()
 
@@ -95,3 +106,23 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update_parameters(getattr(self.model, "module", self.model))
+        self._count_bad_step()
+
+    def _note_overflow(
+        self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Take over what the scaler tells a fused optimizer: 1 where it must skip its step."""
+        if self.scaler.is_enabled():
+            self._bad |= optimizer.found_inf.bool()  # type: ignore[attr-defined]
+
+    def _count_bad_step(self) -> None:
+        count, longest, row = self.bad_steps
+        row = (row + 1) * self._bad
+        self.bad_steps = torch.stack([count + self._bad, torch.maximum(longest, row), row])
+        self._bad.zero_()
+
+    def take_bad_steps(self) -> Tensor:
+        """Number and longest row of `bad_steps`, on the device, which begin anew."""
+        taken = self.bad_steps[:2].clone()
+        self.bad_steps[:2] = 0
+        return taken

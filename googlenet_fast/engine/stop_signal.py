@@ -1,6 +1,7 @@
 """A request to stop (SIGINT, SIGTERM) that all processes honour at the same step."""
 
 import signal
+from datetime import timedelta
 from types import FrameType, TracebackType
 
 import torch
@@ -11,14 +12,15 @@ class StopSignal:
     """Turns the first SIGINT or SIGTERM into a request; a second one acts as usual.
 
     In a run of several processes the request is agreed upon by an asynchronous all-reduce over
-    gloo, whose result is read one step later: no step waits for it.
+    gloo, whose result is read one step later: no step waits for it. A process that does not answer
+    for `timeout` seconds is an error.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, timeout: float = 600.0) -> None:
         self.signal: signal.Signals | None = None
         self._group: dist.ProcessGroup | None = None
         if world_size > 1:
-            group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
             assert isinstance(group, dist.ProcessGroup)  # every process is a member
             self._group = group
         self._flag = torch.zeros(1, dtype=torch.int32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.engine.build import (
@@ -16,9 +17,10 @@ from googlenet_fast.engine.build import (
     build_data_loader,
     build_model,
     build_train_step,
+    leave_out_bad_images,
     open_data,
 )
-from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
+from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
@@ -27,6 +29,7 @@ from googlenet_fast.engine.kernel_search import is_search_wanted, search
 from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
+from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import lr_factor
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
@@ -41,6 +44,9 @@ class Trainer:
     Building it lists the data, builds the network and, where asked, loads weights or resumes;
     `run` trains, and `close` gives up the output folder. A step is one update of the parameters.
 
+    How far the run is, is `epoch` and `position`, the images of the epoch that all processes have
+    had: it has no unit that would change with the number of processes or the size of a batch.
+
     Raises:
         UserError: data, weights, checkpoint or output folder cannot be used.
     """
@@ -49,6 +55,10 @@ class Trainer:
         self.config = config
         self.process = process
         self.splits = open_data(config.data)
+        self.bad_images: list[str] = []
+        """Those left out: path, tab, reason."""
+        if config.data.bad_images == "skip":
+            self.splits, self.bad_images = leave_out_bad_images(self.splits, config, process)
         self.model = build_model(config, self.splits, process.device)
         normalization = self.model.preset.normalization
         self.train_loader, self.val_loader = (
@@ -62,7 +72,9 @@ class Trainer:
                 "batches; accumulate fewer"
             )
         self.train_step: TrainStep
+        self.epoch, self.position = 0, 0
         self.step = 0
+        self.bad_steps = 0
         self.best_top1 = -1.0
         self.stopped_by: signal.Signals | None = None
         self._report: Report | None = None
@@ -71,8 +83,14 @@ class Trainer:
             if self.folder is not None:
                 closing.callback(self.folder.close)
             self._start_from_weights_or_checkpoint()
+            self._total_steps = self.step
+            if self.epoch < config.epochs:
+                later_epochs = config.epochs - self.epoch - 1
+                self._total_steps += self._steps_left_in_epoch + later_epochs * self.steps_per_epoch
             if self.folder is not None:
-                self.folder.save_config(dump_config(config))
+                self.folder.begin(dump_config(config))
+                if config.data.bad_images == "skip":
+                    self.folder.save_bad_images(self.bad_images)
                 self._report = Report(self.folder, self._total_steps, self.step)
                 closing.callback(self._report.close)
             self.close = closing.pop_all().close
@@ -88,10 +106,12 @@ class Trainer:
             run; its state is in the last checkpoint.
         """
         self._say(self._description())
+        if self.folder is not None:
+            write_environment(self.folder.path, self.process)
         self._search_kernels()
         evaluation = None
-        with StopSignal(self.process.world_size) as stop:
-            while self.step < self._total_steps:
+        with StopSignal(self.process.world_size, self.config.timeout) as stop:
+            while self.epoch < self.config.epochs:
                 if not self.train_epoch(stop):
                     self._save(best=False)
                     self.stopped_by = stop.signal or signal.SIGTERM
@@ -107,23 +127,28 @@ class Trainer:
                 self._say(line)
 
     @property
-    def _total_steps(self) -> int:
-        return self.config.epochs * self.steps_per_epoch
+    def _batch(self) -> int:
+        """Images of all processes in a step."""
+        return self.config.data.batch_size * self.config.accumulate * self.process.world_size
 
     @property
-    def _epoch(self) -> float:
+    def _steps_left_in_epoch(self) -> int:
+        return max(len(self.splits.train) - self.position, 0) // self._batch
+
+    @property
+    def _epochs_done(self) -> float:
         """Epochs trained so far, with their fraction."""
-        return self.step / self.steps_per_epoch
+        return self.epoch + min(self.position / (self.steps_per_epoch * self._batch), 1.0)
 
     # Training
 
     def train_epoch(self, stop: StopSignal) -> bool:
-        """Train from the current step to the end of its epoch; False if a signal stopped it."""
-        epoch, first = divmod(self.step, self.steps_per_epoch)
-        self.train_loader.set_epoch(epoch, first * self.config.accumulate)
+        """Train from the current position to the end of its epoch; False if a signal stopped it."""
+        self.train_loader.set_epoch(self.epoch, self.position)
         batches = iter(self.train_loader)
         window = _Window()
-        for _ in range(first, self.steps_per_epoch):
+        interval = self.config.checkpoint_interval
+        for left in reversed(range(self._steps_left_in_epoch)):
             if stop.poll():
                 return False
             self._prepare_step()
@@ -133,9 +158,13 @@ class Trainer:
                 window.waited += time.perf_counter() - asked
                 self.train_step(images, labels, update=micro == self.config.accumulate - 1)
             self.step += 1
-            if self.step % self.config.log_interval == 0 or self.step % self.steps_per_epoch == 0:
+            self.position += self._batch
+            window.steps += 1
+            if self.step % self.config.log_interval == 0 or left == 0:
                 self._log(window)
                 window = _Window()
+            if interval is not None and self.step % interval == 0 and left > 0:
+                self._save(best=False)
         return True
 
     def _prepare_step(self) -> None:
@@ -151,51 +180,75 @@ class Trainer:
     @property
     def _lr(self) -> float:
         lr = self.config.optimizer.lr
-        return lr * lr_factor(self.config.schedule, lr, self._epoch, self.config.epochs)
+        return lr * lr_factor(self.config.schedule, lr, self._epochs_done, self.config.epochs)
 
     def _log(self, window: "_Window") -> None:
         """Take the sums off the device and report them: the only wait for the device."""
         totals = self.process.sum(self.train_step.totals)
-        loss_sum, correct, images = totals.tolist()
+        bad = self.process.max(self.train_step.take_bad_steps())
+        loss_sum, correct, counted, bad_steps, bad_row = torch.cat([totals, bad]).tolist()
         totals.zero_()
         seconds = time.perf_counter() - window.started
         self._train_seconds += seconds
-        loss = loss_sum / images
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {self.step}; lower --optimizer.lr or use --amp bf16 "
-                "(the last checkpoint is from before)"
-            )
+        self.bad_steps += int(bad_steps)
+        if bad_row >= self.config.max_bad_steps:
+            raise self._diverged(f"the loss or gradients of {bad_row:.0f} steps in a row are")
         if self._report is None:
             return
+        scaler = self.train_step.scaler
         values = {
-            "epoch": self._epoch,
-            "loss": loss,
-            "top1": 100 * correct / images,
+            "epoch": self._epochs_done,
             "lr": self.train_step.optimizer.param_groups[0]["lr"],
-            "images_per_second": images / seconds,
+            "images_per_second": window.steps * self._batch / seconds,
             "data_share": window.waited / seconds,
+            "bad_steps": self.bad_steps,
         }
+        if counted:
+            values |= {"loss": loss_sum / counted, "top1": 100 * correct / counted}
+        if scaler.is_enabled():
+            values["scale"] = scaler.get_scale()
+        memory = memory_used(self.process.device)
+        if memory is not None:
+            values["memory_gib"] = memory
         elapsed = time.perf_counter() - self._started
         done = self.step - self._first_step
         eta = format_time(elapsed / done * (self._total_steps - self.step))
-        in_epoch = (self.step - 1) % self.steps_per_epoch + 1
-        self._report.log(
-            "train",
-            self.step,
-            values,
-            f"epoch {math.ceil(self._epoch)}/{self.config.epochs} "
-            f"step {in_epoch}/{self.steps_per_epoch} loss {loss:.4f} top1 {values['top1']:.1f} "
-            f"img/s {values['images_per_second']:,.1f} (data {values['data_share']:.1%}) "
-            f"lr {values['lr']:.2e}{memory_used(self.process.device)} eta {eta}",
+        self._report.log("train", self.step, values, f"{self._step_line(values)} eta {eta}")
+
+    def _step_line(self, values: dict[str, float]) -> str:
+        loss, top1 = (values.get(key, math.nan) for key in ("loss", "top1"))
+        line = (
+            f"epoch {self.epoch + 1}/{self.config.epochs} "
+            f"step {self.position // self._batch}/{self.steps_per_epoch} loss {loss:.4f} "
+            f"top1 {top1:.1f} img/s {values['images_per_second']:,.1f} "
+            f"(data {values['data_share']:.1%}) lr {values['lr']:.2e}"
+        )
+        if "scale" in values:
+            line += f" scale {values['scale']:g}"
+        if self.bad_steps:
+            done = "skipped" if "scale" in values else "not finite"
+            line += f" {done} {self.bad_steps}"
+        if "memory_gib" in values:
+            line += f" mem {values['memory_gib']:.1f}GiB"
+        return line
+
+    def _diverged(self, what: str) -> UserError:
+        """The error that ends a run whose numbers have left their range."""
+        fp16 = self.train_step.amp_dtype == torch.float16
+        return UserError(
+            f"step {self.step}: {what} not finite; the likely causes are a learning rate that is "
+            f"too high (--optimizer.lr {self.config.optimizer.lr:g}) or warmed up too quickly, "
+            f"{'values beyond the range of fp16 (try --amp bf16), ' if fp16 else ''}"
+            "and broken images, labels or starting weights; no checkpoint holds such weights: "
+            "--resume auto continues from before"
         )
 
     # Evaluation and checkpoints
 
     def _finish_epoch(self) -> Evaluation | None:
         """Evaluate if it is time to, and save."""
-        epoch = self.step // self.steps_per_epoch
-        if epoch % self.config.eval_interval and epoch < self.config.epochs:
+        self.epoch, self.position = self.epoch + 1, 0
+        if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
             self._save(best=False)
             return None
         evaluation = self._evaluate()
@@ -204,7 +257,7 @@ class Trainer:
         self._save(best=best)
         if self._report is not None:
             values = {
-                "epoch": self._epoch,
+                "epoch": self.epoch,
                 "loss": evaluation.loss,
                 "top1": evaluation.top1,
                 "top5": evaluation.top5,
@@ -213,7 +266,7 @@ class Trainer:
                 "val",
                 self.step,
                 values,
-                f"epoch {epoch}/{self.config.epochs} validation: loss {evaluation.loss:.4f} "
+                f"epoch {self.epoch}/{self.config.epochs} validation: loss {evaluation.loss:.4f} "
                 f"top1 {evaluation.top1:.2f} top5 {evaluation.top5:.2f} "
                 f"(best top1 {self.best_top1:.2f}, {evaluation.images} images)",
             )
@@ -233,6 +286,7 @@ class Trainer:
         )
 
     def _save(self, *, best: bool) -> None:
+        self._check_weights()
         if self.folder is None:
             return
         step = self.train_step
@@ -240,8 +294,11 @@ class Trainer:
             "version": __version__,
             "meta": self._meta(),
             "config": config_values(self.config),
+            "epoch": self.epoch,
+            "position": self.position,
+            "order": self._order(),
             "step": self.step,
-            "steps_per_epoch": self.steps_per_epoch,
+            "bad_steps": self.bad_steps,
             "best_top1": self.best_top1,
             "model": self.model.state_dict(),
             "optimizer": step.optimizer.state_dict(),
@@ -250,7 +307,18 @@ class Trainer:
         if step.ema is not None:
             state["ema"] = step.ema.module.state_dict()
             state["ema_updates"] = step.ema.n_averaged
-        save_checkpoint(self.folder.last, state, *([self.folder.best] if best else []))
+        self.folder.save_checkpoint(state, best=best)
+
+    def _check_weights(self) -> None:
+        """Refuse to go on with weights that are not finite, in all processes alike."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        greatest = get_total_norm([t.detach() for t in tensors if t.is_floating_point()], math.inf)
+        if self.process.max((~greatest.isfinite()).float()).item():
+            raise self._diverged("weights or batch-norm statistics are")
+
+    def _order(self) -> list[int]:
+        """What the order of an epoch's images depends on."""
+        return [self.config.seed, len(self.splits.train)]
 
     def _meta(self) -> dict[str, Any]:
         """What it takes to rebuild the network and to feed it."""
@@ -285,18 +353,20 @@ class Trainer:
         self.train_step = build_train_step(self.config, self.model, self.process)
         if checkpoint is not None:
             self._resume(*checkpoint)
+            if checkpoint[0] == Path(str(self.config.resume)):
+                self._save(best=False)  # whatever happens next, the folder goes on from here
 
-    def _find_checkpoint(self) -> tuple[str, dict[str, Any]] | None:
+    def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """The checkpoint to resume from and its path, read once and sent to every process."""
-        found = None
-        if self.folder is not None and self.config.resume is not None:
-            auto = self.config.resume == "auto"
-            path = self.folder.last if auto else Path(self.config.resume)
-            if path.exists() or not auto:
-                found = str(path), load_checkpoint(path)
+        found, resume = None, self.config.resume
+        if self.folder is not None:
+            if resume == "auto" or self.folder.restarted:
+                found = self.folder.load_newest()
+            if found is None and resume not in (None, "auto"):
+                found = Path(resume), load_checkpoint(Path(resume))
         return self.process.broadcast(found)
 
-    def _resume(self, path: str, state: dict[str, Any]) -> None:
+    def _resume(self, path: Path, state: dict[str, Any]) -> None:
         for key, value in self._meta().items():
             if key in ("preset", "num_classes", "aux", "lrn") and state["meta"][key] != value:
                 raise UserError(
@@ -313,17 +383,21 @@ class Trainer:
         step.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(step.optimizer.param_groups, hyperparameters, strict=True):
             group.update(values)  # this run's configuration wins over the saved one
-        step.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where that run did not scale
+            step.scaler.load_state_dict(state["scaler"])
         if step.ema is not None and "ema" in state:
             step.ema.module.load_state_dict(state["ema"])
             assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
             step.ema.n_averaged.copy_(state["ema_updates"])
-        self.step = state["step"] * self.steps_per_epoch // state["steps_per_epoch"]
-        self.best_top1 = state["best_top1"]
+        for key in ("epoch", "position", "step", "bad_steps", "best_top1"):
+            setattr(self, key, state[key])
+        if self.position and state["order"] != self._order():
+            self._say("other images or another --seed: the epoch that was begun starts anew")
+            self.position = 0
         if self.folder is not None:
             self.folder.forget_metrics_after(self.step)
-        self._say(f"resumed {path} at epoch {self._epoch:.2f}, step {self.step}")
+        self._say(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
 
     # Telling
 
@@ -342,6 +416,7 @@ class Trainer:
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
             f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
+            f"{self._left_out()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
@@ -349,10 +424,17 @@ class Trainer:
             f"output {config.output}"
         )
 
+    def _left_out(self) -> str:
+        if not self.bad_images:
+            return ""
+        listed = (
+            "" if self.folder is None else f": {self.folder.path / 'bad_images.txt'} lists them"
+        )
+        return f"{len(self.bad_images)} images cannot be read and are left out{listed}\n"
+
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The curves and the numbers of a finished run, in the main process."""
-        images = (self.step - self._first_step) * self.config.accumulate
-        images *= self.config.data.batch_size * self.process.world_size
+        images = (self.step - self._first_step) * self._batch
         if self.folder is not None:
             plot_curves(self.folder.metrics, self.folder.path / "curves.png")
         return {
@@ -362,11 +444,13 @@ class Trainer:
             "best_top1": round(self.best_top1, 3),
             "epochs": self.config.epochs,
             "steps": self.step,
+            "bad_steps": self.bad_steps,
             "images_per_second": round(images / self._train_seconds, 1) if images else None,
             "seconds": round(time.perf_counter() - self._started, 1),
             "preset": self.config.model.preset,
             "num_classes": self.model.num_classes,
             "world_size": self.process.world_size,
+            "bad_images": len(self.bad_images),
             "output": str(self.config.output),
         }
 
@@ -376,5 +460,6 @@ class _Window:
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
+        self.steps = 0
         self.waited = 0.0
         """Seconds spent waiting for images."""

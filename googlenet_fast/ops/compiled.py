@@ -11,7 +11,6 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 CPU_DTYPES = {
     "concat_bias_relu": (*FLOATS, torch.float64),
     "bn_relu_concat": (*FLOATS, torch.float64),
-    "max_pool": (torch.float32,),
 }
 """What the kernels for CPUs take, where it is not fp32 and bf16 (to compute in fp32)."""
 

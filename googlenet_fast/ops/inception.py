@@ -13,7 +13,6 @@ from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
-from googlenet_fast.ops.max_pool import max_pool
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.prepared import prepare_weight
 from googlenet_fast.ops.triton_support import why_not_triton
@@ -130,7 +129,8 @@ def _inception_aten(
     if b_in is not None or reduce_relu:
         r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
         r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
-    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(max_pool(x), wp, None)]
+    pooled = F.max_pool2d(x, 3, stride=1, padding=1)
+    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
     return concat_bias_relu(branches, _given(b1, b3, b5, bp))
 
 

@@ -84,7 +84,7 @@ LIBRARY.impl("max_pool", _autograd, "Autograd")
 register(
     "max_pool",
     {
-        "cpu": {"reference": always, "native": _why_not_compiled},
+        "cpu": {"native": _why_not_compiled, "reference": always},
         "cuda": {"cuda": _why_not_compiled, "reference": always},
     },
 )

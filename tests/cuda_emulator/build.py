@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.sanitizers import COMPILER, SANITIZE
 from tests.setup_script import setup
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COMPILER = os.environ.get("CXX", "g++")
 
 COMMON = [
     *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
@@ -21,7 +21,7 @@ COMMON = [
     f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps({'emulates': 'cuda'}))}",
 ]
 KINDS = {
-    "sanitized": ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "sanitized": SANITIZE,
     "traced": ["-O1", "-fsanitize=thread"],
 }
 """Flags for kernels. Those that are traced call a function before each access to memory, which
@@ -50,9 +50,15 @@ def build_kernels(folder: Path, lanes: int, kind: str) -> Path:
     """
     torch = setup().describe_torch()
     flags = [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
+    names = ["build_info", *(source.stem for source in (ROOT / "csrc").glob("cuda/*.cu"))]
     bindings = {
-        folder / f"{source.stem}-bindings.o": [*flags, "-O0", "-c", str(source)]
-        for source in (ROOT / "csrc").glob("bindings/*.cpp")
+        folder / f"{name}-bindings.o": [
+            *flags,
+            "-O0",
+            "-c",
+            str(ROOT / f"csrc/bindings/{name}.cpp"),
+        ]
+        for name in names
     }
     sources = [*(ROOT / "csrc").glob("cuda/*.cu"), HERE / "into_slices.cpp"]
     kernels = _kernels(folder, lanes, kind, sources)
@@ -99,15 +105,3 @@ def _link(
 def _run(arguments: Sequence[str]) -> None:
     child = subprocess.run([COMPILER, *arguments], capture_output=True, text=True)
     assert child.returncode == 0, f"{' '.join(arguments)}\n{child.stderr}"
-
-
-def sanitizing_environment() -> dict[str, str]:
-    """Variables with which Python can load a sanitized library; Python itself leaks."""
-    runtimes = [
-        subprocess.run([COMPILER, f"-print-file-name={name}.so"], capture_output=True, text=True)
-        for name in ("libasan", "libubsan")
-    ]
-    return {
-        "LD_PRELOAD": ":".join(child.stdout.strip() for child in runtimes),
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cuda_emulator.build import sanitizing_environment
+from tests.sanitizers import sanitizing_environment
 
 Build = Callable[[int, str], Path]
 

@@ -76,6 +76,9 @@ class TestLists:
             ("a.jpg ²", "expected"),
             ("a.jpg 99999999999999999999", "expected"),
             ("/etc/passwd 0", "below the root"),
+            ("/a.jpg 0", "below the root"),
+            ("a\0b/c.jpg 0", "there is no"),
+            ("fine.jpg 1", "fine.jpg has label 1, but label 0 in line 1"),
             ("../a.jpg 0", "below the root"),
             ("x/../../a.jpg 0", "below the root"),
             ("gone.jpg 0", "gone.jpg; remove"),
@@ -106,7 +109,7 @@ class TestLists:
         dataset = ImageDataset.from_list(path)
         dataset.check_labels(6)
         with pytest.raises(
-            UserError, match=r"list.txt: b.jpg has label 5, but there are 5 classes"
+            UserError, match=r"list.txt, line 2: b.jpg has label 5, but there are 5 classes"
         ):
             dataset.check_labels(5)
         with pytest.raises(UserError, match=r"b.jpg has label 5, but there are 2 classes"):
@@ -116,6 +119,14 @@ class TestLists:
         path = write_list(tmp_path, "a.jpg 0\nb.jpg 999999999999\n")
         with pytest.raises(UserError, match=r"b.jpg has label 999999999999.*relabel"):
             ImageDataset.from_list(path)
+
+
+def test_a_line_that_is_there_twice_counts_twice_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_list(tmp_path, "a.jpg 0\nb.jpg 1\na.jpg 0\n")
+    assert len(ImageDataset.from_list(path)) == 3
+    assert "1 lines repeat an earlier one" in caplog.text
 
 
 def test_class_names_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from googlenet_fast.data import Augmentation, ImageDataset, Loader, build_loader, open_splits
+from googlenet_fast.data.gpu_decoding import gpu_decoding
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.sampling import BatchSampler
 from googlenet_fast.errors import UserError
@@ -57,8 +58,8 @@ def both(dataset: ImageDataset, **options: Any) -> tuple[Loader, Loader]:
     return dali, other
 
 
-def epoch(loader: Loader, number: int, start_step: int = 0) -> list[Batch]:
-    loader.set_epoch(number, start_step)
+def epoch(loader: Loader, number: int, start: int = 0) -> list[Batch]:
+    loader.set_epoch(number, start)
     return list(loader)
 
 
@@ -141,7 +142,7 @@ def test_augmentation_can_be_switched_off(make: Make) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_epoch_resumed_in_the_middle_is_bit_exact(make: Make, num_workers: int) -> None:
     whole = epoch(make(num_workers=num_workers), 2)
-    assert_same(epoch(make(num_workers=num_workers), 2, start_step=4), whole[4:])
+    assert_same(epoch(make(num_workers=num_workers), 2, start=16), whole[4:])
 
 
 def test_an_epoch_left_early_does_not_show_in_the_next(make: Make) -> None:
@@ -403,7 +404,7 @@ class TestSynthetic:
             photos, kind="synthetic", train=True, batch_size=5, image_size=64,
             normalization=IMAGENET_RGB, dtype=torch.bfloat16,
         )  # fmt: skip
-        (images, labels), *others = epoch(loader, 0, start_step=1)
+        (images, labels), *others = epoch(loader, 0, start=5)
         assert len(others) == len(loader) - 2 == 2
         assert images.shape == (5, 3, 64, 64)
         assert images.dtype == torch.bfloat16
@@ -453,8 +454,9 @@ class TestChoice:
             build_loader(photos, **{**self.options, "batch_size": 25})
 
 
+@pytest.mark.parametrize("from_shards", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
+def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool, from_shards: bool) -> None:
     """DALI checks each operator's schema for its backend there; only running it needs a GPU."""
     pytest.importorskip("nvidia.dali")
     from googlenet_fast.data import dali
@@ -463,17 +465,20 @@ def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool) -> None:
         batch_size=8,
         num_threads=2,
         device_id=None,
-        source=lambda: (),
+        next_images=lambda: [np.zeros(1, np.uint8)],
+        next_numbers=lambda: (),
         augmentation=Augmentation() if train else None,
         image_size=224,
         resize_size=256,
         normalization=CAFFE_BGR,
-        on_gpu=True,
+        gpu=gpu_decoding((9, 0), 80 * 2**30, 16),
         half=True,
+        from_shards=from_shards,
+        max_pixels=1000,
     )
     serialised = pipeline.serialize()
-    decoder = b"ImageSlice" if train else b"decoders__Image"
-    for word in (decoder, b"mixed", b"gpu"):
+    arguments = (b"hw_decoder_load", b"device_memory_padding", b"preallocate_width_hint")
+    for word in (b"decoders__ImageSlice", b"mixed", b"gpu", *arguments):
         assert word in serialised
     images, labels = pipeline._graph_outputs
     assert images.device == labels.device == "gpu"

@@ -68,7 +68,7 @@ def test_two_ranks_see_what_one_sees_alone() -> None:
 @pytest.mark.parametrize("train", [True, False])
 def test_resuming_in_the_middle_continues_the_epoch(train: bool) -> None:
     whole = list(sampler(train=train).batches(epoch=3))
-    rest = list(sampler(train=train).batches(epoch=3, start_step=10))
+    rest = list(sampler(train=train).batches(epoch=3, start=40))
     assert len(rest) == len(whole) - 10
     for expected, batch in zip(whole[10:], rest, strict=True):
         assert np.array_equal(expected.indices, batch.indices)
@@ -77,11 +77,28 @@ def test_resuming_in_the_middle_continues_the_epoch(train: bool) -> None:
             assert np.array_equal(expected.draws, batch.draws)
 
 
-@pytest.mark.parametrize(("num_images", "world_size"), [(103, 1), (103, 3), (2, 4)])
-def test_evaluation_sees_each_image_once_in_order(num_images: int, world_size: int) -> None:
+@given(parts=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(0, 6))))
+def test_an_epoch_may_change_hands(parts: list[tuple[int, int, int]]) -> None:
+    """Each part of it has its own batch size, number of ranks and steps before it is left."""
+    seen: list[int] = []
+    for batch_size, world_size, steps in [*parts, (2, 1, 103)]:
+        ranks = [
+            list(sampler(103, batch_size, rank, world_size).batches(4, start=len(seen)))[:steps]
+            for rank in range(world_size)
+        ]
+        seen += [int(i) for step in zip(*ranks, strict=True) for part in step for i in part.indices]
+    assert len(seen) in (102, 103)  # the last batch of two drops one image at most
+    order = indices(list(sampler(103, 1).batches(4)))
+    assert seen == order[: len(seen)]
+
+
+@given(num_images=st.integers(1, 60), world_size=st.integers(1, 9), batch_size=st.integers(1, 20))
+def test_evaluation_sees_each_image_once_in_order(
+    num_images: int, world_size: int, batch_size: int
+) -> None:
     seen = []
     for rank in range(world_size):
-        samples = sampler(num_images, rank=rank, world_size=world_size, train=False)
+        samples = sampler(num_images, batch_size, rank, world_size, train=False)
         batches = list(samples.batches(epoch=0))
         assert len(batches) == len(samples)
         assert indices(batches) == list(range(rank, num_images, world_size))

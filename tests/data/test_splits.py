@@ -87,7 +87,7 @@ class TestLists:
     @pytest.mark.parametrize("relabel", [False, True])
     def test_label_unknown_to_train(self, tmp_path: Path, relabel: bool) -> None:
         write_lists(tmp_path, ["a/1 0", "b/1 5"], ["a/2 0", "c/1 3"])
-        with pytest.raises(UserError, match=r"val_list.txt: c/1 has label 3, which no image"):
+        with pytest.raises(UserError, match=r"val_list.txt, line 2: c/1 has label 3, which no"):
             open_splits(tmp_path, relabel=relabel)
 
     def test_without_val_list_a_tenth_is_held_out(self, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """A process's place in a run."""
 
+import os
+import time
+from datetime import timedelta
+
 import pytest
 import torch
 
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.errors import UserError
+from tests.engine.runs import in_environment, warm_process
 
 
 def test_one_process_needs_no_group() -> None:
@@ -24,3 +29,30 @@ def test_asking_for_a_gpu_without_one() -> None:
         distributed("cuda"),
     ):
         pass
+
+
+def meet(delay: float) -> None:
+    time.sleep(delay)
+    with distributed("cpu", timeout=20) as process:
+        assert process.sum(torch.ones(1)).item() == 2
+        process.barrier()
+        os._exit(0)  # as if killed: whoever ends well tidies up
+
+
+def test_processes_started_again_do_not_look_for_the_dead() -> None:
+    """torchrun's store still has the addresses of the first two when the next two meet."""
+    store = torch.distributed.TCPStore(
+        "127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20), wait_for_workers=False
+    )
+    environment = {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    for first_comes_after in (0.0, 4.0):
+        processes = [
+            warm_process(in_environment, {**environment, "RANK": str(rank)}, meet, delay)
+            for rank, delay in ((0, first_comes_after), (1, 0.0))
+        ]
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0

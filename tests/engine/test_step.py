@@ -1,6 +1,7 @@
 """The training step against the same step written out."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -103,6 +104,54 @@ def test_a_gradient_that_overflows_is_skipped() -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert step.scaler.get_scale() < 128
+
+
+def test_a_first_step_that_is_skipped_leaves_no_momentum() -> None:
+    """PyTorch's fused SGD took what lay in memory for the momentum of the step after it."""
+    model = Tiny()
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.0))
+    scaler = torch.amp.GradScaler("cpu")
+    torch.use_deterministic_algorithms(True)  # fills what is not initialised with NaN
+    try:
+        for gradient in (math.inf, 0.0):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            scaler.scale(torch.zeros(1))
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for state in optimizer.state.values():
+        assert not state["momentum_buffer"].any()
+
+
+def test_bad_steps_are_counted_with_and_without_scaling() -> None:
+    bad, good = torch.full((2, 3, 8, 8), 1e30), torch.randn(2, 3, 8, 8)
+    bad[0] = math.inf
+    labels = torch.tensor([0, 1])
+    for amp_dtype in (torch.float16, torch.bfloat16, None):
+        model = Tiny()
+        step = TrainStep(model, sgd(model), amp_dtype=amp_dtype)
+        step(good, labels)
+        for _ in range(3):
+            step(bad, labels)
+        if amp_dtype == torch.float16:  # the others have lost their weights
+            step(good, labels)
+            assert step.totals[2] == 4
+        assert step.totals.isfinite().all()
+        assert step.take_bad_steps().tolist() == [3, 3]
+        step(bad, labels)  # goes on with the row, unless a good step was between
+        row = 1 if amp_dtype == torch.float16 else 4
+        assert step.take_bad_steps().tolist() == [1, row]
+
+
+def test_a_bad_batch_among_good_ones_makes_the_step_bad() -> None:
+    model = Tiny()
+    step = TrainStep(model, sgd(model), accumulate=2)
+    labels = torch.tensor([0, 1])
+    step(torch.full((2, 3, 8, 8), math.inf), labels, update=False)
+    step(torch.randn(2, 3, 8, 8), labels)
+    assert step.take_bad_steps().tolist() == [1, 1]
 
 
 def test_optimizer_groups() -> None:

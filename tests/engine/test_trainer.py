@@ -1,18 +1,18 @@
 """The training loop: exact resume, processes that equal one, and what it refuses."""
 
 import json
+import math
 import os
+import re
 import signal
-import subprocess
-import sys
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
@@ -20,30 +20,9 @@ from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
+from tests.engine.runs import arguments, assert_same_checkpoint
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="session")
-def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lists of 40 training and 12 validation digits."""
-    digits = sample_dataset()
-    folder = tmp_path_factory.mktemp("few digits")
-    for split, count in (("train", 4), ("val", 1)):
-        lines = (digits / f"{split}_list.txt").read_text().splitlines()
-        by_class = [[line for line in lines if line.endswith(f" {c}")] for c in range(10)]
-        chosen = [line for members in by_class for line in members[:count]]
-        (folder / f"{split}_list.txt").write_text("\n".join(chosen))
-    return folder
-
-
-def arguments(few_digits: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "-c", "digits", "--data.train_list", str(few_digits / "train_list.txt"),
-        "--data.val_list", str(few_digits / "val_list.txt"), "--data.root", str(sample_dataset()),
-        "--output", str(output), "--data.batch_size", "4", "--epochs", "2", "--log_interval", "3",
-        "--device", "cpu", *more,
-    ]  # fmt: skip
 
 
 def make_trainer(few_digits: Path, output: Path, *more: str) -> Trainer:
@@ -56,15 +35,6 @@ def run(few_digits: Path, output: Path, *more: str) -> dict[str, Any]:
         result = trainer.run()
     assert result is not None
     return result
-
-
-def assert_same_checkpoint(a: Path, b: Path) -> None:
-    first, second = load_checkpoint(a), load_checkpoint(b)
-    for part in ("model", "ema"):
-        assert first.get(part, {}).keys() == second.get(part, {}).keys()
-        for key, tensor in first.get(part, {}).items():
-            assert torch.equal(tensor, second[part][key]), f"{part} {key}"
-    assert first["step"] == second["step"]
 
 
 EVERYTHING = ("--ema_decay", "0.9", "--accumulate", "2", "--model.dropout", "0.4")
@@ -176,44 +146,109 @@ def test_other_refusals(few_digits: Path, tmp_path: Path) -> None:
             make_trainer(few_digits, tmp_path / "run", *more)
 
 
-def test_two_runs_in_one_folder(few_digits: Path, tmp_path: Path) -> None:
-    first = make_trainer(few_digits, tmp_path)
-    with pytest.raises(UserError, match="another run is training here"):
-        make_trainer(few_digits, tmp_path)
-    first.close()
-    make_trainer(few_digits, tmp_path).close()
+def test_a_damaged_checkpoint_gives_way_to_the_previous(
+    few_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = ("--checkpoint_interval", "6")
+    run(few_digits, tmp_path / "whole", *options)
+    run(few_digits, tmp_path / "cut", *options, "--epochs", "1", "--schedule.name", "constant")
+    folder = tmp_path / "whole"
+    newest = (folder / "last.pt").read_bytes()
+    (folder / "last.pt").rename(folder / "expected.pt")
+    (folder / "last.pt").write_bytes(newest[: len(newest) // 3])
+    (folder / ".last.pt.4711").write_bytes(b"half a")
+    capsys.readouterr()
+    run(few_digits, folder, *options, "--resume", "auto")
+    assert f"{folder}/.last.pt.4711 was cut short" in caplog.text
+    assert f"checkpoint {folder}/last.pt: cannot be read" in caplog.text
+    assert f"resumed {folder}/previous.pt at epoch 1.80, step 18" in capsys.readouterr().out
+    assert_same_checkpoint(folder / "expected.pt", folder / "last.pt")
 
 
-def test_loss_that_is_not_finite_stops_the_run(few_digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the loss is nan at step \d+; lower --optimizer.lr"):
-        run(few_digits, tmp_path, "--optimizer.lr", "1e30")
+def test_a_run_that_diverges_stops_with_its_last_checkpoint(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    """The first epoch is good; the second one's learning rate is beyond any number."""
+    run(few_digits, tmp_path, "--epochs", "1")
+    good = (tmp_path / "last.pt").read_bytes()
+    options = ("--resume", "auto", "--epochs", "3", "--optimizer.lr", "1e30")
+    for more, expected in (
+        (("--max_bad_steps", "4"), r"step 15: the loss or gradients of 4 steps in a row are not"),
+        ((), "step 20: weights or batch-norm statistics are not finite"),
+        (("--checkpoint_interval", "2"), "step 12: weights or batch-norm statistics are not fin"),
+    ):
+        with pytest.raises(UserError, match=expected) as error:
+            run(few_digits, tmp_path, *options, *more)
+        assert "--optimizer.lr 1e+30" in str(error.value)
+        assert "images, labels" in str(error.value)
+        assert "\n" not in str(error.value)
+        assert (tmp_path / "last.pt").read_bytes() == good
 
 
-def torchrun(processes: int, arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += [str(processes), "-m", "googlenet_fast.train", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "RESULT {" in done.stdout
+def test_skipped_steps_are_counted_and_shown(
+    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss scale that overflows is lowered until it does not, a skipped step each time."""
+    trainer = make_trainer(few_digits, tmp_path, "--log_interval", "1")
+    highest = 2.0**127
+    trainer.train_step.scaler = torch.amp.GradScaler("cpu", highest, backoff_factor=0.25)
+    with closing(trainer):
+        result = trainer.run()
+    assert result is not None
+    lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"]
+    skipped = 0
+    for previous, line in pairwise([{"scale": highest}, *lines]):
+        skipped += line["scale"] < previous["scale"]
+        assert line["bad_steps"] == skipped
+        assert math.isfinite(line["loss"])
+    assert result["bad_steps"] == skipped > 0
+    assert load_checkpoint(tmp_path / "last.pt")["bad_steps"] == skipped
+    assert f"scale {lines[-1]['scale']:g} skipped {skipped} " in capsys.readouterr().out
 
 
-def test_two_processes_equal_one(few_digits: Path, tmp_path: Path) -> None:
-    """The same global batch without batch norm and dropout, to fp32 rounding.
-
-    Rounding flips a few ReLUs, which moves gradients by a thousandth; a gradient summed rather than
-    averaged, or another batch, would move them by as much as they are.
-    """
-    options = ("--model.preset", "paper", "--model.dropout", "0", "--optimizer.lr", "3e-4")
-    torchrun(2, arguments(few_digits, tmp_path / "two", *options))
-    with closing(
-        make_trainer(few_digits, tmp_path / "one", *options, "--data.batch_size", "8")
-    ) as trainer:
-        start = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
+def test_skipping_steps_without_end_stops_the_run(few_digits: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(few_digits, tmp_path, "--max_bad_steps", "5")
+    trainer.train_step.scaler = torch.amp.GradScaler("cpu", 2.0**127, backoff_factor=0.999)
+    before = {key: tensor.clone() for key, tensor in trainer.model.named_parameters()}
+    expected = "step 6: the loss or gradients of 6 steps in a row are not finite"
+    with closing(trainer), pytest.raises(UserError, match=expected):
         trainer.run()
-    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
-    assert one["step"] == two["step"] == 10
-    for key, expected in one["model"].items():
-        allowed = 1e-2 * (expected - start[key]).norm() + 1e-7 * expected.norm()
-        assert (two["model"][key] - expected).norm() <= allowed, key
-    metrics = [read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("one", "two")]
-    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-4)
+    for key, tensor in trainer.model.named_parameters():
+        assert torch.equal(tensor, before[key])
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_run_may_go_on_in_another_precision(few_digits: Path, tmp_path: Path) -> None:
+    run(few_digits, tmp_path, "--epochs", "1")
+    for amp in ("fp16", "bf16", "off"):
+        trainer = make_trainer(few_digits, tmp_path, "--resume", "auto", "--amp", amp)
+        assert trainer.step == 10
+        trainer._save(best=False)
+        trainer.close()
+
+
+def test_the_step_line(
+    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(few_digits, tmp_path, "--epochs", "1")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 1/1")]
+    pattern = (
+        r"epoch 1/1 step \d+/10 loss \d\.\d{4} top1 \d+\.\d img/s [\d,.]+ \(data \d+\.\d%\) "
+        r"lr \d\.\d\de-\d\d mem \d+\.\dGiB eta 0:00:\d\d"
+    )
+    assert len(lines) == 5
+    assert all(re.fullmatch(pattern, line) for line in lines[:4]), lines
+
+
+def test_another_order_begins_the_epoch_anew(
+    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(few_digits, tmp_path, "--epochs", "1", "--checkpoint_interval", "6")
+    (tmp_path / "previous.pt").replace(tmp_path / "last.pt")
+    capsys.readouterr()
+    result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", "--seed", "5")
+    assert "--seed: the epoch that was begun starts anew" in capsys.readouterr().out
+    assert result["steps"] == 6 + 10

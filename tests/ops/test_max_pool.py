@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,15 +15,68 @@ def definition(x: Tensor) -> Tensor:
     return padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).amax(4)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 7, 4), (1, 3, 1, 1), (2, 4, 1, 6)], ids=str)
-def test_equals_its_definition(shape: tuple[int, ...]) -> None:
+native = pytest.mark.skipif(
+    extension.missing_part("cpu") is not None, reason=str(extension.missing_part("cpu"))
+)
+IMPLEMENTATIONS = ("reference", pytest.param("native", marks=native))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 4), (1, 3, 1, 1), (2, 4, 1, 6), (1, 37, 9, 2)], ids=str
+)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_equals_its_definition(implementation: str, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, requires_grad=True)
-    y, expected = max_pool(x), definition(x)
+    with use_impl(implementation):
+        y, expected = max_pool(x), definition(x)
+        assert torch.equal(max_pool(x.detach()), y)
     assert torch.equal(y, expected)
     assert y.is_contiguous(memory_format=torch.channels_last)
     grad = torch.randn(shape)
     (ours,), (theirs,) = torch.autograd.grad(y, x, grad), torch.autograd.grad(expected, x, grad)
     torch.testing.assert_close(ours, theirs)
+
+
+@native
+def test_native_chooses_among_ties_as_pytorch_does() -> None:
+    x = torch.randint(-2, 2, (3, 21, 9, 8)).float()
+    x[0, 3, 2:4, 2:4] = float("nan")
+    x[1, 4] = float("-inf")
+    x[2, 5, 3:8] = float("inf")
+    grad = torch.randint(1, 9, x.shape).float()
+    found = []
+    for implementation in ("native", "reference"):
+        leaf = x.clone().requires_grad_()
+        with use_impl(implementation):
+            y = max_pool(leaf)
+        found.append([y.detach(), *torch.autograd.grad(y, leaf, grad)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.contiguous(),
+        lambda x: torch.cat([x, x], 1).to(memory_format=torch.channels_last)[:, 3:9],
+        lambda x: x[:, :, 1:, 2:],
+        lambda x: x[:1, :1].expand(2, 6, -1, -1),
+        lambda x: x[:0],
+    ],
+    ids=["NCHW", "slice of channels", "crop", "expanded", "empty batch"],
+)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor]) -> None:
+    x = layout(torch.randn(2, 6, 9, 11)).requires_grad_()
+    expected = definition(x)
+    with use_impl(implementation):
+        y = max_pool(x)
+    assert torch.equal(y, expected)
+    for grad in (layout(torch.randn(2, 6, 9, 11)), torch.ones(()).expand_as(y)):
+        torch.testing.assert_close(
+            torch.autograd.grad(y, x, grad, retain_graph=True),
+            torch.autograd.grad(expected, x, grad, retain_graph=True),
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

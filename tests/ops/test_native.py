@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         [((35, 3, 5, 5), torch.float32), ((35,), torch.float32), True],
     ),
     "pool": ("bias_relu_pool", (2, 37, 9, 12), [((37,), torch.float32), True, True]),
+    "max pool": ("max_pool", (2, 37, 9, 12), []),
     "normalisation": ("local_response_norm", (2, 37, 3, 5), [5, 0.1, 0.75, 1.0]),
     "of any exponent": ("local_response_norm", (2, 3, 3, 5), [5, 0.1, 0.5, 2.0]),
 }

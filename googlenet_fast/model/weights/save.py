@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import write_atomically
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.model.weights.caffe import write_caffemodel
 from googlenet_fast.model.weights.paddle import write_pdparams

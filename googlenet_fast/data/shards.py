@@ -1,0 +1,125 @@
+"""Datasets in WebDataset shards: tar files that a pattern such as train-{000..127}.tar names."""
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from googlenet_fast.data.lists import ImageList, read_image_list
+from googlenet_fast.data.members import Members
+from googlenet_fast.data.shard_index import index_shard
+from googlenet_fast.errors import UserError
+
+MOST_SHARDS = 100_000
+"""A pattern for more is a slip."""
+
+
+def is_shards(path: Path | str) -> bool:
+    """Whether a path names tar files, alone or as a pattern."""
+    return str(path).endswith(".tar")
+
+
+def read_images(
+    source: Path | str, root: Path | str | None = None, delimiter: str = " "
+) -> ImageList:
+    """The images of shards, or of a list file with `root` and `delimiter`.
+
+    Raises:
+        UserError: names the file and what is wrong in it.
+    """
+    if is_shards(source):
+        return read_shards(Path(source), find_shards(source))
+    return read_image_list(Path(source), root, delimiter)
+
+
+def find_shards(pattern: Path | str) -> list[Path]:
+    """The files that a pattern names, in its order: {000..127}, {a,b}, and then *, ? and [].
+
+    Raises:
+        UserError: a file or a range that does not exist.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    found: list[Path] = []
+    for name in _expand(str(pattern)):
+        if re.search(r"[*?[]", name):
+            anchor = Path(Path(name).anchor)
+            found += sorted(anchor.glob(str(Path(name).relative_to(anchor))))
+        elif Path(name).is_file():
+            found.append(Path(name))
+        else:
+            raise UserError(f"{name}: no such shard (of {pattern})")
+    if not found:
+        raise UserError(f"{pattern}: no shard has such a name")
+    return found
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a dataset folder, or its folder train, has tar files and nothing else to read.
+
+    Beside a list or class folders, tar files are what those were unpacked from.
+    """
+    if (folder / "train_list.txt").is_file() or not folder.is_dir():
+        return False
+    if (folder / "train").is_dir():
+        folder = folder / "train"
+    elif (folder / "val_list.txt").is_file():
+        return False
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return any(is_shards(e) for e in entries) and not any(e.is_dir() for e in entries)
+
+
+def shards_of_split(folder: Path, split: str) -> list[Path]:
+    """The shards folder/split/*.tar, else those in the folder whose name has the word `split`."""
+    word = re.compile(rf"(?<![a-z]){split}", re.IGNORECASE)
+    return sorted((folder / split).glob("*.tar")) or [
+        shard for shard in sorted(folder.glob("*.tar")) if word.search(shard.name)
+    ]
+
+
+def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
+    """The images of tar files, in order; `source` is what they are called together.
+
+    Raises:
+        UserError: names the shard and what is wrong in it.
+    """
+    # disable=None: a bar on a terminal only
+    progress = tqdm(shards, "indexing", unit="shard", leave=False, delay=1, disable=None)
+    indices = [index_shard(shard) for shard in progress]
+    root = Path(os.path.commonpath([shard.parent for shard in shards]))
+    prefixes = [shard.relative_to(root).as_posix() for shard in shards]
+    members = Members(
+        tuple(shards),
+        np.repeat(np.arange(len(shards), dtype=np.int32), [len(i.names) for i in indices]),
+        np.concatenate([np.array(i.offsets, np.int64) for i in indices]),
+        np.concatenate([np.array(i.sizes, np.int64) for i in indices]),
+    )
+    files = [f"{p}/{name}" for p, i in zip(prefixes, indices, strict=True) for name in i.names]
+    labels = np.concatenate([np.array(i.labels, np.int64) for i in indices])
+    return ImageList(source, root, files, labels, members)
+
+
+def _expand(pattern: str) -> list[str]:
+    """Expand the braces of a pattern as a shell does; no braces within braces."""
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
+    if np.prod([len(choice) for choice in choices], dtype=float) > MOST_SHARDS:
+        raise UserError(f"{pattern}: names more than {MOST_SHARDS} shards")
+    return ["".join(choice) for choice in itertools.product(*choices)]
+
+
+def _choices(text: str, pattern: str) -> list[str]:
+    """What may stand for {text}."""
+    if match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", text):
+        first, last = int(match[1]), int(match[2])
+        if not first <= last < first + MOST_SHARDS:
+            raise UserError(f"{pattern}: {{{text}}} is not a range of shard numbers")
+        width = max(map(len, match.groups())) if text.startswith("0") else 0
+        return [str(number).zfill(width) for number in range(first, last + 1)]
+    if "," not in text:
+        raise UserError(f"{pattern}: {{{text}}} is neither a range {{0..9}} nor a choice {{a,b}}")
+    return text.split(",")

@@ -1,0 +1,65 @@
+"""Leaving out the images that cannot be read, alike in every process of a run."""
+
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from googlenet_fast.data import ImageDataset, Loader
+from googlenet_fast.data.bad_images import ReadableImages, Reasons, find_bad_images, signatures
+from googlenet_fast.engine.distributed import Process
+from googlenet_fast.errors import UserError
+
+
+def without_bad_images(
+    dataset: ImageDataset,
+    make_loader: Callable[[ImageDataset], Loader],
+    process: Process,
+    *,
+    max_pixels: int,
+    num_workers: int,
+) -> tuple[ImageDataset, list[str]]:
+    """The images that can be read, and a line "path<tab>reason" for each of the others.
+
+    Each process reads its share of those that are not known to be good; then all know everything.
+
+    Args:
+        dataset: The images.
+        make_loader: Makes an evaluation loader for all of the images that it is given.
+        process: This process's place in the run.
+        max_pixels: Of an image that is decoded.
+        num_workers: Processes that each process decodes with.
+
+    Raises:
+        UserError: not one image can be read.
+    """
+    share = np.arange(process.rank, len(dataset), process.world_size)
+    marks = signatures(dataset.location(i) for i in share.tolist())
+    readable = ReadableImages(make_loader(dataset).decoder, max_pixels)
+    unknown = ~readable.among(marks)
+    with tqdm(
+        total=2 * int(unknown.sum()),
+        desc=f"looking for bad images in {dataset.source}",
+        leave=False,
+        disable=None if process.is_main else True,
+    ) as bar:
+        own = find_bad_images(
+            dataset,
+            share[unknown],
+            make_loader,
+            max_pixels=max_pixels,
+            num_workers=num_workers,
+            advance=bar.update,
+        )
+    good = marks[unknown & ~np.isin(share, list(own))]
+    parts = process.gather((own, good))
+    if process.is_main and any(len(good) for _, good in parts):
+        readable.add(np.concatenate([good for _, good in parts]))
+    bad: Reasons = {index: reason for reasons, _ in parts for index, reason in reasons.items()}
+    lines = [f"{dataset.path(i)}\t{bad[i]}" for i in sorted(bad)]
+    if len(bad) == len(dataset) > 0:
+        raise UserError(
+            f"{dataset.source}: none of its {len(dataset)} images can be read; of "
+            f"{dataset.path(0)}: {bad[0]}"
+        )
+    return dataset.subset(np.setdiff1d(np.arange(len(dataset)), list(bad))), lines

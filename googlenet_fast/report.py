@@ -1,0 +1,83 @@
+"""One HTML page about training runs: `python -m googlenet_fast.report RUN [RUN2 ...]`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from googlenet_fast.engine.arguments import Parser, not_negative
+from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.engine.report_page import ReportedRun, report_page
+from googlenet_fast.engine.run_evaluation import evaluate_run
+from googlenet_fast.engine.run_record import read_run
+from googlenet_fast.errors import UserError, run_command
+
+
+class Options(argparse.Namespace):
+    """The command line."""
+
+    runs: list[Path]
+    output: Path | None
+    predictions: bool
+    mistakes: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+def main() -> None:
+    """Write the report that the command line asks for."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    options = parse(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("the report is made by one process; start it without torchrun")
+    if len({run.resolve() for run in options.runs}) < len(options.runs):
+        raise UserError("a run is named twice; name each once")
+    output = options.output or options.runs[0] / "report.html"
+    page = report_page([_report_on(run, options) for run in options.runs])
+    write_atomically(output, page.encode(errors="backslashreplace"))
+    print(output)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; raise `UserError` where it cannot be understood."""
+    parser = Parser(
+        prog="python -m googlenet_fast.report",
+        description="Write one HTML file about training runs, which needs no network: results, "
+        "curves, throughput, confusion matrix, surest mistakes, environment and configuration. "
+        "Several runs are compared. What a run lacks is left out, and said.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's output folder")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: report.html in the first RUN"
+    )
+    parser.add_argument(
+        "--no-predictions",
+        dest="predictions",
+        action="store_false",
+        help="do not run best.pt on the validation images",
+    )
+    parser.add_argument(
+        "--mistakes", type=not_negative, default=24, metavar="N", help="to show; default: 24"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
+    )
+    return parser.parse_args(arguments, namespace=Options())
+
+
+def _report_on(folder: Path, options: Options) -> ReportedRun:
+    record = read_run(folder)
+    missing = [f"No {part}: {reason}." for part, reason in record.missing.items()]
+    if not options.predictions:
+        return ReportedRun(record, None, [*missing, "No predictions: --no-predictions was given."])
+    try:
+        evaluation = evaluate_run(folder, options.mistakes, options.device)
+    except UserError as error:
+        return ReportedRun(record, None, [*missing, f"No predictions: {error}."])
+    return ReportedRun(record, evaluation, missing)
+
+
+if __name__ == "__main__":
+    run_command(main)

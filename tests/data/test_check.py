@@ -1,0 +1,47 @@
+"""`python -m googlenet_fast.data check` as a user meets it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from googlenet_fast.data.__main__ import main
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_bad_duplicate_and_suspicious_images(tmp_path: Path, run_main: Command) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("a", "b ü"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.jpg")
+    assert run_main(main, "check", tmp_path)[0] == 0
+    (tmp_path / "b ü" / "9.jpg").write_bytes((tmp_path / "a" / "1.jpg").read_bytes())
+    (tmp_path / "a" / "2.jpg").write_bytes(b"GIF89a")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a" / "red.png")
+    status, out, _ = run_main(main, "check", tmp_path, "--num-workers", "1")
+    assert status == 1
+    *lines, summary = out.splitlines()
+    assert lines == [
+        f"bad: {tmp_path}/a/2.jpg: cannot identify image file",
+        f"duplicate: {tmp_path}/a/1.jpg (a) = {tmp_path}/b ü/9.jpg (b ü)",
+        f"suspicious: {tmp_path}/a/red.png: one colour only",
+    ]
+    assert summary == (
+        "8 images in 2 classes: 1 bad, 1 with the same bytes under different labels, 1 suspicious"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trashnet_has_three_conflicting_pairs(
+    shared_data: Path, tmp_path: Path, run_main: Command
+) -> None:
+    for name in ("cardboard", "glass", "metal", "paper", "plastic", "trash"):
+        (tmp_path / name).symlink_to(shared_data / "trashnet150" / name)
+    status, out, _ = run_main(main, "check", tmp_path, "--num-workers", "1")
+    assert status == 0
+    assert len([line for line in out.splitlines() if line.startswith("duplicate: ")]) == 3

@@ -1,0 +1,147 @@
+"""Mutated images, lists and checkpoints: an error at most, never a crash or an unpickled object.
+
+5,000 images through Pillow and 600 of them through DALI, and 1,000 lists and checkpoints; the
+environment variable GOOGLENET_FAST_FUZZ=N makes it N times as many, with DALI for all the images.
+DALI is asked in a process of its own, so that a crash of it is a failed test.
+"""
+
+import io
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from googlenet_fast.data import ImageDataset
+from googlenet_fast.data.bad_images import why_bad
+from googlenet_fast.data.members import Location
+from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
+from googlenet_fast.errors import UserError
+
+ROUNDS = int(os.environ.get("GOOGLENET_FAST_FUZZ", "1"))
+LIMIT = 1_000_000
+"""Pixels of the largest image: damaged headers tell of larger ones."""
+DALI_READS = """
+import sys
+from pathlib import Path
+import numpy as np
+from googlenet_fast.data import ImageDataset, build_loader
+from googlenet_fast.data.reading import DecodeError
+from googlenet_fast.model.presets import IMAGENET_RGB
+root = Path(sys.argv[1])
+files = sorted(path.name for path in root.iterdir())
+good = 0
+for file in files:
+    dataset = ImageDataset(root, [file], np.zeros(1, np.int64), ("x",), root)
+    loader = build_loader(
+        dataset, train=False, batch_size=1, image_size=16, normalization=IMAGENET_RGB,
+        kind="dali", num_workers=0, max_pixels=int(sys.argv[2]),
+    )
+    try:
+        good += len(list(loader))
+    except DecodeError:
+        pass
+print(good)
+"""
+
+
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """A few bytes or bits changed, cut off, left out or repeated."""
+    data = bytearray(content)
+    for _ in range(generator.choice((1, 1, 2, 4))):
+        if not data:
+            break
+        at = generator.randrange(len(data))
+        end = at + generator.randrange(1, 40)
+        match generator.randrange(6):
+            case 0:
+                data[at] ^= 1 << generator.randrange(8)
+            case 1:
+                data[at] = generator.choice((0, 127, 128, 255))
+            case 2:
+                del data[at:]
+            case 3:
+                del data[at:end]
+            case 4:
+                data[at:at] = data[at:end]
+            case _:
+                data[at : at + 2] = generator.choice(
+                    (b"\xff\xff", b"\0\0", b"\xff\xd8", b"\xff\xda")
+                )
+    return bytes(data)
+
+
+def jpegs() -> list[bytes]:
+    """Small JPEGs of many kinds."""
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((40, 30))
+    contents = []
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 1}):
+        for mode in ("RGB", "L", "CMYK"):
+            output = io.BytesIO()
+            image.convert(mode).save(output, "JPEG", **options)
+            contents.append(output.getvalue())
+    return contents
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_jpegs(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    originals = jpegs()
+    through_dali = tmp_path / "dali"
+    through_dali.mkdir()
+    bad = 0
+    for i in range(5000 * ROUNDS):
+        content = mutated(generator.choice(originals), generator)
+        folder = through_dali if ROUNDS > 1 or i < 600 else tmp_path
+        path = folder / f"{i:07}.jpg"
+        path.write_bytes(content)
+        bad += why_bad(Location(str(path), str(path)), LIMIT) is not None
+    assert 0.1 < bad / (5000 * ROUNDS) < 0.9
+    pytest.importorskip("nvidia.dali")
+    done = subprocess.run(
+        [sys.executable, "-c", DALI_READS, str(through_dali), str(LIMIT)],
+        capture_output=True, text=True, timeout=300 * ROUNDS, errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) > 100
+
+
+def test_mutated_lists(tmp_path: Path) -> None:
+    generator = random.Random(1)
+    for name in ("a b.jpg", "ü.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    original = "\ufeffa b.jpg 0\r\nü.jpg 1\r\n\r\nc.jpg 2\r\n".encode()
+    path = tmp_path / "list.txt"
+    for _ in range(500 * ROUNDS):
+        path.write_bytes(mutated(original, generator))
+        try:
+            dataset = ImageDataset.from_list(path)
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            continue
+        assert {Path(dataset.path(i)).parent for i in range(len(dataset))} <= {tmp_path}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_mutated_checkpoints(tmp_path: Path) -> None:
+    generator = random.Random(2)
+    path, trace = tmp_path / "last.pt", tmp_path / "trace"
+    save_checkpoint(path, {"model": {"weight": torch.arange(6.0)}, "step": 3})
+    call = b"cposix\nsystem\n(S'touch " + os.fsencode(trace) + b"'\ntR."
+    originals = [path.read_bytes(), pickle.dumps({"step": 3}), call]
+    for _ in range(500 * ROUNDS):
+        path.write_bytes(mutated(generator.choice(originals), generator))
+        try:
+            state = load_checkpoint(path)
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert isinstance(state, dict)
+    assert not trace.exists()

@@ -1,0 +1,95 @@
+"""Odd, damaged and hostile files: decoded as Pillow does, or reported with a reason."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from googlenet_fast.data import ImageDataset, build_loader
+from googlenet_fast.data.bad_images import why_bad
+from googlenet_fast.data.loader import Kind
+from googlenet_fast.data.members import Location
+from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
+from googlenet_fast.model.presets import Normalization
+
+transforms = pytest.importorskip("torchvision.transforms.v2.functional")
+
+GREY_LEVELS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "RGB")
+UNKNOWN_TO_PILLOW = {"TwelveMonkeys/jfif-bogus-empty-jfif-segment.jpg"}
+"""Whole, but Pillow cannot read it; DALI can."""
+FILLED_WITH_GREY = {"TwelveMonkeys/broken-bogus-segment-length.jpg"}
+"""Damaged, but DALI gives grey for what is missing: the search for bad images asks Pillow too."""
+
+
+def expected(path: Path) -> "np.ndarray | None":
+    """Pillow's pixels, or None where it gives none."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except Exception:
+        return None
+    return np.asarray(transforms.center_crop(transforms.resize(image, [110]), [96]), np.float32)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_each_file_is_decoded_right_or_reported(kind: Kind, shared_data: Path) -> None:
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    root = shared_data / "weird_jpegs"
+    with (root / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
+        names = [row["file"] for row in csv.DictReader(manifest, delimiter="\t")]
+    assert len(names) == 144
+    right = 0
+    for name in names:
+        dataset = ImageDataset(root, [name], np.zeros(1, np.int64), ("x",), root)
+        loader = build_loader(
+            dataset, train=False, kind=kind, batch_size=1, image_size=96, resize_size=110,
+            normalization=GREY_LEVELS, num_workers=0,
+        )  # fmt: skip
+        pixels = expected(root / name)
+        try:
+            ((images, _),) = loader
+        except DecodeError as refusal:
+            line = str(refusal)
+            assert line.startswith(f"{root / name}: cannot be read as an image")
+            assert refusal.reason.strip()  # noqa: PT017
+            assert "\n" not in line
+            assert pixels is None or kind == "dali", f"{name} is refused"
+            continue
+        if pixels is None:
+            assert kind == "dali"
+            assert name in UNKNOWN_TO_PILLOW | FILLED_WITH_GREY
+            path = str(root / name)
+            assert why_bad(Location(path, path), MAX_PIXELS) is not None
+            continue
+        difference = np.abs(images[0].permute(1, 2, 0).numpy() - pixels).mean()
+        assert difference <= 3, f"{name} differs by {difference:.1f} grey levels"
+        right += 1
+    assert right >= 110
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_the_header_of_a_large_image_is_enough(kind: Kind, train: bool, tmp_path: Path) -> None:
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    (tmp_path / "x").mkdir()
+    for i, size in enumerate([(40, 50), (50, 41)]):
+        Image.new("RGB", size, (9, 99, 200)).save(tmp_path / "x" / f"{i}.jpg")
+    dataset = ImageDataset.from_folder(tmp_path)
+    options = {
+        "train": train, "kind": kind, "batch_size": 2, "image_size": 32, "num_workers": 0,
+        "normalization": GREY_LEVELS,
+    }  # fmt: skip
+    assert len(list(build_loader(dataset, max_pixels=2050, **options))) == 1  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match="50x41 pixels, more than max_pixels=2049"):
+        list(build_loader(dataset, max_pixels=2049, **options))  # type: ignore[arg-type]
+
+
+def test_pillow_starts_no_interpreter_for_postscript(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    assert why_bad(Location(str(path), str(path)), MAX_PIXELS) == "cannot identify image file"

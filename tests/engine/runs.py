@@ -1,0 +1,144 @@
+"""Training runs in processes of their own, which need not import torch: a warm one forks them."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from googlenet_fast import train
+from googlenet_fast.data import sample_dataset
+from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.errors import run_command
+
+Prepare = Callable[[], None]
+"""A function of a module, called in each process before it trains."""
+
+
+def arguments(few_digits: Path, output: Path, *more: str) -> list[str]:
+    """Two epochs of ten steps on the CPU."""
+    return [
+        "-c", "digits", "--data.train_list", str(few_digits / "train_list.txt"),
+        "--data.val_list", str(few_digits / "val_list.txt"), "--data.root", str(sample_dataset()),
+        "--output", str(output), "--data.batch_size", "4", "--epochs", "2", "--log_interval", "3",
+        "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+class Run:
+    """The processes of one run, as torchrun would start them, and what they print."""
+
+    def __init__(
+        self, log: Path, command: Sequence[str], world_size: int = 1, prepare: Prepare | None = None
+    ) -> None:
+        self.log = log
+        log.write_text("")
+        port = str(free_port())
+        self.processes: list[ForkServerProcess] = []
+        for rank in range(world_size):
+            environment = {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+                "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }  # fmt: skip
+            process = warm_process(in_environment, environment, _train, log, list(command), prepare)
+            self.processes.append(process)
+
+    def wait_for_steps(self, count: int) -> bool:
+        """Whether it begins to train and logs that many steps before a process ends."""
+        while not self._has_begun() or self._steps() < count:
+            if any(process.exitcode is not None for process in self.processes):
+                return False
+            time.sleep(0.005)
+        return True
+
+    def _has_begun(self) -> bool:
+        return "GoogLeNet preset" in self.log.read_text()
+
+    def _steps(self) -> int:
+        return sum(line.startswith("epoch ") for line in self.log.read_text().splitlines())
+
+    def kill(self, rank: int, number: signal.Signals) -> None:
+        """Send a signal to a process, if it lives."""
+        process = self.processes[rank]
+        if process.exitcode is None:
+            assert process.pid is not None
+            os.kill(process.pid, number)
+
+    def wait(self) -> list[int]:
+        """The processes' exit statuses."""
+        for process in self.processes:
+            process.join(120)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return [process.exitcode or 0 for process in self.processes]
+
+    def finish(self) -> None:
+        """See to it that the run ends well."""
+        assert not any(self.wait()), self.log.read_text()
+
+    def tail(self) -> str:
+        """The last of what it printed."""
+        return self.log.read_text()[-2000:]
+
+
+def warm_process(target: Callable[..., None], *args: Any) -> ForkServerProcess:
+    """A process that runs a function of a module."""
+    process = _warm().Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def assert_same_checkpoint(a: Path, b: Path) -> None:
+    """Equal to the bit."""
+    first, second = load_checkpoint(a), load_checkpoint(b)
+    for part in ("model", "ema"):
+        assert first.get(part, {}).keys() == second.get(part, {}).keys()
+        for key, tensor in first.get(part, {}).items():
+            assert torch.equal(tensor, second[part][key]), f"{part} {key}"
+    momenta, others = (state["optimizer"]["state"] for state in (first, second))
+    for key, momentum in momenta.items():
+        assert torch.equal(momentum["momentum_buffer"], others[key]["momentum_buffer"])
+    assert [first[key] for key in ("epoch", "position", "step")] == [
+        second[key] for key in ("epoch", "position", "step")
+    ]
+
+
+@cache
+def _warm() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["googlenet_fast.train", "googlenet_fast.data.dali"])
+    return context
+
+
+def in_environment(environment: dict[str, str], target: Callable[..., None], *args: Any) -> None:
+    """Call a function with these environment variables and one thread."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    target(*args)
+
+
+def _train(log: Path, command: list[str], prepare: Prepare | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    sys.argv = ["train", *command]
+    if prepare is not None:
+        prepare()
+    run_command(train.main)
