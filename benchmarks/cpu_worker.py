@@ -35,7 +35,7 @@ class Worker:
             [sys.executable, "-m", "benchmarks.cpu_worker", peer, str(folder), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None,
+            stderr=subprocess.DEVNULL,
             text=True,
             cwd=Path(__file__).parents[1],
             env={**os.environ, **dict.fromkeys(names, str(threads))},
