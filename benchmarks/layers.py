@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.cpu_peak import measured_peak
 from benchmarks.harness import host_seconds, interleave, relative_error
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast import ops
@@ -69,7 +70,7 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
     title = f"{op} {layer} {mode}, batch {BATCH}"
     measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
     amount = work(op, call, BATCH)
-    peak = peak_of(torch.cuda.get_device_name()) if GPU else None
+    peak = peak_of(torch.cuda.get_device_name()) if GPU else measured_peak()
     for name, measurement in measured.items():
         seconds = measurement.p50 / 1000
         reached = f"{amount.bytes / seconds / 1e9:.0f} GB/s"

@@ -1,0 +1,80 @@
+"""Training steps and inference of GoogLeNet on a CPU, against every peer that is installed.
+
+`benchmarks/requirements-cpu-peers.txt` installs them; `benchmarks.cpu_performance` measures more
+batches and threads.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.cpu_peers import OURS, export_network, installed_peers
+from benchmarks.cpu_worker import Worker
+from benchmarks.harness import Measurement, interleave
+
+TOLERANCE = 1e-4
+"""Largest relative error, in norm, of a peer's logits or of its first three losses."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the converted network is."""
+    path = tmp_path_factory.mktemp("network")
+    export_network(path)
+    return path
+
+
+@contextmanager
+def workers(peers: Sequence[str], folder: Path, threads: int) -> Iterator[dict[str, Worker]]:
+    """Start a process for each peer."""
+    with ExitStack() as stack:
+        yield {peer: stack.enter_context(Worker(peer, folder, threads)) for peer in peers}
+
+
+def time_peers(
+    started: dict[str, Worker], mode: str, batch: int, repeats: int
+) -> dict[str, Measurement]:
+    """Time a step of each peer, this package first and the baseline.
+
+    Three steps before, from the same weights, show that all compute the same.
+    """
+    values = {
+        peer: np.array([worker.run(mode, batch)["value"] for _ in range(3)])
+        for peer, worker in started.items()
+    }
+    ours = values[OURS]
+    errors = {p: float(np.linalg.norm(v - ours) / np.linalg.norm(ours)) for p, v in values.items()}
+    assert max(errors.values()) < TOLERANCE, errors
+    steps = {peer: partial(worker.run, mode, batch) for peer, worker in started.items()}
+    return interleave(
+        f"{mode}, batch {batch}",
+        steps,
+        repeats=repeats,
+        errors=errors,
+        clock=lambda step: step()["seconds"],  # type: ignore[index]
+    )
+
+
+@pytest.mark.parametrize("mode", ["training", "inference"])
+def bench_cpu_model(folder: Path, mode: str) -> None:
+    peers = installed_peers(training=mode == "training")
+    with workers(peers, folder, torch.get_num_threads()) as started:
+        time_peers(started, mode, batch=16, repeats=5)
+
+
+def peak_memory(folder: Path, peer: str, batch: int) -> int:
+    """Bytes that two training steps take beside the network, in a fresh process."""
+    with workers([peer], folder, torch.get_num_threads()) as started:
+        return max(started[peer].run("training", batch)["peak"] for _ in range(2))
+
+
+def bench_cpu_memory(folder: Path) -> None:
+    """A training step takes no more memory than PyTorch's."""
+    peaks = {peer: peak_memory(folder, peer, 64) for peer in (OURS, "PyTorch")}
+    print({peer: f"{peak / 2**20:.0f} MiB" for peer, peak in peaks.items()})
+    assert peaks[OURS] <= peaks["PyTorch"]

@@ -1,0 +1,22 @@
+"""What this CPU reaches at most with the threads that PyTorch has now, measured."""
+
+from functools import cache
+
+import torch
+
+from benchmarks.harness import host_seconds
+from googlenet_fast.peaks import Peak
+
+SIDE, COPIED, REPEATS = 1024, 2**26, 7
+"""Side of the multiplied matrices, floats copied, and runs of which the fastest counts."""
+
+
+@cache
+def measured_peak() -> Peak:
+    """Rates of an fp32 matrix product and of a copy that no cache holds."""
+    a, b = torch.randn(2, SIDE, SIDE)
+    x = torch.ones(COPIED)
+    y = torch.empty_like(x)
+    product = min(host_seconds(lambda: torch.mm(a, b)) for _ in range(REPEATS))
+    copy = min(host_seconds(lambda: y.copy_(x)) for _ in range(REPEATS))
+    return Peak(2 * SIDE**3 / product / 1e12, 2 * x.nbytes / copy / 1e12)

@@ -1,0 +1,70 @@
+"""Loss curves of the CPU kernels beside the reference's: `python -m benchmarks.loss_curves`.
+
+Trains the digits recipe (preset `torchvision`, with batch norm) twice from one seed, once by the
+compiled kernels with their Winograd convolutions and once by plain PyTorch, and writes
+docs/loss_curves.png.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.engine.trainer import Trainer
+from googlenet_fast.errors import run_command
+from googlenet_fast.ops import use_impl
+
+STEPS = 200
+
+WINDOW = 10
+"""Steps that a point of the smoothed curve is the mean of."""
+
+PLOT = Path(__file__).parents[1] / "docs" / "loss_curves.png"
+
+OPTIONS = "--epochs=3 --eval_interval=3 --data.batch_size=16 --device=cpu --log_interval=1"
+
+
+def losses(impl: str) -> NDArray[np.float64]:
+    """The loss of each training step by an implementation, `auto` or `reference`."""
+    with tempfile.TemporaryDirectory() as folder, use_impl(impl):
+        config = load_config([*OPTIONS.split(), "--output", folder])
+        with distributed(config.device) as process:
+            trainer = Trainer(config, process)
+            trainer.run()
+            trainer.close()
+        lines = read_metrics(next(Path(folder).rglob("metrics.jsonl")))
+    return np.array([line["loss"] for line in lines if line["kind"] == "train"])[:STEPS]
+
+
+def smoothed(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over a sliding window of `WINDOW` steps."""
+    return np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")
+
+
+def main() -> None:
+    """Train, plot, and print how far the curves are apart."""
+    curves = {impl: losses(impl) for impl in ("reference", "auto")}
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for impl, style in (("reference", "-"), ("auto", "--")):
+        axes.plot(curves[impl], style, label={"auto": "compiled kernels"}.get(impl, impl))
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(PLOT, dpi=100)
+    reference, ours = (smoothed(curve) for curve in curves.values())
+    apart = np.abs(ours - reference) / reference
+    raw = np.abs(curves["auto"] - curves["reference"])
+    print(f"loss from {reference[0]:.3f} to {reference[-1]:.3f} in {STEPS} steps")
+    print(f"smoothed over {WINDOW} steps: apart {apart.max():.3%} at most, {apart.mean():.3%} mean")
+    print(f"largest difference of a step: {raw.max():.2e}; of the first {WINDOW}: ", end="")
+    print(f"{raw[:WINDOW].max():.2e}")
+
+
+if __name__ == "__main__":
+    run_command(main)
