@@ -74,8 +74,10 @@ def measure(folder: Path, repeats: int, limit: float) -> Rows:
                         peer: worker
                         for peer, worker in started.items()
                         if (peer != COMPILED or (threads, batch) == COMPILED_CASE)
-                        and batch / speeds.get(peer, torch.inf) < limit
+                        and (peer == OURS or batch / speeds.get(peer, torch.inf) < limit)
                     }
+                    if len(chosen) == 1:
+                        continue  # all others are too slow
                     times = time_peers(chosen, mode, batch, repeats)
                     found = {peer: 1000 * batch / m.p50 for peer, m in times.items()}
                     speeds.update(found)

@@ -16,7 +16,7 @@ from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import run_command
+from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.ops import use_impl
 
 STEPS = 200
@@ -35,8 +35,10 @@ def losses(impl: str) -> NDArray[np.float64]:
         config = load_config([*OPTIONS.split(), "--output", folder])
         with distributed(config.device) as process:
             trainer = Trainer(config, process)
-            trainer.run()
+            result = trainer.run()
             trainer.close()
+        if result is None:
+            raise UserError("stopped by a signal; run it again")
         lines = read_metrics(next(Path(folder).rglob("metrics.jsonl")))
     return np.array([line["loss"] for line in lines if line["kind"] == "train"])[:STEPS]
 
