@@ -27,6 +27,8 @@ LR, MOMENTUM, AUX_WEIGHT = 0.01, 0.9, 0.3
 class Peer(Protocol):
     """A system, with weights loaded."""
 
+    def __init__(self, folder: Path, threads: int) -> None: ...
+
     def training(self, images: Array, labels: NDArray[np.int64]) -> Callable[[], float]:
         """A function that makes one step from its last and returns the loss before it."""
         ...
@@ -334,9 +336,8 @@ def export_network(folder: Path) -> None:
             dynamo=False,
         )
     if "MNN" in installed_peers(training=False):
-        convert = [Path(sys.executable).with_name("mnnconvert"), "-f", "ONNX", "--bizCode", "x"]
-        target = folder / "network.mnn"
-        command = [*convert, "--modelFile", onnx, "--MNNModel", target]
+        command: list[str | Path] = [Path(sys.executable).with_name("mnnconvert"), "-f", "ONNX"]
+        command += ["--modelFile", onnx, "--MNNModel", folder / "network.mnn", "--bizCode", "x"]
         subprocess.run(command, check=True, capture_output=True)
     if "ncnn" in installed_peers(training=False):
         import pnnx

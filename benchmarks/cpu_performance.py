@@ -166,7 +166,7 @@ def machine() -> str:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_performance")
-    parser.add_argument("--repeats", type=int, default=3, help="timed rounds of each case")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each case")
     parser.add_argument("--limit", type=float, default=10, help="longest step, in seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

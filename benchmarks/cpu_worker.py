@@ -31,6 +31,7 @@ class Worker:
 
     def __init__(self, peer: str, folder: Path, threads: int) -> None:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+        self._name = peer
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.cpu_worker", peer, str(folder), str(threads)],
             stdin=subprocess.PIPE,
@@ -69,7 +70,7 @@ class Worker:
         print(mode, batch, file=self._process.stdin, flush=True)
         reply = self._process.stdout.readline()
         if not reply:
-            raise RuntimeError(f"{self._process.args}: ended")
+            raise RuntimeError(f"{self._name} ended")
         return json.loads(reply)
 
 

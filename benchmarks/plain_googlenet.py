@@ -66,7 +66,7 @@ def plain_googlenet(f: Framework) -> Any:
     """The network: (N, 3, 224, 224) -> logits (N, 1000), in training three of them."""
     conv, inception, aux_head = _conv(f), _inception(f), _aux_head(f)
 
-    class GoogLeNet(f.Module):  # type: ignore[misc, name-defined]
+    class GoogLeNet(f.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = conv(3, 64, 7, 2)
@@ -99,7 +99,7 @@ def plain_googlenet(f: Framework) -> Any:
 
 
 def _conv(f: Framework) -> Any:
-    class Conv(f.Module):  # type: ignore[misc, name-defined]
+    class Conv(f.Module):  # type: ignore[name-defined]
         def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
             super().__init__()
             self.conv = f.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
@@ -114,7 +114,7 @@ def _conv(f: Framework) -> Any:
 def _inception(f: Framework) -> Any:
     conv = _conv(f)
 
-    class Inception(f.Module):  # type: ignore[misc, name-defined]
+    class Inception(f.Module):  # type: ignore[name-defined]
         def __init__(
             self, inputs: int, c1: int, c3_reduce: int, c3: int, c5_reduce: int, c5: int, pool: int
         ) -> None:
@@ -134,7 +134,7 @@ def _inception(f: Framework) -> Any:
 def _aux_head(f: Framework) -> Any:
     conv = _conv(f)
 
-    class AuxHead(f.Module):  # type: ignore[misc, name-defined]
+    class AuxHead(f.Module):  # type: ignore[name-defined]
         def __init__(self, inputs: int) -> None:
             super().__init__()
             self.pool = f.AvgPool2d(5, 3)
