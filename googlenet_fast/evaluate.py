@@ -12,7 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
-from googlenet_fast.engine.arguments import ClassifierOptions, Parser, add_classifier_options
+from googlenet_fast.engine.arguments import (
+    ClassifierOptions,
+    Parser,
+    add_classifier_options,
+    add_list_options,
+)
 from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.confusion import (
@@ -97,12 +102,7 @@ def parse(arguments: Sequence[str]) -> Options:
     source.add_argument(
         "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'
     )
-    data.add_argument(
-        "--root", type=Path, metavar="DIR", help="where the list's paths start; default: beside it"
-    )
-    data.add_argument(
-        "--delimiter", default=" ", help="between path and label of a list; default: a space"
-    )
+    add_list_options(data)
     data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -67,13 +67,13 @@ std::tuple<Tensor, Tensor, Optional> forward(
   }
   std::vector<Tensor> biases;
   if (b_in.has_value()) {
-    const Optional* given[] = {&b_in, &b3, &b5, &bp};
+    const Optional* all[] = {&b_in, &b3, &b5, &bp};
     const int64_t outputs[] = {w_in.size(0), p.shape.c3, p.shape.c5, p.shape.project};
     for (int i = 0; i < 4; ++i) {
       STD_TORCH_CHECK(
-          given[i]->has_value() && (*given[i])->size(0) == outputs[i],
+          all[i]->has_value() && (*all[i])->size(0) == outputs[i],
           "inception: give all four biases or none, a value for each output");
-      biases.push_back(dense(**given[i], ScalarType::Float));
+      biases.push_back(dense(**all[i], ScalarType::Float));
     }
     p.b_in = biases[0].data_ptr(), p.b3 = biases[1].data_ptr();
     p.b5 = biases[2].data_ptr(), p.bp = biases[3].data_ptr();

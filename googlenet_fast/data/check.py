@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import MAX_PIXELS, DecodeError, decode
 from googlenet_fast.data.splits import open_dataset, open_splits
-from googlenet_fast.engine.arguments import Parser, positive
+from googlenet_fast.engine.arguments import Parser, add_list_options, add_num_workers, positive
 
 SMALLEST = 16
 """Pixels of a short side below which hardly a photo is meant."""
@@ -129,12 +128,7 @@ def add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="a dataset as --data takes it, or a list file"
     )
-    parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="where the list's paths start; default: beside it"
-    )
-    parser.add_argument(
-        "--delimiter", default=" ", help="between path and label of a list; default: a space"
-    )
+    add_list_options(parser)
     parser.add_argument(
         "--max-pixels",
         type=positive,
@@ -142,11 +136,5 @@ def add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="N",
         help=f"a larger image counts as bad; default: {MAX_PIXELS}",
     )
-    parser.add_argument(
-        "--num-workers",
-        type=positive,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes; default: the number of cores",
-    )
+    add_num_workers(parser)
     parser.set_defaults(run=check)

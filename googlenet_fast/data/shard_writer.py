@@ -3,7 +3,6 @@
 import argparse
 import io
 import multiprocessing
-import os
 import shlex
 import tarfile
 import tempfile
@@ -24,7 +23,7 @@ from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.splits import open_splits
-from googlenet_fast.engine.arguments import Parser, positive
+from googlenet_fast.engine.arguments import Parser, add_num_workers, positive
 from googlenet_fast.errors import UserError
 
 
@@ -199,11 +198,5 @@ def add_shard_command(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--quality", type=_percent, default=90, metavar="Q", help="of those JPEGs; default: 90"
     )
-    parser.add_argument(
-        "--num-workers",
-        type=positive,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes; default: the number of cores",
-    )
+    add_num_workers(parser)
     parser.set_defaults(run=write_shards)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -92,6 +93,27 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
         default=2,
         metavar="N",
         help="decoding threads (DALI) or processes (torchvision); default: 2",
+    )
+
+
+def add_list_options(group: argparse._ActionsContainer) -> None:
+    """Add what tells how to read a list of images: `root` and `delimiter`."""
+    group.add_argument(
+        "--root", type=Path, metavar="DIR", help="where the list's paths start; default: beside it"
+    )
+    group.add_argument(
+        "--delimiter", default=" ", help="between path and label of a list; default: a space"
+    )
+
+
+def add_num_workers(parser: Parser) -> None:
+    """Add `num_workers`, the processes to share work among."""
+    parser.add_argument(
+        "--num-workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes; default: the number of cores",
     )
 
 

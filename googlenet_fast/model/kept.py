@@ -30,6 +30,9 @@ class Kept(Generic[T]):
         if not _may_keep(sources):
             self.forget()
             return compute()
+        return self._current(sources, compute)
+
+    def _current(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
         versions = [source._version for source in sources]
         unchanged = versions == self._versions and all(
             kept.data_ptr() == source.data_ptr()
@@ -44,7 +47,7 @@ class Kept(Generic[T]):
     def later(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> Callable[[], T] | None:
         """Return what gives the value when called, or None where it is not kept."""
         if _may_keep(sources):
-            return partial(self, sources, compute)
+            return partial(self._current, sources, compute)
         self.forget()
         return None
 

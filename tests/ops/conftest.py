@@ -51,3 +51,18 @@ def keep_in() -> Keep:
         return pack
 
     return keep
+
+
+@pytest.fixture(
+    params=[
+        lambda x: x.contiguous(),
+        lambda x: torch.cat([x, x], 1).to(memory_format=torch.channels_last)[:, 3:9],
+        lambda x: x[:, :, 1:, 2:],
+        lambda x: x[:1, :1].expand(2, 6, -1, -1),
+        lambda x: x[:0],
+    ],
+    ids=["NCHW", "slice of channels", "crop", "expanded", "empty batch"],
+)
+def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
+    """Arranges a tensor of (2, 6, H, W) otherwise in memory, or takes a part of it."""
+    return request.param
