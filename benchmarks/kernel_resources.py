@@ -2,8 +2,8 @@
 
 Collects the launches of training steps and of inference at the network's real shapes, compiles
 each as a launch would, and reads registers, shared memory and spills off the machine code, matrix
-instructions and the widths of memory accesses off its assembly. Writes docs/kernel-resources.md;
-with `--check`, lists what breaks a rule instead, and exits with status 1 if anything does.
+instructions and the widths of memory accesses off its assembly. Writes docs/kernel-resources.md,
+then lists what breaks a rule, and exits with status 1 if anything does.
 """
 
 import argparse

@@ -150,7 +150,7 @@ def aux_convolutions(preset: str = "paper") -> list[Convolution]:
 
 
 def has_fused_op(stage: Stage) -> bool:
-    """Whether a fused op does a stage: all but the first convolution and the classifier."""
+    """Whether a fused op has kernels for GPUs for a stage: not the 7x7/2 one and the classifier."""
     return stage.name not in ("conv1", "head")
 
 
@@ -218,7 +218,8 @@ def fused_call(
     match stage:
         case Convolution():
             b = bias(stage.outputs) if stage.bias else None
-            return Call("conv_bias_relu", [x, weight(stage), b, stage.relu])
+            stride = stage.side_in // stage.side
+            return Call("conv_bias_relu", [x, weight(stage), b, stage.relu, stride])
         case Pool():
             b = bias(stage.channels) if stage.bias else None
             return Call("bias_relu_pool", [x, b, stage.relu, stage.ceil_mode])

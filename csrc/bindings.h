@@ -172,8 +172,9 @@ void run(const Tensor& on, const Parameters& p) {
 // REGISTER_CPU(m) and REGISTER_CUDA(m) open the function that registers an op's kernels, for the
 // key of that device. In the emulator of CUDA (tests/cuda_emulator) the kernels for GPUs take the
 // place of those for CPUs; in a build without CUDA they stay out.
-#define GOOGLENET_FAST_LEAVE_OUT(m) \
-  [[maybe_unused]] static void googlenet_fast_left_out(torch::stable::detail::StableLibrary& m)
+#define GOOGLENET_FAST_LEAVE_OUT(m)                                               \
+  [[maybe_unused]] static void C10_CONCATENATE(googlenet_fast_left_out_, C10_UID)( \
+      torch::stable::detail::StableLibrary& m)
 #if defined(GOOGLENET_FAST_CUDA_EMULATOR)
 #define REGISTER_CPU(m) GOOGLENET_FAST_LEAVE_OUT(m)
 #define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)

@@ -1,4 +1,5 @@
-// Convolution with bias and ReLU, and its gradient: 1x1, 3x3 or 5x5, stride 1, "same" padding.
+// Convolution with bias and ReLU, and its gradient: "same" padding, 1x1, 3x3 or 5x5 of stride 1, or
+// 7x7 of stride 2.
 #pragma once
 
 #include "kernels.h"
@@ -6,7 +7,7 @@
 namespace googlenet_fast {
 
 struct ConvShape {
-  int64_t images, height, width;
+  int64_t images, height, width;  // of the input
   int64_t channels, outputs;
   int taps;
 };
@@ -18,7 +19,7 @@ struct ConvBiasRelu {
   const void* prepared;  // what PrepareWeight made of it, or null; then `weight` may be null
   const void* bias;      // (outputs,) of fp32, or null
   bool relu;
-  Matrix y;  // (pixels, outputs), written
+  Matrix y;  // (pixels of the output, outputs), written
 };
 
 // A weight as the forward pass multiplies by it, for the instruction set of this machine.

@@ -3,11 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 COMPILER = os.environ.get("CXX", "g++")
 SANITIZE = ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 """Flags for the compiler and the linker."""
+
+
+def one_unit(sources: Iterable[Path]) -> list[str]:
+    """Arguments that compile sources as one, whose common headers are read but once."""
+    included = [argument for source in sources for argument in ("-include", str(source))]
+    return [*included, "-c", "-xc++", os.devnull]
 
 
 def sanitizing_environment() -> dict[str, str]:

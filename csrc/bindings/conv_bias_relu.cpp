@@ -6,7 +6,7 @@
 namespace googlenet_fast {
 namespace {
 
-ConvShape shape_of(const Tensor& x, const Tensor& weight) {
+ConvShape shape_of(const Tensor& x, const Tensor& weight, int64_t stride) {
   STD_TORCH_CHECK(
       x.dim() == 4 && weight.dim() == 4 && weight.size(1) == x.size(1) &&
           weight.size(2) == weight.size(3),
@@ -16,17 +16,29 @@ ConvShape shape_of(const Tensor& x, const Tensor& weight) {
       "conv_bias_relu: the kernel for CPUs takes fp32 and bf16");
   const int64_t taps = weight.size(2);
   STD_TORCH_CHECK(
-      taps == 1 || taps == 3 || taps == 5,
-      "conv_bias_relu: the kernel for CPUs takes weights of 1x1, 3x3 and 5x5");
+      stride == 1 ? taps == 1 || taps == 3 || taps == 5 : stride == 2 && taps == 7,
+      "conv_bias_relu: the kernel for CPUs takes weights of 1x1, 3x3 and 5x5 with stride 1, and of 7x7"
+      " with stride 2");
   return {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0), static_cast<int>(taps)};
+}
+
+int64_t output_side(int64_t input_side, int64_t stride) {
+  return (input_side + stride - 1) / stride;
+}
+
+void check_output(const Tensor& t, const ConvShape& s, int64_t stride) {
+  STD_TORCH_CHECK(
+      t.dim() == 4 && t.size(0) == s.images && t.size(1) == s.outputs &&
+          t.size(2) == output_side(s.height, stride) && t.size(3) == output_side(s.width, stride),
+      "conv_bias_relu_backward: sizes do not fit together");
 }
 
 Tensor forward(
     const Tensor& given, const Tensor& weight, const std::optional<Tensor>& bias, bool relu,
-    const Tensor* prepared) {
+    int64_t stride, const Tensor* prepared) {
   const Tensor x = in_fp32_on_cpu(given);
   ConvBiasRelu p{};
-  p.shape = shape_of(x, weight);
+  p.shape = shape_of(x, weight, stride);
   const Rows rows = rows_of(x);
   std::optional<Tensor> dense;
   if (prepared == nullptr) {
@@ -37,7 +49,9 @@ Tensor forward(
     p.prepared =
         prepared_data("conv_bias_relu_prepared", *prepared, s.outputs, s.channels, s.taps);
   }
-  const Tensor y = empty_channels_last(x, p.shape.outputs);
+  const Tensor y = empty_channels_last(
+      x, x.scalar_type(), p.shape.outputs, output_side(p.shape.height, stride),
+      output_side(p.shape.width, stride));
   std::optional<Tensor> dense_bias;
   if (bias.has_value()) {
     dense_bias = bias_of("conv_bias_relu", *bias, y);
@@ -48,13 +62,15 @@ Tensor forward(
   return as_dtype(y, given.scalar_type());
 }
 
-Tensor conv_bias_relu(Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu) {
-  return forward(x, weight, bias, relu, nullptr);
+Tensor conv_bias_relu(
+    Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu, int64_t stride) {
+  return forward(x, weight, bias, relu, stride, nullptr);
 }
 
 Tensor conv_bias_relu_prepared(
-    Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu, Tensor prepared) {
-  return forward(x, weight, bias, relu, &prepared);
+    Tensor x, Tensor weight, std::optional<Tensor> bias, bool relu, int64_t stride,
+    Tensor prepared) {
+  return forward(x, weight, bias, relu, stride, &prepared);
 }
 
 Tensor prepare_weight(Tensor weight) {
@@ -62,8 +78,8 @@ Tensor prepare_weight(Tensor weight) {
   PrepareWeight p{weight.size(0), weight.size(1), static_cast<int>(weight.size(2)),
                   dense.data_ptr(), nullptr};
   STD_TORCH_CHECK(
-      p.taps == 1 || p.taps == 3 || p.taps == 5,
-      "prepare_weight: the kernels for CPUs take weights of 1x1, 3x3 and 5x5");
+      p.taps == 1 || p.taps == 3 || p.taps == 5 || p.taps == 7,
+      "prepare_weight: the kernels for CPUs take weights of 1x1, 3x3, 5x5 and 7x7");
   const Tensor prepared = torch::stable::empty({prepared_size(p)}, ScalarType::Float);
   p.prepared = prepared.data_ptr();
   run(dense, p);
@@ -71,17 +87,15 @@ Tensor prepare_weight(Tensor weight) {
 }
 
 std::tuple<Tensor, Tensor> conv_bias_relu_backward(
-    Tensor grad_given, Tensor given, std::optional<Tensor> y_given, Tensor weight, bool need_x,
-    bool need_parameters) {
+    Tensor grad_given, Tensor given, std::optional<Tensor> y_given, Tensor weight, int64_t stride,
+    bool need_x, bool need_parameters) {
   const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
   std::optional<Tensor> y;
   if (y_given.has_value()) y = in_fp32_on_cpu(*y_given);
   ConvBiasReluBackward p{};
-  p.shape = shape_of(x, weight);
-  check_same_pixels("conv_bias_relu_backward", grad_y, x);
-  STD_TORCH_CHECK(
-      grad_y.size(1) == p.shape.outputs && (!y.has_value() || y->size(1) == p.shape.outputs),
-      "conv_bias_relu_backward: sizes do not fit together");
+  p.shape = shape_of(x, weight, stride);
+  check_output(grad_y, p.shape, stride);
+  if (y.has_value()) check_output(*y, p.shape, stride);
   const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x);
   std::optional<Rows> y_rows;
   if (y.has_value()) {

@@ -65,8 +65,7 @@ void run_cpu(Dtype, const BiasReluPoolBackward& p) {
           indices[j] = inside ? p.index + window * s.channels : nullptr;
         }
         float* const grad_x = static_cast<float*>(p.grad_x.data) + i * p.grad_x.stride;
-        std::fill_n(grad_x, s.channels, 0.0f);
-        cpu::isa().unpool_nine(grads, indices, s.channels, grad_x);
+        cpu::isa().unpool_nine(grads, indices, s.channels, false, grad_x);
         if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, grad_x, sums);
       }
     }

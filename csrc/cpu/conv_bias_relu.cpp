@@ -4,6 +4,7 @@
 
 #include "convolution.h"
 #include "scratch.h"
+#include "stem.h"
 
 namespace googlenet_fast {
 namespace {
@@ -23,6 +24,20 @@ Filter filter_of(const PrepareWeight& p) {
   return {static_cast<const float*>(p.weight), p.outputs, p.taps, p.channels};
 }
 
+void run_stem(const ConvBiasReluBackward& p) {
+  const ConvShape& s = p.shape;
+  const Size size = size_of(s);
+  const Filter weight = filter_of(s, p.weight);
+  const Rows grad_y = rows_of(p.grad_y, s.outputs), mask = rows_of(p.y, s.outputs);
+  if (p.grad_x.data != nullptr) {
+    stem_input_gradient(size, grad_y, mask, weight, rows_of(p.grad_x, s.channels));
+  }
+  if (p.grads == nullptr) return;
+  float* const grads = static_cast<float*>(p.grads);
+  stem_weight_gradient(
+      size, grad_y, mask, rows_of(p.x, s.channels), grads, grads + weight.size());
+}
+
 }  // namespace
 
 void run_cpu(Dtype, const ConvBiasRelu& p) {
@@ -30,8 +45,8 @@ void run_cpu(Dtype, const ConvBiasRelu& p) {
   const float* const bias = static_cast<const float*>(p.bias);
   Filter weight = filter_of(s, p.weight);
   weight.prepared = static_cast<const float*>(p.prepared);
-  convolve(
-      size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
+  const auto run = s.taps == 7 ? cpu::convolve_stem : cpu::convolve;
+  run(size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
 }
 
 int64_t prepared_size(const PrepareWeight& p) { return cpu::prepared_size(filter_of(p)); }
@@ -42,6 +57,7 @@ void run_cpu(Dtype, const PrepareWeight& p) {
 
 void run_cpu(Dtype, const ConvBiasReluBackward& p) {
   const ConvShape& s = p.shape;
+  if (s.taps == 7) return run_stem(p);
   const Size size = size_of(s);
   const Filter weight = filter_of(s, p.weight);
   cpu::Scratch scratch;

@@ -7,7 +7,7 @@
 
 #include "common.h"
 #include "isa.h"
-#include "neighbours.h"
+#include "parts.h"
 #include "scratch.h"
 
 namespace googlenet_fast::cpu {
@@ -17,26 +17,18 @@ using torch::stable::parallel_for;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Pixels whose products are computed by one thread at a time.
-constexpr int64_t kRowBlock = 48;
+// Pixels whose products are computed by one thread at a time, about.
+constexpr int64_t kPixels = 48;
 
-// Call function(first, count) for blocks of rows, on all threads.
-template <typename F>
-void for_row_blocks(int64_t rows, const F& function) {
-  parallel_for(0, ceil_div(rows, kRowBlock), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kRowBlock;
-      function(first, std::min(kRowBlock, rows - first));
-    }
-  });
-}
-
+// c = a · packed, for all pixels.
 void multiply(
-    int64_t first, int64_t count, Rows a, const float* b, Rows c, const float* bias, bool relu,
-    bool add) {
-  isa().multiply(
-      {a.row(first), a.stride, b, c.row(first), c.stride, count, c.channels, a.channels, bias, relu,
-       add});
+    const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add) {
+  for_parts(size.pixels(), kPixels, c.channels, [&](const Part& part) {
+    isa().multiply(
+        {a.row(part.first), a.stride, packed + part.column * a.channels,
+         c.row(part.first) + part.column, c.stride, part.count, part.columns, a.channels,
+         bias == nullptr ? nullptr : bias + part.column, relu, add});
+  });
 }
 
 // Tiles of Winograd's convolutions: `side` x `side` outputs from 6x6 inputs.
@@ -64,6 +56,8 @@ struct Tiling {
     }
   }
 };
+
+bool by_winograd(const Filter& w) { return w.taps == 3 || w.taps == 5; }
 
 float* take_zeros(int64_t count, Scratch& scratch) {
   float* const zeros = scratch.take(count);
@@ -101,14 +95,6 @@ void transform_forward(const Filter& w, float* u) {
   });
 }
 
-// The weight as convolve() multiplies by it, prepared now unless it was before.
-const float* prepared(const Filter& w, Scratch& scratch) {
-  if (w.prepared != nullptr) return w.prepared;
-  float* const values = scratch.take(prepared_size(w));
-  prepare(w, values);
-  return values;
-}
-
 // From outputs back to channels: filters turned around.
 Filters transform_backward(const Filter& w, Scratch& scratch) {
   const int64_t panel = isa().panel, size = isa().packed_size(w.outputs, w.channels);
@@ -129,17 +115,16 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
   return {u, w.outputs, w.channels};
 }
 
-// How a thread goes through the tiles: `tiles` at a time, `columns` of their outputs at a time. The
-// transformed tiles and those columns should stay in its second-level cache while the filters, which
-// often do not fit there, stream by: the more tiles at a time, the less often.
+// How a thread goes through the tiles: about `tiles` at a time, `columns` of their outputs at a time.
+// The transformed tiles and those columns should stay in its second-level cache while the filters,
+// which often do not fit there, stream by: the more tiles at a time, the less often.
 struct Blocking {
   int64_t tiles, columns;
 
-  Blocking(const Tiling& tiling, const Filters& filters)
+  explicit Blocking(const Filters& filters)
       : columns(std::min(filters.columns, kPanels * isa().panel)) {
-    const int64_t rows = isa().tile_rows;
     const int64_t bytes = kFrequencies * (filters.depth + columns) * sizeof(float);
-    tiles = std::clamp(kBytes / bytes / rows * rows, rows, ceil_div(tiling.count(), rows) * rows);
+    tiles = std::max(kBytes / bytes, isa().tile_rows);
   }
 
  private:
@@ -176,28 +161,26 @@ void transform_outputs(
 void convolve_tiles(
     const Tiling& tiling, Rows x, const Filters& filters, const float* bias, bool relu, Rows mask,
     Rows y) {
-  const Blocking blocking(tiling, filters);
-  const int64_t most = blocking.tiles;
-  parallel_for(0, ceil_div(tiling.count(), most), 1, [&](int64_t begin, int64_t end) {
+  if (y.channels == 0) return;
+  const Blocking blocking(filters);
+  for_parts(tiling.count(), blocking.tiles, y.channels, [&](const Part& part) {
     Scratch scratch;
+    const int64_t count = part.count, end = part.column + part.columns;
     float* const zeros = take_zeros(x.channels, scratch);
-    float* const v = scratch.take(kFrequencies * most * x.channels);
-    float* const m = scratch.take(kFrequencies * most * blocking.columns);
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * most, count = std::min(most, tiling.count() - first);
-      transform_inputs(tiling, first, count, x, zeros, v);
-      for (int64_t column = 0; column < y.channels; column += blocking.columns) {
-        const int64_t columns = std::min(blocking.columns, y.channels - column);
-        for (int64_t f = 0; f < kFrequencies; ++f) {
-          isa().multiply(
-              {v + f * count * x.channels, x.channels,
-               filters.data + f * filters.frequency_stride() + column * x.channels,
-               m + f * count * columns, columns, count, columns, x.channels, nullptr, false, false});
-        }
-        transform_outputs(
-            tiling, first, count, m, bias == nullptr ? nullptr : bias + column, relu,
-            mask.data == nullptr ? mask : mask.columns(column, columns), y.columns(column, columns));
+    float* const v = scratch.take(kFrequencies * count * x.channels);
+    float* const m = scratch.take(kFrequencies * count * blocking.columns);
+    transform_inputs(tiling, part.first, count, x, zeros, v);
+    for (int64_t column = part.column; column < end; column += blocking.columns) {
+      const int64_t columns = std::min(blocking.columns, end - column);
+      for (int64_t f = 0; f < kFrequencies; ++f) {
+        isa().multiply(
+            {v + f * count * x.channels, x.channels,
+             filters.data + f * filters.frequency_stride() + column * x.channels,
+             m + f * count * columns, columns, count, columns, x.channels, nullptr, false, false});
       }
+      transform_outputs(
+          tiling, part.first, count, m, bias == nullptr ? nullptr : bias + column, relu,
+          mask.data == nullptr ? mask : mask.columns(column, columns), y.columns(column, columns));
     }
   });
 }
@@ -208,48 +191,66 @@ template <typename F>
 void outer_product(
     const Size& size, Rows grad_y, int64_t channels, float* grad_w, const F& pack_rows) {
   const int64_t panel = isa().panel, pixels = size.pixels();
+  if (pixels == 0) std::fill_n(grad_w, grad_y.channels * channels, 0.0f);
   parallel_for(0, isa().panels(channels), 1, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     const int64_t column = begin * panel, columns = std::min(channels, end * panel) - column;
     float* const packed = scratch.take(isa().packed_size(kOuterRows, columns));
-    for (int64_t k = 0; k < grad_y.channels; ++k) {
-      std::fill_n(grad_w + k * channels + column, columns, 0.0f);
-    }
     for (int64_t first = 0; first < pixels; first += kOuterRows) {
       const int64_t count = std::min(kOuterRows, pixels - first);
       pack_rows(first, count, column, columns, packed);
       isa().multiply_transposed(
           {grad_y.row(first), grad_y.stride, packed, kOuterRows, grad_w + column, channels, count,
-           grad_y.channels, columns});
+           grad_y.channels, columns, first > 0});
+    }
+  });
+}
+
+// v (36, packed (tiles, channels)), the transformed inputs of `count` tiles, and dm (36, tiles,
+// outputs), the gradients of what the inverse transform reads.
+void transform_for_weights(
+    const Tiling& tiling, int64_t first, int64_t count, int64_t most, Rows grad_y, Rows x, float* v,
+    float* dm) {
+  const int64_t panel = isa().panel, v_size = isa().packed_size(most, x.channels);
+  parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
+    for (int64_t t = begin; t < end; ++t) {
+      float *in[36], *out[16];
+      tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
+      isa().transform_input(in, x.channels, v + t * panel, v_size, panel, most * panel);
+      tiling.pixels(first + t, tiling.side, 0, grad_y.data, grad_y.stride, zeros, out);
+      isa().transform_output_adjoint(
+          out, grad_y.channels, tiling.side, dm + t * grad_y.channels, most * grad_y.channels);
     }
   });
 }
 
 void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* grad_w) {
-  Scratch scratch;
   const int64_t outputs = grad_y.channels, channels = x.channels, panel = isa().panel;
+  if (tiling.count() == 0) {
+    std::fill_n(grad_w, outputs * tiling.taps * tiling.taps * channels, 0.0f);
+    return;
+  }
+  Scratch scratch;
   const int64_t most = std::min(kOuterRows, tiling.count());
-  float* const zeros = take_zeros(std::max(outputs, channels), scratch);
   const int64_t v_size = isa().packed_size(most, channels), dm_size = most * outputs;
-  float* const v = take_zeros(kFrequencies * v_size, scratch);
+  float* const v = scratch.take(kFrequencies * v_size);
   float* const dm = scratch.take(kFrequencies * dm_size);
-  float* const du = take_zeros(kFrequencies * outputs * channels, scratch);
+  float* const du = scratch.take(kFrequencies * outputs * channels);
+  if (channels % panel != 0) {  // the last panel is filled up
+    for (int64_t f = 1; f <= kFrequencies; ++f) {
+      std::fill_n(v + f * v_size - most * panel, most * panel, 0.0f);
+    }
+  }
   for (int64_t first = 0; first < tiling.count(); first += most) {
     const int64_t count = std::min(most, tiling.count() - first);
-    parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        float *in[36], *out[16];
-        tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-        isa().transform_input(in, channels, v + t * panel, v_size, panel, most * panel);
-        tiling.pixels(first + t, tiling.side, 0, grad_y.data, grad_y.stride, zeros, out);
-        isa().transform_output_adjoint(out, outputs, tiling.side, dm + t * outputs, dm_size);
-      }
-    });
+    transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
     parallel_for(0, kFrequencies, 1, [&](int64_t begin, int64_t end) {
       for (int64_t f = begin; f < end; ++f) {
         isa().multiply_transposed(
             {dm + f * dm_size, outputs, v + f * v_size, most, du + f * outputs * channels, channels,
-             count, outputs, channels});
+             count, outputs, channels, first > 0});
       }
     });
   }
@@ -262,21 +263,24 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   });
 }
 
-void max_pool_row(const Size& size, int64_t pixel, Rows x, float* y, uint8_t* index) {
-  float* pixels[9];
-  neighbours(size, pixel, x.data, x.stride, pixels);
-  isa().max_of_nine(pixels, x.channels, nullptr, false, y, index);
-}
-
 }  // namespace
 
 int64_t prepared_size(const Filter& w) {
-  return (w.taps > 1 ? kFrequencies : 1) * isa().packed_size(w.channels, w.outputs);
+  if (by_winograd(w)) return kFrequencies * isa().packed_size(w.channels, w.outputs);
+  return isa().packed_size(w.taps * w.taps * w.channels, w.outputs);
 }
 
 void prepare(const Filter& w, float* prepared) {
-  if (w.taps > 1) return transform_forward(w, prepared);
-  isa().pack_transposed(w.data, w.channels, w.channels, w.outputs, prepared);
+  if (by_winograd(w)) return transform_forward(w, prepared);
+  const int64_t depth = w.taps * w.taps * w.channels;
+  isa().pack_transposed(w.data, depth, depth, w.outputs, prepared);
+}
+
+const float* prepared(const Filter& w, Scratch& scratch) {
+  if (w.prepared != nullptr) return w.prepared;
+  float* const values = scratch.take(prepared_size(w));
+  prepare(w, values);
+  return values;
 }
 
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
@@ -287,9 +291,7 @@ void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool
     const Filters filters{packed, w.channels, w.outputs};
     return convolve_tiles(Tiling(size, w.taps), x, filters, bias, relu, {}, y);
   }
-  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
-    multiply(first, count, x, packed, y, bias, relu, false);
-  });
+  multiply(size, x, packed, y, bias, relu, false);
 }
 
 void input_gradient(
@@ -302,19 +304,11 @@ void input_gradient(
   }
   float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
   isa().pack(w.data, w.channels, w.outputs, w.channels, w.outputs, packed);
-  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
-    multiply(first, count, grad_y, packed, grad_x, nullptr, false, add);
-  });
+  multiply(size, grad_y, packed, grad_x, nullptr, false, add);
 }
 
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
-  if (taps > 1 && size.pixels() > 0) {
-    return weight_gradient_of_tiles(Tiling(size, taps), grad_y, x, grad_w);
-  }
-  if (size.pixels() == 0) {
-    std::fill_n(grad_w, grad_y.channels * taps * taps * x.channels, 0.0f);
-    return;
-  }
+  if (taps > 1) return weight_gradient_of_tiles(Tiling(size, taps), grad_y, x, grad_w);
   outer_product(
       size, grad_y, x.channels, grad_w,
       [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
@@ -326,16 +320,13 @@ void pool_project(
     const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index) {
   Scratch scratch;
   const float* const packed = prepared(w, scratch);
-  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
+  for_parts(size.pixels(), kPixels, 1, [&](const Part& part) {  // all channels of some pixels
     Scratch own;
-    const Rows pooled{own.take(count * x.channels), x.channels, x.channels};
-    for (int64_t i = 0; i < count; ++i) {
-      uint8_t* const at = index == nullptr ? nullptr : index + (first + i) * x.channels;
-      max_pool_row(size, first + i, x, pooled.row(i), at);
-    }
+    const Rows pooled{own.take(part.count * x.channels), x.channels, x.channels};
+    max_pool(size, part.first, part.count, x, pooled, index);
     isa().multiply(
-        {pooled.data, pooled.stride, packed, y.row(first), y.stride, count, y.channels, x.channels,
-         bias, true, false});
+        {pooled.data, pooled.stride, packed, y.row(part.first), y.stride, part.count, y.channels,
+         x.channels, bias, true, false});
   });
 }
 
@@ -344,29 +335,10 @@ void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* 
       size, grad_y, x.channels, grad_w,
       [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
         Scratch own;
-        float* const pooled = own.take(count * columns);
-        for (int64_t i = 0; i < count; ++i) {
-          max_pool_row(
-              size, first + i, x.columns(column, columns), pooled + i * columns, nullptr);
-        }
-        isa().pack(pooled, columns, count, columns, kOuterRows, packed);
+        const Rows pooled{own.take(count * columns), columns, columns};
+        max_pool(size, first, count, x.columns(column, columns), pooled, nullptr);
+        isa().pack(pooled.data, columns, count, columns, kOuterRows, packed);
       });
-}
-
-void add_unpooled(const Size& size, Rows grad_pooled, const uint8_t* index, Rows grad_x) {
-  const int64_t channels = grad_x.channels;
-  for_row_blocks(size.pixels(), [&](int64_t first, int64_t count) {
-    for (int64_t pixel = first; pixel < first + count; ++pixel) {
-      float* around[9];
-      const uint8_t* at[9];
-      neighbours(size, pixel, grad_pooled.data, grad_pooled.stride, around);
-      neighbours(size, pixel, index, channels, at);
-      // The pixel is number i of the window around the neighbour that it sees as number 8 - i.
-      std::reverse(around, around + 9);
-      std::reverse(at, at + 9);
-      isa().unpool_nine(around, at, channels, grad_x.row(pixel));
-    }
-  });
 }
 
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums) {

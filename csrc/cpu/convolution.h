@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../kernels.h"
+#include "scratch.h"
 
 namespace googlenet_fast::cpu {
 
@@ -42,9 +43,12 @@ struct Filter {
   }
 };
 
-// The weight as convolve() and pool_project() multiply by it: prepared_size() values.
+// The weight as convolve(), pool_project() and convolve_stem() multiply by it: prepared_size() values.
 int64_t prepared_size(const Filter& w);
 void prepare(const Filter& w, float* prepared);
+
+// The weight prepared, now and in `scratch` unless it was before.
+const float* prepared(const Filter& w, Scratch& scratch);
 
 // y = relu(conv(x, w) + bias), or without bias (null) or ReLU. Taps are 1, 3 or 5.
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y);
@@ -57,16 +61,20 @@ void input_gradient(
 // grad_w (outputs, taps, taps, channels) = the weight gradient.
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w);
 
-// y = max over windows of 3x3, stride 1; `index` (pixels, channels) gets where, if not null.
-// y = relu(project(y) + bias).
+// y = relu(project(the maxima of 3x3 windows, stride 1) + bias), and their index as of max_pool().
 void pool_project(
     const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index);
 
 // grad_w of pool_project.
 void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w);
 
-// grad_x += the gradient of the pool, for grad_pooled of its maxima.
-void add_unpooled(const Size& size, Rows grad_pooled, const uint8_t* index, Rows grad_x);
+// y (count, channels) = max over windows of 3x3, stride 1, of the pixels from `first` on; `index`
+// (all pixels, channels) gets where, if not null. On this thread.
+void max_pool(
+    const Size& size, int64_t first, int64_t count, Rows x, Rows y, uint8_t* index);
+
+// grad_x = the gradient of that pool, for grad_pooled of its maxima, plus what is there if `add`.
+void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x);
 
 // masked = 0 where mask (data null: nowhere) is zero or less, else grad; sums (channels,) = its sum
 // over the pixels. masked may be grad.

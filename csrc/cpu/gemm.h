@@ -1,26 +1,46 @@
 // Products of matrices: a tile of kTileRows x kPanel sums stays in registers over the whole depth.
 #pragma once
 
+#include <cstring>
+
 #include "isa.h"
 #include "simd.h"
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-// sums[r] += a[r, k] * b[k] over k. `a` has a row of `a_stride` for each r, or for each k if
-// kTransposed.
-template <int kRows, bool kTransposed>
-inline void add_products(
-    const float* a, int64_t a_stride, const float* b, int64_t depth, Vector (&sums)[kRows][kVectors]) {
-  for (int64_t k = 0; k < depth; ++k, b += kPanel) {
-    Vector right[kVectors];
+// Rows of a panel that are fetched ahead: caches fetch on their own only within a page of memory.
+constexpr int64_t kAhead = 16;
+
+// sums[r] += a[r, k] * b[k] over k, of the first kWide vectors of b's panel. `a` has a row of
+// `a_stride` for each r, or for each k if kTransposed. A function of its own, whose caller's variables
+// take no registers from the sums.
+template <int kRows, int kWide, bool kTransposed>
+[[gnu::noinline]] void add_products(
+    const float* a, int64_t a_stride, const float* b, int64_t depth, Vector (&total)[kRows][kWide]) {
+  Vector sums[kRows][kWide];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) right[v] = load<Vector>(b + v * kLanes);
+    for (int v = 0; v < kWide; ++v) sums[r][v] = total[r][v];
+  }
+  for (int64_t k = 0; k < depth; ++k, b += kPanel) {
+    Vector right[kWide];
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) {
+      __builtin_prefetch(b + kAhead * kPanel + v * kLanes);
+      right[v] = load<Vector>(b + v * kLanes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += left * right[v];
+      for (int v = 0; v < kWide; ++v) sums[r][v] += left * right[v];
     }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) total[r][v] = sums[r][v];
   }
 }
 
@@ -38,33 +58,45 @@ inline V finished(const Finish& finish, V value, const float* c, int64_t column)
   return finish.relu ? relu(value) : value;
 }
 
-// Write one row of a panel, or the part of it that the matrix has.
+// Write one row of a panel's sums, or the part of it that the matrix has.
+template <int kWide>
 inline void write_row(
-    const Finish& finish, const Vector (&sums)[kVectors], float* c, int64_t column, int64_t columns) {
-  if (columns - column >= kPanel) {
-    for (int v = 0; v < kVectors; ++v, column += kLanes) {
+    const Finish& finish, const Vector (&sums)[kWide], float* c, int64_t column, int64_t columns) {
+  if (columns - column >= kWide * kLanes) {
+    for (int v = 0; v < kWide; ++v, column += kLanes) {
       store(c + column, finished(finish, sums[v], c + column, column));
     }
     return;
   }
-  float values[kPanel];
-  for (int v = 0; v < kVectors; ++v) store(values + v * kLanes, sums[v]);
+  float values[kWide * kLanes];
+  for (int v = 0; v < kWide; ++v) store(values + v * kLanes, sums[v]);
   for (int64_t i = 0; column + i < columns; ++i) {
     c[column + i] = finished(finish, values[i], c + column + i, column + i);
   }
+}
+
+// Call function<n>(column) for the panels of a row: n of a panel's vectors have columns.
+template <typename F>
+inline void for_each_panel(int64_t columns, const F& function) {
+  int64_t j = 0;
+  for (; columns - j > kLanes; j += kPanel) function.template operator()<kVectors>(j);
+  if (j < columns) function.template operator()<1>(j);
 }
 
 template <int kRows>
 void multiply_rows(const Product& p, int64_t row) {
   const float* const a = p.a + row * p.a_stride;
   const Finish finish{p.add, p.bias, p.relu};
-  for (int64_t j = 0; j < p.columns; j += kPanel) {
-    Vector sums[kRows][kVectors] = {};
-    add_products<kRows, false>(a, p.a_stride, p.b + j * p.depth, p.depth, sums);
+  for_each_panel(p.columns, [&]<int kWide>(int64_t j) {
+    Vector sums[kRows][kWide] = {};
+    for (int64_t part = 0; part < p.parts; ++part) {
+      const float* const b = p.b + (j * p.parts + part * kPanel) * p.depth;
+      add_products<kRows, kWide, false>(a + part * p.part_stride, p.a_stride, b, p.depth, sums);
+    }
     for (int r = 0; r < kRows; ++r) {
       write_row(finish, sums[r], p.c + (row + r) * p.c_stride, j, p.columns);
     }
-  }
+  });
 }
 
 // Call function<n>() for n = count, which is 1 .. kMost.
@@ -76,33 +108,38 @@ inline void with_constant(int64_t count, const F& function) {
   }
 }
 
-inline void multiply(const Product& p) {
-  for (int64_t row = 0; row < p.rows; row += kTileRows) {
-    const int64_t count = p.rows - row < kTileRows ? p.rows - row : kTileRows;
-    with_constant<kTileRows>(count, [&]<int kRows>() { multiply_rows<kRows>(p, row); });
+// Call function<n>(first) for tiles of n rows, at most kTileRows and all about as many: a tile of few
+// rows takes longer for each.
+template <typename F>
+inline void for_each_tile(int64_t rows, const F& function) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = i * rows / tiles, count = (i + 1) * rows / tiles - first;
+    with_constant<kTileRows>(count, [&]<int kRows>() { function.template operator()<kRows>(first); });
   }
+}
+
+inline void multiply(const Product& p) {
+  for_each_tile(p.rows, [&]<int kRows>(int64_t row) { multiply_rows<kRows>(p, row); });
 }
 
 template <int kRows>
 void multiply_outputs(const OuterProduct& p, int64_t output) {
   float a[kOuterRows * kRows];  // this tile's columns of A, side by side
   for (int64_t k = 0; k < p.rows; ++k) {
-    for (int r = 0; r < kRows; ++r) a[k * kRows + r] = p.a[k * p.a_stride + output + r];
+    std::memcpy(a + k * kRows, p.a + k * p.a_stride + output, sizeof(float) * kRows);
   }
-  for (int64_t j = 0; j < p.columns; j += kPanel) {
-    Vector sums[kRows][kVectors] = {};
-    add_products<kRows, true>(a, kRows, p.b + j * p.b_rows, p.rows, sums);
+  for_each_panel(p.columns, [&]<int kWide>(int64_t j) {
+    Vector sums[kRows][kWide] = {};
+    add_products<kRows, kWide, true>(a, kRows, p.b + j * p.b_rows, p.rows, sums);
     for (int r = 0; r < kRows; ++r) {
-      write_row({true, nullptr, false}, sums[r], p.c + (output + r) * p.c_stride, j, p.columns);
+      write_row({p.add, nullptr, false}, sums[r], p.c + (output + r) * p.c_stride, j, p.columns);
     }
-  }
+  });
 }
 
 inline void multiply_transposed(const OuterProduct& p) {
-  for (int64_t output = 0; output < p.outputs; output += kTileRows) {
-    const int64_t count = p.outputs - output < kTileRows ? p.outputs - output : kTileRows;
-    with_constant<kTileRows>(count, [&]<int kRows>() { multiply_outputs<kRows>(p, output); });
-  }
+  for_each_tile(p.outputs, [&]<int kRows>(int64_t output) { multiply_outputs<kRows>(p, output); });
 }
 
 inline void pack(

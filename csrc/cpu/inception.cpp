@@ -82,7 +82,7 @@ void write_grad_x(const InceptionBackward& p, const Filters& f, Rows masked, Row
   input_gradient(size, g.b1, f.in.rows(0, p.shape.c1), false, {}, grad_x);
   const Filter reduce = f.in.rows(p.shape.c1, p.shape.reductions());
   input_gradient(size, grad_r, reduce, true, {}, grad_x);
-  add_unpooled(size, grad_pooled, p.index, grad_x);
+  unpool(size, grad_pooled, p.index, true, grad_x);
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ namespace googlenet_fast::cpu {
 // A matrix of weights as the kernels read it: panels of `Isa::panel` columns, each one row after
 // the other, the last one filled up with zeros. It has `Isa::packed_size(depth, columns)` values.
 
-// C (rows, columns) = A (rows, depth) · B, plus C if `add`, plus bias, clipped if `relu`.
+// C (rows, columns) = A (rows, parts * depth) · B, plus C if `add`, plus bias, clipped if `relu`. A
+// row of A is `parts` runs of `depth` values.
 struct Product {
   const float* a;
   int64_t a_stride;  // from one row to the next
@@ -22,9 +23,10 @@ struct Product {
   const float* bias;  // (columns,) or null
   bool relu;
   bool add;
+  int64_t parts = 1, part_stride = 0;  // from one run to the next
 };
 
-// C (outputs, columns) += Aᵀ · B of A (rows, outputs) and B (rows, columns).
+// C (outputs, columns) = Aᵀ · B of A (rows, outputs) and B (rows, columns), plus C if `add`.
 struct OuterProduct {
   const float* a;
   int64_t a_stride;
@@ -34,6 +36,7 @@ struct OuterProduct {
   int64_t c_stride;
   int64_t rows;  // at most kOuterRows
   int64_t outputs, columns;
+  bool add;
 };
 constexpr int64_t kOuterRows = 256;
 
@@ -93,9 +96,17 @@ struct Isa {
       const float* const* pixels, int64_t channels, const float* bias, bool relu, float* y,
       uint8_t* index);
 
-  // dx += dy of each of nine pixels whose index is its number here; null pixels are left out.
+  // The maxima of the 3x3 windows around `count` adjacent pixels: rows[1] is the first one, rows[0]
+  // and rows[2] the pixels above and below (or rows[1], at a border); `before` and `after`: whether
+  // the row has pixels there.
+  void (*max_of_rows)(
+      const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
+      int64_t channels, float* y, int64_t y_stride);
+
+  // dx = dy of each of nine pixels whose index is its number here, plus what is there if `add`; null
+  // pixels are left out.
   void (*unpool_nine)(
-      const float* const* dy, const uint8_t* const* index, int64_t channels, float* dx);
+      const float* const* dy, const uint8_t* const* index, int64_t channels, bool add, float* dx);
 
   // y = x * s^-beta with s = k + scale * the sum of the squares of the `size` channels around;
   // `wide` has room for channels + size values.

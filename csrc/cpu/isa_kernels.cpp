@@ -26,6 +26,7 @@ const Isa kIsa{
     .transform_filter = transform_filter,
     .transform_filter_adjoint = transform_filter_adjoint,
     .max_of_nine = max_of_nine,
+    .max_of_rows = max_of_rows,
     .unpool_nine = unpool_nine,
     .normalize = normalize,
     .normalize_backward = normalize_backward,

@@ -7,9 +7,17 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-inline void max_of_nine(
+// The larger value; NaN counts as larger.
+template <typename V>
+inline auto is_larger(V x, V than) {
+  return (x > than) | (x != x);
+}
+
+template <bool kIndex>
+void max_of_nine_with(
     const float* const* pixels, int64_t channels, const float* bias, bool clip, float* y,
     uint8_t* index) {
+  if (channels == 0) return;  // the data of a tensor without values is null
   constexpr int kClippedIndex = kClipped;
   int first = 0;
   while (pixels[first] == nullptr) ++first;
@@ -19,21 +27,49 @@ inline void max_of_nine(
     for (int i = first + 1; i < 9; ++i) {
       if (pixels[i] == nullptr) continue;
       const V x = load<V>(pixels[i] + c);
-      const auto greater = (x > most) | (x != x);  // NaN counts as greater
-      most = greater ? x : most;
-      at = greater ? i + IntegersOf<V>{} : at;
+      const auto larger = is_larger(x, most);
+      most = larger ? x : most;
+      if constexpr (kIndex) at = larger ? i + IntegersOf<V>{} : at;
     }
     if (bias != nullptr) most += load<V>(bias + c);
-    if (clip) at = most <= 0.0f ? kClippedIndex + IntegersOf<V>{} : at;
+    if constexpr (kIndex) {
+      if (clip) at = most <= 0.0f ? kClippedIndex + IntegersOf<V>{} : at;
+      store_bytes(index + c, at);
+    }
     store(y + c, clip ? relu(most) : most);
-    if (index != nullptr) store_bytes(index + c, at);
+  });
+}
+
+inline void max_of_nine(
+    const float* const* pixels, int64_t channels, const float* bias, bool clip, float* y,
+    uint8_t* index) {
+  const auto run = index == nullptr ? max_of_nine_with<false> : max_of_nine_with<true>;
+  run(pixels, channels, bias, clip, y, index);
+}
+
+// A column's maximum serves the three windows that it is in.
+inline void max_of_rows(
+    const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
+    int64_t channels, float* y, int64_t y_stride) {
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const auto larger = [](V a, V b) { return is_larger(b, a) ? b : a; };
+    const auto column = [&](int64_t i) {
+      const auto pixel = [&](int row) { return load<V>(rows[row] + i * stride + c); };
+      return larger(larger(pixel(0), pixel(1)), pixel(2));
+    };
+    V here = column(0), left = before ? column(-1) : here;
+    for (int64_t i = 0; i < count; ++i) {
+      const V right = i + 1 < count || after ? column(i + 1) : here;
+      store(y + i * y_stride + c, larger(larger(left, here), right));
+      left = here, here = right;
+    }
   });
 }
 
 inline void unpool_nine(
-    const float* const* dy, const uint8_t* const* index, int64_t channels, float* dx) {
+    const float* const* dy, const uint8_t* const* index, int64_t channels, bool add, float* dx) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    V sum = load<V>(dx + c);
+    V sum = add ? load<V>(dx + c) : zero<V>();
     for (int i = 0; i < 9; ++i) {
       if (dy[i] == nullptr) continue;
       sum += load_bytes<IntegersOf<V>>(index[i] + c) == i ? load<V>(dy[i] + c) : zero<V>();

@@ -67,6 +67,11 @@ CASES = {
         ((2, 64, 14, 14), (64, 64, 1, 1), (64,)),
         lambda t: (*t, True),
     ),
+    "strided_conv_bias_relu": Case(
+        conv_bias_relu,
+        ((2, 3, 29, 30), (64, 3, 7, 7), (64,)),
+        lambda t: (*t, True, 2),
+    ),
     "bias_relu_pool": Case(
         bias_relu_pool, ((2, 64, 28, 28), (64,)), lambda t: (t[0], t[1], True, True)
     ),

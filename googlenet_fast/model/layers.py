@@ -82,11 +82,8 @@ class Conv(nn.Module):
         return bias_relu_pool(y, bias, relu=self.relu, ceil_mode=ceil_mode)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        if self.conv.stride == (1, 1):
-            prepared = self._prepared.later([weight], partial(prepare_weight, weight))
-            return conv_bias_relu(x, weight, bias, relu, prepared)
-        y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
-        return F.relu_(y) if relu else y
+        prepared = self._prepared.later([weight], partial(prepare_weight, weight))
+        return conv_bias_relu(x, weight, bias, relu, self.conv.stride[0], prepared)
 
 
 def group_of(norm: _BatchNorm) -> ProcessGroup | None:

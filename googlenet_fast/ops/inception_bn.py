@@ -209,7 +209,7 @@ def _convolve_backward(
 ) -> tuple[Tensor, Tensor | None]:
     if _compiled(x, weight):
         grad_x, grads = torch.ops.googlenet_fast.conv_bias_relu_backward.default(
-            grad, x, None, weight, True, needs_weight
+            grad, x, None, weight, 1, True, needs_weight
         )
         return grad_x, weight_and_bias(grads, 0, weight)[0] if needs_weight else None
     padding = [weight.size(2) // 2] * 2

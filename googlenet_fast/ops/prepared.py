@@ -14,7 +14,7 @@ def prepare_weight(weight: Tensor) -> Tensor:
     """Return a row of values for `conv_bias_relu` and `inception`, of this machine alone.
 
     Args:
-        weight: (K, C, T, T), on a CPU; T is 1, 3 or 5.
+        weight: (K, C, T, T), on a CPU; T is 1, 3, 5 or 7.
     """
     return torch.ops.googlenet_fast.prepare_weight.default(weight)
 

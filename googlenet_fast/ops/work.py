@@ -36,7 +36,8 @@ def work(op: str, call: Call, batch: int) -> Work:
     x = pixels * channels * dtype.itemsize
     match op:
         case "conv_bias_relu":
-            return _convolution(others[0], pixels, dtype.itemsize, training)
+            weight, _, _, *stride = others
+            return _convolution(weight, pixels, dtype.itemsize, training, *stride)
         case "inception":
             weights = others[:8:2]
             parts = [_convolution(w, pixels, dtype.itemsize, training) for w in weights]
@@ -53,12 +54,15 @@ def work(op: str, call: Call, batch: int) -> Work:
     raise ValueError(f"no formula for {op}")
 
 
-def _convolution(weight: tuple[int, ...], pixels: int, itemsize: int, training: bool) -> Work:
+def _convolution(
+    weight: tuple[int, ...], pixels: int, itemsize: int, training: bool, stride: int = 1
+) -> Work:
     """Both gradients read the output's gradient and the output, which is ReLU's mask."""
     outputs, channels, height, width = weight
     numel = outputs * channels * height * width
-    x, y = pixels * channels * itemsize, pixels * outputs * itemsize
-    forward = Work(2 * pixels * numel, x + y + numel * itemsize)
+    out_pixels = pixels / stride**2
+    x, y = pixels * channels * itemsize, out_pixels * outputs * itemsize
+    forward = Work(2 * out_pixels * numel, x + y + numel * itemsize)
     if not training:
         return forward
     backward = 2 * x + 4 * y + numel * (itemsize + 4)

@@ -5,7 +5,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.sanitizers import COMPILER, SANITIZE
+from tests.sanitizers import COMPILER, SANITIZE, one_unit
 from tests.setup_script import setup
 
 HERE = Path(__file__).parent
@@ -22,14 +22,14 @@ def build(folder: Path) -> Path:
     flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE, *setup().WARNINGS]
     flags += [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
     flags.append(f"-DGOOGLENET_FAST_BUILD_INFO={info}")
-    commands = {}
-    sources = [*(ROOT / "csrc").glob("cpu/*.cpp"), *(ROOT / "csrc").glob("bindings/*.cpp")]
-    for source in [*sources, HERE / "pool_into.cpp"]:
+    bindings = folder / "bindings.o"
+    together = one_unit((ROOT / "csrc").glob("bindings/*.cpp"))
+    commands = {bindings: [*flags, "-O0", *together, f"-o{bindings}"]}
+    for source in [*(ROOT / "csrc").glob("cpu/*.cpp"), HERE / "pool_into.cpp"]:
         for _, isa in setup().translation_units(str(source)):
             own = [] if isa is None else setup().INSTRUCTION_SETS[isa]
+            built = folder / f"{source.stem}-{isa}.o"
             own = [*own, f"-DGOOGLENET_FAST_ISA={isa}"]
-            own += ["-O0"] if source.parent.name == "bindings" else []
-            built = folder / f"{source.parent.name}-{source.stem}-{isa}.o"
             commands[built] = [*flags, *own, "-c", str(source), f"-o{built}"]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(_run, commands.values()))

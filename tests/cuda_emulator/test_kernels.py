@@ -8,16 +8,20 @@ from tests.sanitizers import run_checks, sanitizing_environment
 Build = Callable[[int, str], Path]
 
 HERE = Path(__file__).parent
+CHECKS = ["check_kernels.py", "../ops/test_bn_relu_concat.py"]
+LEFT_OUT = "not float64 and not fake_cuda and not compile"
+"""The kernels take no float64, and do not tell who calls them."""
 
 
 def test_kernels_equal_the_reference_under_sanitizers(kernels: Build) -> None:
-    run_checks(HERE, ["check_kernels.py"], kernels(32, "sanitized"), sanitizing_environment())
+    run_checks(HERE, [*CHECKS, "-k", LEFT_OUT], kernels(32, "sanitized"), sanitizing_environment())
 
 
 def test_kernels_equal_the_reference_with_warps_of_64_lanes(kernels: Build) -> None:
-    arguments = ["check_kernels.py", "-k", "not bfloat16"]
-    run_checks(HERE, arguments, kernels(64, "sanitized"), sanitizing_environment())
+    selected = f"{LEFT_OUT} and not bfloat16"
+    run_checks(HERE, [*CHECKS, "-k", selected], kernels(64, "sanitized"), sanitizing_environment())
 
 
 def test_ops_fit_torch_and_kernels_move_no_more_than_they_must(kernels: Build) -> None:
-    run_checks(HERE, ["check_ops.py", "check_traffic.py"], kernels(32, "traced"), {})
+    checks = ["check_ops.py", "check_traffic.py", "check_bn_traffic.py"]
+    run_checks(HERE, checks, kernels(32, "traced"), {})

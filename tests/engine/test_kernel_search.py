@@ -1,50 +1,21 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.kernel_search import LONG_RUN, calls_of, is_search_wanted, search
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.ops import records, selection
+from googlenet_fast.ops import dispatch, records, selection
+from tests.engine.runs import finish, in_environment, warm_process
 
 WON = ("conv_bias_relu", "inception")
 GPU = torch.device("cuda", 0)
-TWO_PROCESSES = """
-import sys
-import torch
-import torch.distributed as dist
-from googlenet_fast.engine import kernel_search
-from googlenet_fast.engine.distributed import Process
-from googlenet_fast.model import GoogLeNet
-from googlenet_fast.ops import dispatch, records, selection
-
 SHAPES = {"bias_relu_pool": 8, "conv_bias_relu": 6, "inception": 18, "local_response_norm": 4}
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-records.environment = lambda device: {"device": device}
-process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
-
-def measure(op, call, names, batch, device):
-    assert rank == 0, "only the main process measures"
-    return {name: 1.0 / (place + 1) for place, name in enumerate(names)}  # the last wins
-
-with torch.device("meta"):
-    model = GoogLeNet("paper", 10)
-lines = kernel_search.search(model, 4, 224, None, process, measure)
-fastest = {op: list(dispatch.implementations(op, "cuda"))[-2] for op in SHAPES}
-assert lines == [f"fastest {op}: {fastest[op]} for {n} shapes" for op, n in SHAPES.items()]
-selection._load(str(process.device))
-calls = kernel_search.calls_of(model, 4, 224, None, process.device)
-assert all(selection._fastest[op, call] == fastest[op] for op, call in calls)
-assert len(calls) == 36 < len(selection._fastest)
-dist.barrier()
-dist.destroy_process_group()
-"""
+"""How many shapes the network has of each op."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,16 +68,37 @@ def test_what_was_measured_before_is_not_measured_again(model: GoogLeNet) -> Non
     assert len(asked) == 36  # another batch
 
 
+def search_together(rank: int, store: Path) -> None:
+    """What one of two processes does."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    records.environment = lambda device: {"device": device}  # type: ignore[assignment]
+    process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
+
+    def measure(op: str, call: Any, names: list[str], *_: Any) -> dict[str, float]:
+        assert rank == 0, "only the main process measures"
+        return {name: 1.0 / (place + 1) for place, name in enumerate(names)}  # the last wins
+
+    with torch.device("meta"):
+        model = GoogLeNet("paper", 10)
+    lines = search(model, 4, 224, None, process, measure)
+    fastest = {op: list(dispatch.implementations(op, "cuda"))[-2] for op in SHAPES}
+    assert lines == [f"fastest {op}: {fastest[op]} for {n} shapes" for op, n in SHAPES.items()]
+    selection._load(str(process.device))
+    calls = calls_of(model, 4, 224, None, process.device)
+    assert all(selection._fastest[op, call] == fastest[op] for op, call in calls)
+    assert len(calls) == 36 < len(selection._fastest)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
-    commands = [
-        [sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path / "store")] for rank in (0, 1)
-    ]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    cache = {"GOOGLENET_FAST_CACHE": str(tmp_path / "cache")}
+    finish(
+        *(
+            warm_process(in_environment, cache, search_together, rank, tmp_path / "store")
+            for rank in range(2)
+        )
+    )
 
 
 @pytest.mark.parametrize(

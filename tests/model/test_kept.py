@@ -85,4 +85,4 @@ def test_a_step_that_no_version_tells_of(module: nn.Module, switch: bool) -> Non
 def test_weights_that_do_not_fit() -> None:
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3)
     with torch.no_grad(), pytest.raises(RuntimeError, match="not what prepare_weight makes"):
-        torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, torch.zeros(7))
+        torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, torch.zeros(7))

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from googlenet_fast.model import layers
 from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+from tests.engine.runs import finish, warm_process
 
 SIBLINGS, WIDTHS = (5, 4, 3), (6, 7, 2)
 """Channels of the 1x1 convolutions and of the other branches."""
@@ -70,7 +70,7 @@ def work(rank: int, folder: str, implementation: str) -> None:
 def test_two_processes_equal_one(implementation: str, tmp_path: Path) -> None:
     if implementation == "native" and extension.UNAVAILABLE is not None:
         pytest.skip(extension.UNAVAILABLE)
-    mp.start_processes(work, (str(tmp_path), implementation), nprocs=2, start_method="spawn")
+    finish(*(warm_process(work, rank, str(tmp_path), implementation) for rank in range(2)))
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     with use_impl("reference"):
         by_image, parameters, buffers = train(slice(None), None)

@@ -230,8 +230,12 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("block", ALL_BLOCKS)
+@pytest.mark.parametrize(
+    ("block", "dtype"),
+    [*((block, torch.float16) for block in ALL_BLOCKS), ("3a", torch.float32)],
+    ids=str,
+)
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_on_every_block(
     block: str, dtype: torch.dtype, device: str, check_accuracy: Check
 ) -> None:
@@ -242,6 +246,7 @@ def test_triton_on_every_block(
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("reduce_relu", [True, False])
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_with_every_flag(
     reduce_relu: bool, bias: bool, kernel: int, device: str, check_accuracy: Check
 ) -> None:
@@ -289,6 +294,7 @@ def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     assert torch.equal(actual.view_as(expected), expected)
 
 
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_gives_the_same_bits_twice(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((32, 9, 16, 16, 24, 16, 16, 16))]
     with use_impl("triton"):
@@ -300,6 +306,7 @@ def test_triton_gives_the_same_bits_twice(device: str) -> None:
 
 
 @pytest.mark.parametrize("split", [1, 3, 9])
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_sums_over_splits(
     split: int, device: str, monkeypatch: pytest.MonkeyPatch, check_accuracy: Check
 ) -> None:
@@ -310,6 +317,7 @@ def test_triton_sums_over_splits(
     check_triton(arguments, device, check_accuracy)
 
 
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
     with use_impl("triton"):
@@ -347,6 +355,7 @@ def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_
     assert not saved
 
 
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
     opcheck(torch.ops.googlenet_fast.inception.triton, (*arguments, True))

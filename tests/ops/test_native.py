@@ -1,5 +1,6 @@
 """The kernels for CPUs, of every instruction set of this machine, against the reference in fp64."""
 
+import math
 import os
 import subprocess
 import sys
@@ -49,6 +50,26 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         (1, 3, 2, 11),
         [((35, 3, 5, 5), torch.float32), ((35,), torch.float32), True],
     ),
+    "stem": (
+        "conv_bias_relu",
+        (2, 3, 37, 18),
+        [((40, 3, 7, 7), torch.float32), ((40,), torch.float32), True, 2],
+    ),
+    "wide stem": (
+        "conv_bias_relu",
+        (1, 2, 3, 515),
+        [((5, 2, 7, 7), torch.float32), None, False, 2],
+    ),
+    "stem of one pixel": (
+        "conv_bias_relu",
+        (1, 3, 1, 1),
+        [((4, 3, 7, 7), torch.float32), ((4,), torch.float32), True, 2],
+    ),
+    "stem of no images": (
+        "conv_bias_relu",
+        (0, 3, 9, 9),
+        [((4, 3, 7, 7), torch.float32), ((4,), torch.float32), True, 2],
+    ),
     "pool": ("bias_relu_pool", (2, 37, 9, 12), [((37,), torch.float32), True, True]),
     "max pool": ("max_pool", (2, 37, 9, 12), []),
     "normalisation": ("local_response_norm", (2, 37, 3, 5), [5, 0.1, 0.75, 1.0]),
@@ -56,24 +77,39 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_native_kernels(case: str, threads: int) -> None:
+def test_native_kernels(case: str) -> None:
+    """They are right, to the same bits each time and with any number of threads."""
     op, shape, others = CASES[case]
     arguments = random_arguments((shape, torch.float32, *others), "cpu")
     exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
     expected = Trial(op, exact, None).run("reference")
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        found, again = (Trial(op, arguments, None).run("native") for _ in range(2))
+        found, *others_found = (on_threads(n, op, arguments) for n in (1, 2, 2, 5))
     finally:
         torch.set_num_threads(before)
-    for index, (actual, wanted, repeated) in enumerate(zip(found, expected, again, strict=True)):
+    for index, (actual, wanted) in enumerate(zip(found, expected, strict=True)):
         error = (actual.double() - wanted).norm().item()
         allowed = (FORWARD if index == 0 else GRADIENTS) * wanted.norm().item()
         assert error <= allowed, index
-        assert torch.equal(actual, repeated)
+        assert all(torch.equal(actual, other[index]) for other in others_found), index
+
+
+def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor]:
+    torch.set_num_threads(threads)
+    return Trial(op, arguments, None).run("native")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inference_gives_the_values_of_training(case: str) -> None:
+    op, shape, others = CASES[case]
+    arguments = random_arguments((shape, torch.float32, *others), "cpu")
+    if arguments[0].numel() > 1:
+        arguments[0].permute(0, 2, 3, 1).view(-1)[1::97] = torch.nan
+    trained, *_ = Trial(op, arguments, None).run("native")
+    (inferred,) = Trial(op, arguments, None, training=False).run("native")
+    assert torch.equal(inferred.nan_to_num(12345), trained.nan_to_num(12345))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -89,7 +125,9 @@ def test_bfloat16_is_computed_in_fp32(case: str) -> None:
     for actual, eager, wanted in zip(*results.values(), expected, strict=True):
         assert actual.dtype == eager.dtype
         error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
-        assert error <= 2 * allowed + 1e-3 * wanted.norm().item()
+        assert math.isfinite(error)
+        # PyTorch's own can be NaN for a 7x7 filter on one pixel.
+        assert not error > 2 * allowed + 1e-3 * wanted.norm().item()
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
@@ -97,7 +135,7 @@ def test_other_instruction_sets(isa: str) -> None:
     if "GOOGLENET_FAST_ISA" in os.environ:
         pytest.skip("this is the child")
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels and 2", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels", __file__],
         env={**os.environ, "GOOGLENET_FAST_ISA": isa},
         capture_output=True,
         text=True,

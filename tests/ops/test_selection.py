@@ -146,7 +146,7 @@ def test_calls_are_seen_where_there_is_a_choice() -> None:
         conv_bias_relu(x, weight)
         conv_bias_relu(x[:1], weight)
         conv_bias_relu(torch.empty(2, 5, 7, 6), torch.empty(4, 5, 3, 3))
-    assert list(seen) == [("conv_bias_relu", call_of((x, weight, None, True)))]
+    assert list(seen) == [("conv_bias_relu", call_of((x, weight, None, True, 1)))]
 
 
 def test_the_choice_is_traced_for_every_shape() -> None:

@@ -37,6 +37,7 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "op", ["inception", "conv_bias_relu", "bias_relu_pool", "local_response_norm"]
 )
+@pytest.mark.usefixtures("fast_interpreter")
 def test_triton_kernels_pass(op: str, dtype: torch.dtype, weight: torch.dtype, device: str) -> None:
     assert compare(op, "triton", device, signature(arguments_of(op, dtype, weight))) is None
 
