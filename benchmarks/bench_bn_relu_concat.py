@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_concat_bias_relu import DEVICE, FUSED, WIDTHS
-from benchmarks.harness import interleave
+from benchmarks.harness import interleave, relative_error
+from benchmarks.layers import print_reached
 from googlenet_fast.ops import bn_relu_concat, use_impl
 from googlenet_fast.ops.bn_relu_concat import bn_relu_concat_reference
+from googlenet_fast.ops.work import Work
 
 Function = Callable[[list[Tensor], list[nn.BatchNorm2d]], Tensor]
 
@@ -52,11 +54,11 @@ def bench_block(block: str, dtype: torch.dtype) -> None:
     exact = step(bn_relu_concat_reference, wide, doubles, grad.double())
     with use_impl(FUSED):
         errors = {
-            name: max(
-                ((a.double() - e).norm() / e.norm()).item()
-                for a, e in zip(step(function, branches, norms, grad), exact, strict=True)
-            )
+            name: relative_error(step(function, branches, norms, grad), exact)
             for name, function in PROVIDERS.items()
         }
         work = {name: partial(step, f, branches, norms, grad) for name, f in PROVIDERS.items()}
-        interleave(f"bn_relu_concat {block} {dtype}", work, repeats=21, errors=errors)
+        measured = interleave(f"bn_relu_concat {block} {dtype}", work, repeats=21, errors=errors)
+        # Forward reads for the statistics and again to normalise, and writes; backward reads grad
+        # and x for their sums and again for the gradient, which it writes.
+        print_reached(measured, Work(0, 8 * grad.nbytes))

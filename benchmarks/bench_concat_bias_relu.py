@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import interleave, relative_error
+from benchmarks.layers import print_reached
 from googlenet_fast.ops import concat_bias_relu, use_impl
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu_reference
+from googlenet_fast.ops.work import Work
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FUSED = "cuda" if torch.cuda.is_available() else "native"
@@ -69,8 +71,11 @@ def bench_block(block: str, dtype: torch.dtype) -> None:
             name: relative_error(step(function, tensors, grad), exact)
             for name, function in PROVIDERS.items()
         }
-        for mode, work in (
-            ("forward", {name: partial(f, *tensors) for name, f in PROVIDERS.items()}),
-            ("both", {name: partial(step, f, tensors, grad) for name, f in PROVIDERS.items()}),
+        # Forward reads and writes once; backward reads grad and y, ReLU's mask, and writes.
+        for mode, passes, work in (
+            ("forward", 2, {name: partial(f, *tensors) for name, f in PROVIDERS.items()}),
+            ("both", 5, {name: partial(step, f, tensors, grad) for name, f in PROVIDERS.items()}),
         ):
-            interleave(f"concat_bias_relu {block} {dtype} {mode}", work, repeats=21, errors=errors)
+            title = f"concat_bias_relu {block} {dtype} {mode}"
+            measured = interleave(title, work, repeats=21, errors=errors)
+            print_reached(measured, Work(0, passes * grad.nbytes))

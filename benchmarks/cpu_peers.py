@@ -336,7 +336,9 @@ def export_network(folder: Path) -> None:
             dynamo=False,
         )
     if "MNN" in installed_peers(training=False):
-        command: list[str | Path] = [Path(sys.executable).with_name("mnnconvert"), "-f", "ONNX"]
+        # The command mnnconvert would install a package with pip to report its use; this does not.
+        convert = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+        command: list[str | Path] = [sys.executable, "-c", convert, "-f", "ONNX"]
         command += ["--modelFile", onnx, "--MNNModel", folder / "network.mnn", "--bizCode", "x"]
         subprocess.run(command, check=True, capture_output=True)
     if "ncnn" in installed_peers(training=False):

@@ -8,6 +8,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +17,18 @@ from matplotlib.figure import Figure
 from benchmarks.bench_cpu_model import peak_memory, time_peers, workers
 from benchmarks.cpu_peak import measured_peak
 from benchmarks.cpu_peers import OURS, export_network, installed_peers
-from benchmarks.network import Block, Convolution, aux_convolutions, stages
+from benchmarks.network import (
+    Block,
+    Classifier,
+    Convolution,
+    Stage,
+    aux_convolutions,
+    fused_call,
+    stages,
+)
 from googlenet_fast.errors import run_command
+from googlenet_fast.ops.selection import call_of
+from googlenet_fast.ops.work import work
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -26,7 +37,7 @@ BATCHES, THREADS = (1, 4, 16, 64), (1, 2)
 COMPILED, COMPILED_CASE = "torch.compile channels_last", (2, 16)
 """Compiling takes a minute or two a case, so it is timed at one number of threads and batch."""
 
-WINOGRAD = {1: 1.0, 3: 4.0, 5: 25 / 9}
+WINOGRAD = {1: 1.0, 3: 4.0, 5: 25 / 9, 7: 1.0}
 """Multiplications that F(4x4,3x3) and F(2x2,5x5) save, by the side of the filter."""
 
 Rows = dict[tuple[str, int, int], dict[str, float]]
@@ -52,6 +63,14 @@ against the best other.
 {tables}
 
 ## Bounds
+
+An image's convolutions take {direct[0]:.1f} and {direct[1]:.1f} GFLOP in training and inference,
+with Winograd's F(4x4,3x3) and F(2x2,5x5) {fast[0]:.1f} and {fast[1]:.1f}; the fused ops read and
+write {bytes[0]:.0f} and {bytes[1]:.0f} MB. The times are those at the rates of large products
+of matrices and of copies, measured after the peers. *Both* is their sum, for what is multiplied
+passes through memory before and after; Winograd's transforms, partial tiles at borders and the
+optimizer come on top. *Reached* is the share of it at batch 16, and *ratio* what it would be
+against the best other there.
 
 {bounds}
 
@@ -102,41 +121,64 @@ def tables(rows: Rows) -> Iterator[str]:
         yield "| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |\n"
 
 
-def operations(*, training: bool, winograd: bool) -> float:
-    """Multiplications and additions of all convolutions but the first, for an image."""
+def fused_stages(*, training: bool) -> list[Stage]:
+    """What a fused op does: all but the classifier."""
     found = [*stages("paper"), *(aux_convolutions() if training else [])]
-    convs = [s for s in found if isinstance(s, Convolution) and s.name != "conv1"]
-    convs += [c for s in found if isinstance(s, Block) for c in s.convolutions().values()]
-    saved = WINOGRAD if winograd else dict.fromkeys(WINOGRAD, 1.0)
-    total = sum(2 * c.side**2 * c.weight / saved[c.taps] for c in convs)
-    return total * (3 if training else 1)
+    return [stage for stage in found if not isinstance(stage, Classifier)]
 
 
-def bounds() -> Iterator[str]:
-    """What the arithmetic allows, by mode and number of threads."""
+def operations(*, training: bool, winograd: bool) -> float:
+    """Multiplications and additions of all convolutions for an image."""
+    total = 0.0
+    for stage in fused_stages(training=training):
+        convs = stage.convolutions().values() if isinstance(stage, Block) else [stage]
+        for conv in convs:
+            if isinstance(conv, Convolution):
+                passes = (2 if conv.name == "conv1" else 3) if training else 1
+                saved = WINOGRAD[conv.taps] if winograd else 1.0
+                total += passes * 2 * conv.side**2 * conv.weight / saved
+    return total
+
+
+def traffic(*, training: bool) -> float:
+    """Bytes that the fused ops read and write for an image, each tensor once an op."""
+    make = partial(torch.empty, device="meta")
+    dtype = torch.float32
+    calls = [
+        fused_call(stage, 1, stage.side_in, dtype, training=training, make=make)
+        for stage in fused_stages(training=training)
+    ]
+    return sum(work(call.op, (training, *call_of(call.arguments)[1:]), 1).bytes for call in calls)
+
+
+def bounds(rows: Rows) -> Iterator[str]:
+    """What arithmetic and memory allow, and the share that was reached, by threads and mode."""
+    columns = "direct, ms | Winograd, ms | memory, ms | both, images/s | reached | ratio"
+    yield f"| threads | mode | {columns} |"
+    yield "|--:|---|--:|--:|--:|--:|--:|--:|"
     for threads in THREADS:
         torch.set_num_threads(threads)
         measured_peak.cache_clear()
         peak = measured_peak()
-        yield (
-            f"- {threads} threads: matrix products reach {1000 * peak.tflops:.0f} GFLOP/s,"
-            f" copies {1000 * peak.tbps:.0f} GB/s. At that rate the convolutions alone, without the"
-            " stem's, Winograd's transforms and all passes over memory, allow"
-        )
         for mode in ("training", "inference"):
+            training = mode == "training"
             direct, fast = (
-                operations(training=mode == "training", winograd=w) for w in (False, True)
+                1e3 * operations(training=training, winograd=w) / (peak.tflops * 1e12)
+                for w in (False, True)
             )
+            memory = 1e3 * traffic(training=training) / (peak.tbps * 1e12)
+            both = 1e3 / (fast + memory)
+            speeds = rows[mode, threads, BATCHES[2]]
+            best_other = max(speed for peer, speed in speeds.items() if peer != OURS)
             yield (
-                f"  {peak.tflops * 1e12 / direct:.0f} images a second directly"
-                f" ({direct / 1e9:.1f} GFLOP an image) and {peak.tflops * 1e12 / fast:.0f} by"
-                f" Winograd ({fast / 1e9:.1f}) in {mode}{',' if mode == 'training' else '.'}"
+                f"| {threads} | {mode} | {direct:.1f} | {fast:.1f} | {memory:.1f} | {both:.0f}"
+                f" | {speeds[OURS] / both:.0%} | {both / best_other:.2f} |"
             )
 
 
 def plot(rows: Rows) -> None:
     """Images a second over the batch, with the most threads."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     for axes, mode in zip(figure.subplots(1, 2), ("training", "inference"), strict=True):
         for peer in installed_peers(training=mode == "training"):
             points = [
@@ -149,7 +191,7 @@ def plot(rows: Rows) -> None:
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(DOCS / "performance.png", dpi=100)
 
 
@@ -172,7 +214,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export_network(folder)
-        memory = {peer: peak_memory(folder, peer, 64) for peer in (OURS, "PyTorch")}
+        memory = {
+            peer: peak_memory(folder, peer, 64)
+            for peer in (OURS, "PyTorch", "PyTorch channels_last")
+        }
         rows = measure(folder, options.repeats, options.limit)
     plot(rows)
     report = TEXT.format(
@@ -184,7 +229,10 @@ def main() -> None:
         compiled=COMPILED,
         limit=f"{options.limit:g}",
         tables="\n".join(tables(rows)),
-        bounds="\n".join(bounds()),
+        direct=[operations(training=t, winograd=False) / 1e9 for t in (True, False)],
+        fast=[operations(training=t, winograd=True) / 1e9 for t in (True, False)],
+        bytes=[traffic(training=t) / 1e6 for t in (True, False)],
+        bounds="\n".join(bounds(rows)),
         memory=", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in memory.items()),
     )
     (DOCS / "performance.md").write_text(report)

@@ -4,21 +4,21 @@ On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on few laye
 channels_last is the baseline, and torch.compile gets the same function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.cpu_peak import measured_peak
-from benchmarks.harness import host_seconds, interleave, relative_error
+from benchmarks.harness import Measurement, host_seconds, interleave, relative_error
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast import ops
 from googlenet_fast.ops import dispatch
 from googlenet_fast.ops.selection import call_of
 from googlenet_fast.ops.timing import ColdGpuClock
 from googlenet_fast.ops.trial import Call, Trial
-from googlenet_fast.ops.work import work
+from googlenet_fast.ops.work import Work, work
 from googlenet_fast.peaks import peak_of
 
 GPU = torch.cuda.is_available()
@@ -29,7 +29,7 @@ COMPILE_MODES = ("default", "max-autotune-no-cudagraphs") if GPU else ("default"
 """CUDA graphs would spare launches, which is not what is compared. On a CPU, max-autotune takes
 minutes a layer."""
 
-ON_CPU = ("3a", "4c", "5b", "conv2", "conv3", "pool1", "lrn1")
+ON_CPU = ("3a", "4c", "5b", "conv1", "conv2", "conv3", "pool1", "lrn1")
 """Layers to time on a CPU."""
 
 
@@ -37,7 +37,7 @@ def calls(op: str) -> dict[str, Call]:
     """The calls of an op, in training, by the names of the network's layers."""
     found = {}
     for stage in [*stages("paper", lrn=True), *aux_convolutions()]:
-        if has_fused_op(stage) and (GPU or stage.name in ON_CPU):
+        if has_fused_op(stage) if GPU else stage.name in ON_CPU:
             name, arguments = _meta_call(stage)
             if name == op:
                 found[stage.name] = call_of(arguments)
@@ -69,7 +69,11 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
     mode = "forward and backward" if training else "forward"
     title = f"{op} {layer} {mode}, batch {BATCH}"
     measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
-    amount = work(op, call, BATCH)
+    print_reached(measured, work(op, call, BATCH))
+
+
+def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
+    """Print the rates that each provider reached, and their share of what the machine allows."""
     peak = peak_of(torch.cuda.get_device_name()) if GPU else measured_peak()
     for name, measurement in measured.items():
         seconds = measurement.p50 / 1000
@@ -77,7 +81,7 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
         reached += f", {amount.operations / seconds / 1e12:.2f} TFLOP/s"
         if peak is not None:
             reached += f", {amount.seconds(peak) / seconds:.0%} of the roofline"
-        print(f"    {name}: {reached}, error {errors[name]:.1e}")
+        print(f"    {name}: {reached}, error {measurement.error:.1e}")
 
 
 def providers(op: str, trial: Trial) -> dict[str, Callable[[], list[Tensor]]]:
