@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -17,6 +17,7 @@ from googlenet_fast.engine.arguments import (
     Parser,
     add_classifier_options,
     add_list_options,
+    read_paddleclas,
 )
 from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.classifier import Classifier
@@ -30,6 +31,7 @@ from googlenet_fast.engine.confusion import (
 from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.skipping import save_bad_images, without_bad_images
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.files import write_atomically
 
@@ -47,6 +49,7 @@ class Options(ClassifierOptions):
     root: Path | None
     delimiter: str
     relabel: bool
+    bad_images: Literal["error", "skip"]
     output: Path | None
     json: bool
 
@@ -60,6 +63,15 @@ def main() -> None:
             _make_folder(options.output)
         classifier = Classifier(options, process)
         dataset = _open_data(options, classifier, process)
+        bad_images: list[str] = []
+        if options.bad_images == "skip":
+            dataset, bad_images = without_bad_images(
+                dataset,
+                process,
+                kind=options.loader,
+                max_pixels=options.max_pixels,
+                num_workers=options.num_workers,
+            )
         if process.is_main and not options.json:
             print(_description(classifier, dataset), flush=True)
         started = time.perf_counter()
@@ -78,7 +90,7 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
         if process.is_main:
-            _report(options, classifier, dataset, evaluation, seconds)
+            _report(options, classifier, dataset, evaluation, seconds, bad_images)
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -88,7 +100,8 @@ def parse(arguments: Sequence[str]) -> Options:
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )
-    add_classifier_options(parser)
+    paddleclas = read_paddleclas(parser, arguments)
+    add_classifier_options(parser, weights=paddleclas is None)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(
@@ -104,6 +117,13 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     add_list_options(data)
     data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
+    data.add_argument(
+        "--bad-images",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do about images that cannot be read: stop at the first (default), or leave "
+        "all of them out, counted and, with --output, listed in bad_images.txt",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -115,7 +135,15 @@ def parse(arguments: Sequence[str]) -> Options:
     output.add_argument(
         "--json", action="store_true", help="print one JSON document instead of the tables"
     )
-    return parser.parse_args(arguments, namespace=Options())
+    if paddleclas is None:
+        return parser.parse_args(arguments, namespace=Options())
+    parser.set_defaults(**paddleclas.evaluate_options())
+    options = parser.parse_args(arguments, namespace=Options())
+    if options.data is None and options.list is None:
+        for key, value in paddleclas.evaluate_data().items():
+            if getattr(options, key) == parser.get_default(key):
+                setattr(options, key, value)
+    return options
 
 
 def _make_folder(folder: Path) -> None:
@@ -164,6 +192,7 @@ def _report(
     dataset: ImageDataset,
     evaluation: Evaluation,
     seconds: float,
+    bad_images: Sequence[str],
 ) -> None:
     """Print and write the results."""
     if not math.isfinite(evaluation.loss):
@@ -178,6 +207,7 @@ def _report(
         "top5": round(evaluation.top5, 3),
         "loss": round(evaluation.loss, 5),
         "images": evaluation.images,
+        "bad_images": len(bad_images),
         "top1_count": evaluation.top1_count,
         "top5_count": evaluation.top5_count,
         "images_per_second": round(evaluation.images / seconds, 1),
@@ -198,10 +228,14 @@ def _report(
         write_class_results(classes, options.output / "per_class.csv")
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
         plot_confusion(evaluation, names, options.output / "confusion.png")
+        if options.bad_images == "skip":
+            save_bad_images(bad_images, options.output)
     if options.json:
         print(document)
         return
     print(f"\n{class_table(classes)}\n\n{_summary(evaluation)}")
+    if bad_images:
+        print(f"{len(bad_images)} images cannot be read and were left out")
     if options.output is not None:
         print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
     print(f"RESULT {json.dumps(result)}", flush=True)

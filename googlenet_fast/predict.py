@@ -13,6 +13,7 @@ from googlenet_fast.engine.arguments import (
     Parser,
     add_classifier_options,
     positive,
+    read_paddleclas,
 )
 from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
@@ -71,10 +72,11 @@ def parse(arguments: Sequence[str]) -> Options:
         description="The likeliest classes of photos. An image that cannot be read does not keep "
         "the others from theirs; it is reported at the end, with exit status 2.",
     )
-    add_classifier_options(parser)
+    paddleclas = read_paddleclas(parser, arguments)
+    add_classifier_options(parser, weights=paddleclas is None)
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="+" if paddleclas is None else "*",
         type=Path,
         metavar="IMAGES",
         help="image files, and folders that are searched for images at any depth",
@@ -93,7 +95,11 @@ def parse(arguments: Sequence[str]) -> Options:
         help=f"write a contact sheet of the first {MOST_TILES} images with their predictions; the "
         "suffix (.png, .jpg) says the format",
     )
+    if paddleclas is not None:
+        parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
+    if not options.images:
+        raise UserError(f"{options.config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options

@@ -46,6 +46,15 @@ def device() -> str:
 
 
 @pytest.fixture
+def fast_interpreter() -> Iterator[None]:
+    """For tests that take Triton's interpreter long."""
+    from benchmarks.interpreter_traffic import without_overflow_checks  # imports triton
+
+    with without_overflow_checks():
+        yield
+
+
+@pytest.fixture
 def run_main(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -21,6 +19,7 @@ from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from tests.engine.runs import start_torchrun
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -124,21 +123,20 @@ def check_output_folder(folder: Path, result: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
 def test_two_processes_count_each_image_once(
-    loader: str, few_digits: Path, digit_weights: Path, command: Command
+    loader: str, few_digits: Path, digit_weights: Path, command: Command, tmp_path: Path
 ) -> None:
     pytest.importorskip("nvidia.dali" if loader == "dali" else loader)
     arguments = [
         str(digit_weights), "--list", str(few_digits), "--root", str(sample_dataset()),
         "--batch-size", "4", "--loader", loader,
     ]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2", "-m", "googlenet_fast.evaluate", *arguments]
-    done = subprocess.run(
-        [*torchrun, "--device", "cpu"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("RESULT ") == 1
-    two = result_of(done.stdout)
+    log = tmp_path / "log"
+    start_torchrun(
+        log, "--standalone", "--nproc-per-node=2", "--run-path", "--start-method=fork",
+        evaluate.__file__, *arguments, "--device", "cpu",
+    ).join(300)  # fmt: skip
+    assert log.read_text().count("RESULT ") == 1, log.read_text()
+    two = result_of(log.read_text())
     one = result_of(command(*arguments)[1])
     assert (one["world_size"], two["world_size"]) == (1, 2)
     for key in ("images", "top1_count", "top5_count"):
@@ -173,6 +171,36 @@ def test_class_folders_are_matched_by_name(
     assert [(entry["index"], entry["class"], entry["images"]) for entry in classes] == [
         (1, "bee", 1), (2, "cat", 2),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+def test_bad_images_stop_it_or_are_left_out(
+    loader: str, tmp_path: Path, animal_weights: Path, command: Command
+) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    root = tmp_path / "photos ä"
+    for name in ("ape", "bee", "cat"):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (70, 60)).save(root / name / "good.jpg")
+    (root / "bee" / "bad.jpg").write_bytes(b"no image")
+    Image.new("RGB", (70, 90)).save(root / "cat" / "large.jpg")
+    arguments = [str(animal_weights), "--data", str(root), "--loader", loader]
+    status, _, stderr = command(*arguments)
+    assert status == 2
+    assert "bad.jpg: cannot be read as an image" in stderr
+    output = tmp_path / "report"
+    limits = ("--max-pixels", "5000", "--output", str(output))
+    status, stdout, _ = command(*arguments, "--bad-images", "skip", *limits)
+    assert status == 0
+    result = result_of(stdout)
+    assert (result["images"], result["bad_images"]) == (3, 2)
+    assert "2 images cannot be read and were left out" in stdout
+    lines = (output / "bad_images.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [
+        str(root / "bee" / "bad.jpg"),
+        str(root / "cat" / "large.jpg"),
+    ]
 
 
 def test_table_of_many_classes_shows_the_worst_and_the_best() -> None:

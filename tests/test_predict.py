@@ -152,6 +152,20 @@ def test_damaged_photos_of_many_kinds_in_one_batch(
     assert sheet.exists()
 
 
+def test_images_of_too_many_pixels(
+    weights: Path, photos: Path, loader: str, command: Command
+) -> None:
+    Image.new("RGB", (91, 70)).save(photos / "large.jpg")
+    limit = str(90 * 70)
+    status, stdout, stderr = command(
+        str(weights), str(photos), "--json", "--loader", loader, "--max-pixels", limit
+    )
+    assert status == 2
+    assert len(predictions(stdout)) == 6
+    assert "large.jpg" in stderr
+    assert "91x70 pixels, more than" in stderr
+
+
 def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command) -> None:
     status, stdout, stderr = command(weights, tmp_path / "no.jpg", "--sheet", tmp_path / "s.png")
     assert (status, stdout) == (2, "")

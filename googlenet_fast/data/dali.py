@@ -18,6 +18,7 @@ from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
+from googlenet_fast.data.markers import looks_damaged
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import DecodeError, decode
 from googlenet_fast.data.sampling import (
@@ -95,6 +96,7 @@ class DaliLoader:
             "num_threads": num_threads,
         }
         self._epoch, self._start = 0, 0
+        self._looked_at = np.zeros(len(dataset), np.bool_)
         self._pipeline: Pipeline | None = None
 
     def __len__(self) -> int:
@@ -112,8 +114,8 @@ class DaliLoader:
         # that ended is used again.
         pipeline, self._pipeline = self._pipeline or self.build_pipeline(), None
         while outputs := self._run(pipeline):
-            self._in_flight.popleft()
-            images, labels = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+            images, labels = (torch.from_dlpack(output.as_tensor()) for output in outputs[:2])
+            self._refuse_damaged(self._in_flight.popleft().indices, outputs[2])
             yield images.permute(0, 3, 1, 2).to(self._dtype), labels
         pipeline.reset()
         self._pipeline = pipeline
@@ -146,6 +148,17 @@ class DaliLoader:
         except RuntimeError as error:
             self._raise_for_undecodable(error)
             raise
+
+    def _refuse_damaged(self, indices: NDArray[np.int64], encoded: Any) -> None:
+        """Raise `DecodeError` for an image that DALI decoded in part and Pillow refuses.
+
+        DALI fills the rest of some damaged JPEGs with grey. A look at the bytes, when this loader
+        meets them for the first time, tells which ones to ask Pillow of.
+        """
+        for i in np.flatnonzero(~self._looked_at[indices]).tolist():
+            if looks_damaged(encoded.at(i)):
+                decode(self._dataset.location(indices[i]), self._max_pixels)
+        self._looked_at[indices] = True
 
     def _raise_for_undecodable(self, error: RuntimeError) -> None:
         """Find the file at fault by reading those in flight one at a time, and name it."""
@@ -205,8 +218,10 @@ def image_pipeline(
     half: bool,
     from_shards: bool,
     max_pixels: int,
-) -> tuple[DataNode, DataNode]:
+) -> tuple[DataNode, DataNode, DataNode]:
     """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
+
+    The last output is the encoded images, on the CPU.
 
     On a GPU, file access and the headers stay with the CPU and everything from the JPEG's
     decoding on is the GPU's.
@@ -250,7 +265,7 @@ def image_pipeline(
         dtype=types.FLOAT16 if half else types.FLOAT,
         output_layout="HWC",
     )
-    return images, label if gpu is None else label.gpu()
+    return images, label if gpu is None else label.gpu(), encoded
 
 
 def decode_window(

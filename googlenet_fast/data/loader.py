@@ -25,7 +25,8 @@ class Loader(Protocol):
 
     Iterating yields (images, labels): normalised images (N, 3, H, W), channels_last, on the device
     and in the dtype asked for, and int64 labels (N,) on the device. In training every rank has the
-    same number of full batches; in evaluation each image comes once over all ranks, in order.
+    same number of batches, of the same sizes; in evaluation each image comes once over all ranks,
+    in order.
     """
 
     description: str
@@ -74,12 +75,14 @@ def build_loader(
     seed: int = 0,
     resize_size: int | None = None,
     augmentation: Augmentation | None = None,
+    shuffle: bool = True,
+    drop_last: bool = True,
 ) -> Loader:
     """Make a loader.
 
     Args:
         dataset: The images.
-        train: Shuffle, crop at random and flip; else evaluate: short side to `resize_size`
+        train: Crop at random and flip; else evaluate: short side to `resize_size`
             (bilinear, antialiased), central square of `image_size`.
         batch_size: Images a batch of this rank.
         image_size: Side of the square images, in pixels.
@@ -99,6 +102,9 @@ def build_loader(
         seed: Of order and augmentation, >= 0.
         resize_size: Of evaluation, in pixels; default: image_size * 256 / 224.
         augmentation: Of training; default: `Augmentation()`.
+        shuffle: Training images anew each epoch; else they keep the dataset's order.
+        drop_last: Leave out the training images that do not fill an epoch's last batch; else it is
+            smaller, and shared out evenly, for which fewer than `world_size` images come twice.
 
     Raises:
         UserError: too few images for one training batch, a resize_size below image_size, a loader
@@ -115,6 +121,8 @@ def build_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
     )
     if kind == "synthetic":
         return SyntheticLoader(

@@ -105,8 +105,9 @@ class BatchSampler:
     """The batches of one rank.
 
     Training shuffles all images anew each epoch and cuts the order into global batches, whose
-    r-th part is rank r's; the incomplete last one is dropped. Evaluation (no augmentation) gives
-    rank r the images r, r + world_size, ... in order, each once; ranks may differ by a batch.
+    r-th part is rank r's; an incomplete last one is dropped, or shared out in equal parts, for
+    which fewer than world_size images come twice. Evaluation (no augmentation) gives rank r the
+    images r, r + world_size, ... in order, each once; ranks may differ by a batch.
 
     An epoch left after some images is taken up from there, by any number of ranks with batches of
     any size: the order does not depend on them.
@@ -118,6 +119,9 @@ class BatchSampler:
     seed: int
     rank: int
     world_size: int
+    shuffle: bool = True
+    """Of training: else the images come in the order of the dataset."""
+    drop_last: bool = True
 
     def __post_init__(self) -> None:
         if self.augmentation is not None and len(self) == 0:
@@ -128,7 +132,7 @@ class BatchSampler:
 
     def __len__(self) -> int:
         if self.augmentation is not None:
-            return self.num_images // (self.batch_size * self.world_size)
+            return self._count(self.num_images)
         return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -138,9 +142,18 @@ class BatchSampler:
             for first in range(0, len(order), self.batch_size):
                 yield Batch(order[first : first + self.batch_size], None)
             return
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        order = np.arange(self.num_images)
+        if self.shuffle:
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+        left = self.num_images - start
+        for _ in range(self._count(left)):
+            size = min(self.batch_size, math.ceil(left / self.world_size))
+            first = self.num_images - left + self.rank * size
+            draws = self.augmentation.draw(self.seed, epoch, first, size)
+            yield Batch(order.take(range(first, first + size), mode="wrap"), draws)
+            left -= size * self.world_size
+
+    def _count(self, images: int) -> int:
+        """The training batches that so many images make."""
         whole = self.batch_size * self.world_size
-        for batch in range((self.num_images - start) // whole):
-            first = start + batch * whole + self.rank * self.batch_size
-            draws = self.augmentation.draw(self.seed, epoch, first, self.batch_size)
-            yield Batch(order[first : first + self.batch_size], draws)
+        return images // whole if self.drop_last else math.ceil(images / whole)

@@ -40,6 +40,7 @@ def open_splits(
     val_list: Path | str | None = None,
     *,
     root: Path | str | None = None,
+    val_root: Path | str | None = None,
     delimiter: str = " ",
     relabel: bool = False,
     class_names: Path | str | None = None,
@@ -52,6 +53,7 @@ def open_splits(
         val_list: List of validation images, or their shards; default: a tenth of the training
             images, held out.
         root: Folder that the paths of the lists start from; default: the folder of each list.
+        val_root: The same for `val_list`; default: `root`.
         delimiter: What separates path and label in the lists.
         relabel: Number the labels of the training list anew from 0, in sorted order.
         class_names: File with a class name a line, in the order of the class indices.
@@ -68,7 +70,7 @@ def open_splits(
     if path is not None:
         raise UserError(f"train_list {train_list}: give either it or the dataset folder {path}")
     train = read_images(train_list, root, delimiter)
-    val = None if val_list is None else read_images(val_list, root, delimiter)
+    val = None if val_list is None else read_images(val_list, val_root or root, delimiter)
     return _splits_of_lists(train, val, relabel, names)
 
 

@@ -4,10 +4,13 @@ import argparse
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.config import Amp
+from googlenet_fast.engine.paddleclas import PaddleClasConfig, read_document, translate
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import PRESETS
 
@@ -27,6 +30,7 @@ class Parser(argparse.ArgumentParser):
 class ClassifierOptions(argparse.Namespace):
     """Which network to run, on what, and how images are fed to it."""
 
+    config: Path | None
     weights: Path
     preset: str | None
     class_names: Path | None
@@ -35,18 +39,57 @@ class ClassifierOptions(argparse.Namespace):
     batch_size: int
     loader: Literal["auto", "dali", "torchvision"]
     num_workers: int
+    max_pixels: int
     device: Literal["auto", "cpu", "cuda"]
     amp: Amp
 
 
-def add_classifier_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that fill `ClassifierOptions`."""
-    parser.add_argument(
-        "weights",
-        type=Path,
-        metavar="WEIGHTS",
-        help="a checkpoint of ours (best.pt), .safetensors, .pth, .pdparams or .caffemodel",
-    )
+def read_paddleclas(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> PaddleClasConfig | None:
+    """Add -c and -o to the parser, and read the PaddleClas configuration that they name.
+
+    Raises:
+        UserError: the configuration cannot be used.
+    """
+    names = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    for target in (parser, names):
+        target.add_argument(
+            "-c",
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="a PaddleClas configuration, which names weights and images in their place",
+        )
+        target.add_argument(
+            "-o",
+            "--override",
+            action="append",
+            metavar="KEY=VALUE",
+            help="overrides the configuration: -o Global.pretrained_model=output/best_model",
+        )
+    named, _ = names.parse_known_args(arguments)
+    if named.config is None:
+        if named.override:
+            raise UserError(
+                f"-o {named.override[0]}: overrides a PaddleClas configuration; give -c"
+            )
+        return None
+    document = read_document(named.config, named.override or ())
+    if document is None:
+        raise UserError(f"{named.config}: is no PaddleClas configuration; name the weights instead")
+    return translate(document)
+
+
+def add_classifier_options(parser: argparse.ArgumentParser, *, weights: bool = True) -> None:
+    """Add the arguments that fill `ClassifierOptions`; the weights only if `weights`."""
+    if weights:
+        parser.add_argument(
+            "weights",
+            type=Path,
+            metavar="WEIGHTS",
+            help="a checkpoint of ours (best.pt), .safetensors, .pth, .pdparams or .caffemodel",
+        )
     network = parser.add_argument_group("network")
     network.add_argument(
         "--preset", choices=list(PRESETS), help="whose GoogLeNet; default: what the weights tell"
@@ -87,6 +130,13 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
         help="what reads the images; default: DALI where it is installed",
     )
     images.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
+    images.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="an image of more pixels, by its header, counts as bad; default: %(default)s",
+    )
     images.add_argument(
         "--num-workers",
         type=not_negative,

@@ -20,10 +20,7 @@ from googlenet_fast.engine.skipping import without_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.presets import IMAGENET_RGB, Normalization
-
-SCANNED = 16
-"""Images read together in search of bad ones: after each bad one, as many are read again."""
+from googlenet_fast.model.presets import Normalization
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -33,6 +30,7 @@ def open_data(data: DataConfig) -> Splits:
         train_list=data.train_list,
         val_list=data.val_list,
         root=data.root,
+        val_root=data.val_root,
         delimiter=data.delimiter,
         relabel=data.relabel,
         class_names=data.class_names,
@@ -44,22 +42,16 @@ def leave_out_bad_images(
 ) -> tuple[Splits, list[str]]:
     """The splits without the images that cannot be read, and a line for each of those."""
     data = config.data
-
-    def make_loader(dataset: ImageDataset) -> Loader:
-        return build_loader(
-            dataset,
-            train=False,
+    train, val = (
+        without_bad_images(
+            split,
+            process,
             kind=data.loader,
-            batch_size=SCANNED,
-            image_size=1,
-            normalization=IMAGENET_RGB,
-            device=process.device,
-            num_workers=data.num_workers,
             max_pixels=data.max_pixels,
+            num_workers=data.num_workers,
         )
-
-    limits = {"max_pixels": data.max_pixels, "num_workers": data.num_workers}
-    train, val = (without_bad_images(s, make_loader, process, **limits) for s in splits)
+        for split in splits
+    )
     return Splits(train[0], val[0]), train[1] + val[1]
 
 
@@ -79,6 +71,7 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
         options.preset, num_classes, aux=options.aux, dropout=options.dropout, lrn=options.lrn
     )
     model.preset.check_input_size(config.data.image_size, options.aux)
+    model.preset.check_input_size(config.data.eval_size or config.data.image_size, aux=False)
     if options.sync_bn:
         if not model.preset.batch_norm:
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
@@ -110,7 +103,7 @@ def build_data_loader(
         train=train,
         kind=data.loader,
         batch_size=data.batch_size,
-        image_size=data.image_size,
+        image_size=data.image_size if train else data.eval_size or data.image_size,
         resize_size=data.resize_size,
         normalization=normalization,
         device=process.device,
@@ -127,6 +120,8 @@ def build_data_loader(
             aspect_ratio=(1 / data.aspect_ratio, data.aspect_ratio),
             flip=data.flip,
         ),
+        shuffle=data.shuffle,
+        drop_last=data.drop_last,
     )
 
 
@@ -148,5 +143,7 @@ def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) ->
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         amp_dtype=amp_dtype(config.amp, process.device),
+        loss_scale=config.loss_scale,
+        dynamic_loss_scale=config.dynamic_loss_scale,
         ema=ema,
     )

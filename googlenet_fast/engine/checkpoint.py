@@ -1,6 +1,7 @@
 """Checkpoints: complete, atomic, and readable without unpickling arbitrary objects."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ FORMAT = "googlenet_fast.checkpoint"
 
 
 def save_checkpoint(
-    path: Path, state: dict[str, Any], *, keep_as: Path | None = None, copy: Path | None = None
+    path: Path, state: dict[str, Any], *, keep_as: Path | None = None, copies: Sequence[Path] = ()
 ) -> None:
     """Write `state` (tensors and plain values) to `path`, whole or not at all.
 
@@ -22,14 +23,14 @@ def save_checkpoint(
         path: the file.
         state: what it will hold.
         keep_as: where the checkpoint at `path` goes, once the new one is safely on the disk.
-        copy: another file for `state`, written first: whoever finds `path` finds it too.
+        copies: other files for `state`, written first: whoever finds `path` finds them too.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    if copy is not None:
+    for copy in copies:
         write_atomically(copy, buffer.getbuffer())
     write_atomically(path, buffer.getbuffer(), keep_as=keep_as)
 

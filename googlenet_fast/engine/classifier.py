@@ -65,6 +65,7 @@ class Classifier:
             rank=self.process.rank,
             world_size=self.process.world_size,
             num_workers=self.options.num_workers,
+            max_pixels=self.options.max_pixels,
         )
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ import jsonargparse
 import yaml
 
 from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.engine.paddleclas import read_document, translate
 from googlenet_fast.errors import UserError
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
@@ -59,6 +60,8 @@ class DataConfig:
     """List of validation images, or a pattern of shards."""
     root: Path | None = None
     """Folder that the paths of the lists start from; default: the folder of the list."""
+    val_root: Path | None = None
+    """The same for `val_list`, where it differs."""
     delimiter: str = " "
     """What separates path and label in the lists."""
     relabel: bool = False
@@ -69,10 +72,17 @@ class DataConfig:
     """What reads the images; auto takes DALI where it is installed."""
     image_size: int = 224
     """Side of the square the network sees, in pixels."""
+    eval_size: int | None = None
+    """The same in evaluation; default: image_size."""
     resize_size: int | None = None
-    """Short side before the centre crop of evaluation; default: image_size * 256 / 224."""
+    """Short side before the centre crop of evaluation; default: eval_size * 256 / 224."""
     batch_size: int = 64
     """Images a step in each process."""
+    shuffle: bool = True
+    """Shuffle the training images anew each epoch."""
+    drop_last: bool = True
+    """Leave out the training images that do not fill an epoch's last step; else that step is a
+    smaller one, for which fewer images than there are processes come twice."""
     num_workers: int = 2
     """Decoding threads (DALI) or processes (torchvision) of each process."""
     prefetch: int = 2
@@ -115,16 +125,24 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over time, updated at every step."""
 
-    name: Literal["cosine", "step", "polynomial", "constant"] = "cosine"
+    name: Literal["cosine", "step", "piecewise", "polynomial", "constant"] = "cosine"
     """Shape of the decay after warm-up."""
     warmup_epochs: float = 5.0
-    """Epochs of linear warm-up from 0."""
+    """Epochs of linear warm-up."""
+    warmup_lr: float = 0.0
+    """Where warm-up starts."""
+    by_epoch: bool = False
+    """Keep the learning rate for an epoch each time."""
     final_lr: float = 0.0
     """Where cosine and polynomial decay end."""
     step_epochs: float = 30.0
     """step: epochs between two decays."""
     gamma: float = 0.1
     """step: factor of each decay."""
+    boundaries: list[float] = field(default_factory=list)
+    """piecewise: epochs after warm-up at which the learning rate changes."""
+    values: list[float] = field(default_factory=list)
+    """piecewise: learning rates before, between and after the boundaries, in place of lr."""
     power: float = 1.0
     """polynomial: exponent (Caffe's quick solver: 0.5)."""
 
@@ -147,6 +165,10 @@ class TrainConfig:
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
     amp: Amp = "auto"
     """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
+    loss_scale: float = 128.0
+    """Factor of the loss in fp16, or where it starts."""
+    dynamic_loss_scale: bool = True
+    """Let the loss scale double after 2000 good steps and halve after an overflow."""
     compile: bool = False
     """Run the network through torch.compile."""
     exhaustive_search: Literal["auto", "on", "off"] = "auto"
@@ -158,6 +180,8 @@ class TrainConfig:
     """Seed of initialisation, order, augmentation and dropout."""
     eval_interval: int = 1
     """Epochs between evaluations (the last epoch is always evaluated)."""
+    save_interval: int | None = None
+    """Epochs between checkpoints that are kept, epoch_N.pt; default: the last and best alone."""
     log_interval: int = 20
     """Steps between log lines."""
     checkpoint_interval: int | None = None
@@ -173,15 +197,16 @@ class TrainConfig:
 
 
 _POSITIVE = (
-    "epochs", "accumulate", "eval_interval", "log_interval", "checkpoint_interval",
-    "max_bad_steps", "timeout", "model.num_classes", "data.image_size",
-    "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio", "optimizer.lr",
+    "epochs", "accumulate", "eval_interval", "save_interval", "log_interval", "checkpoint_interval",
+    "max_bad_steps", "timeout", "loss_scale", "model.num_classes", "data.image_size",
+    "data.eval_size", "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio",
+    "optimizer.lr",
     "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
     "data.prefetch", "data.max_pixels",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.final_lr",
-    "seed",
+    "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.warmup_lr",
+    "schedule.final_lr", "seed",
 )  # fmt: skip
 _FRACTIONS = (
     "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
@@ -194,7 +219,8 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     """The configuration that a command line asks for.
 
     `-c RECIPE` names a YAML file or a recipe of the package (configs/RECIPE.yaml), and
-    `--section.field VALUE` overrides it. With neither recipe nor data the recipe is `digits`.
+    `--section.field VALUE` overrides it; a configuration of PaddleClas's is translated, and takes
+    its `-o KEY=VALUE` too. With neither recipe nor data the recipe is `digits`.
 
     Raises:
         UserError: an unknown key, a bad value, a recipe that cannot be read.
@@ -202,6 +228,7 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     parser = _parser()
     short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     short.add_argument("-c", "--config")
+    short.add_argument("-o", "--override", action="append", default=[])
     short.add_argument("--data")
     short.add_argument("--bad-images")
     try:
@@ -216,9 +243,14 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     if named.config is None and not any(re.match(_OWN_DATA, a) for a in overrides):
         named.config = "digits"
     if named.config is not None:
-        recipe = str(_recipe(named.config))
-        _check_recipe(parser, recipe)
-        overrides = ["--config", recipe, *overrides]
+        recipe = _recipe(named.config)
+        document = read_document(recipe, named.override)
+        if document is not None:
+            values = json.dumps(translate(document).train_values())
+            overrides = ["--config", values, *overrides]
+        else:
+            _check_recipe(parser, str(recipe))
+            overrides = ["--config", str(recipe), *overrides]
     config = parser.instantiate(parser.parse_args(overrides))
     fields = {key: getattr(config, key) for key in TrainConfig.__dataclass_fields__}
     return _checked(TrainConfig(**fields))
@@ -275,6 +307,20 @@ def _checked(config: TrainConfig) -> TrainConfig:
                 raise UserError(f"--{key} {value}: must be {wanted}")
     if config.data.aspect_ratio < 1:
         raise UserError(f"--data.aspect_ratio {config.data.aspect_ratio}: must be 1 or more")
+    if config.accumulate > 1 and not config.data.drop_last:
+        raise UserError(
+            f"--data.drop_last false: cannot be with --accumulate {config.accumulate}, whose steps "
+            "are all of the same size; leave one out"
+        )
+    schedule = config.schedule
+    if schedule.name == "piecewise":
+        if len(schedule.values) != len(schedule.boundaries) + 1:
+            raise UserError(
+                f"--schedule.values {schedule.values}: piecewise needs one more than "
+                f"--schedule.boundaries {schedule.boundaries}"
+            )
+        if schedule.boundaries != sorted(schedule.boundaries):
+            raise UserError(f"--schedule.boundaries {schedule.boundaries}: must rise")
     return config
 
 

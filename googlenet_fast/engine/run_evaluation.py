@@ -63,6 +63,7 @@ def evaluate_run(
         batch_size=config.data.batch_size,
         loader="auto" if config.data.loader == "synthetic" else config.data.loader,
         num_workers=config.data.num_workers,
+        max_pixels=config.data.max_pixels,
         device=device,
         amp="auto",  # fp16, which a run on a GPU may have asked for, takes ages on a CPU
     )

@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +23,8 @@ _log = logging.getLogger("googlenet_fast")
 
 
 class RunFolder:
-    """Where one run writes: config.yaml, metrics.jsonl, last.pt, previous.pt, best.pt, curves.png.
+    """Where one run writes: config.yaml, metrics.jsonl, curves.png, and as checkpoints last.pt,
+    previous.pt, best.pt and epoch_N.pt.
 
     Args:
         path: the folder; None makes a new one below runs/, named by the time.
@@ -103,6 +103,10 @@ class RunFolder:
         """The checkpoint with the highest validation top-1."""
         return self.path / "best.pt"
 
+    def epoch(self, number: int) -> Path:
+        """The checkpoint that is kept of an epoch, counted from 1."""
+        return self.path / f"epoch_{number}.pt"
+
     @property
     def metrics(self) -> Path:
         """One JSON object a line: what was logged and evaluated."""
@@ -119,9 +123,15 @@ class RunFolder:
         if self._launcher is not None:
             write_atomically(self._begun, self._launcher.encode())
 
-    def save_checkpoint(self, state: dict[str, Any], *, best: bool) -> None:
-        """Make `state` the newest checkpoint, and the best one as well if `best`."""
-        save_checkpoint(self.last, state, keep_as=self.previous, copy=self.best if best else None)
+    def save_checkpoint(
+        self, state: dict[str, Any], *, best: bool, of_epoch: int | None = None
+    ) -> None:
+        """Make `state` the newest checkpoint, the best one as well if `best`, and keep it as that
+        of an epoch if that is given."""
+        copies = [self.best] if best else []
+        if of_epoch is not None:
+            copies.append(self.epoch(of_epoch))
+        save_checkpoint(self.last, state, keep_as=self.previous, copies=copies)
 
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, and its path; None if there is none at all.
@@ -136,11 +146,6 @@ class RunFolder:
         except UserError as error:
             _log.warning("%s", error)
         return self.previous, load_checkpoint(self.previous)
-
-    def save_bad_images(self, lines: Sequence[str]) -> None:
-        """Store which images are left out and why."""
-        text = "".join(f"{line}\n" for line in lines)
-        write_atomically(self.path / "bad_images.txt", text.encode(errors="surrogateescape"))
 
     def resume_command(self) -> str:
         """What to type to continue this run."""

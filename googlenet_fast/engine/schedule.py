@@ -1,30 +1,51 @@
 """The learning rate as a pure function of the step."""
 
 import math
+from bisect import bisect_right
 
 from googlenet_fast.engine.config import ScheduleConfig
 
 
-def lr_factor(schedule: ScheduleConfig, lr: float, epoch: float, epochs: int) -> float:
-    """What to multiply the base learning rate by.
+def learning_rate(
+    schedule: ScheduleConfig, lr: float, step: float, steps_per_epoch: int, epochs: int
+) -> float:
+    """The learning rate of a step.
+
+    The formulas are Paddle's (paddle.optimizer.lr: LinearWarmup, CosineAnnealingDecay,
+    PolynomialDecay, PiecewiseDecay, StepDecay), built as PaddleClas does
+    (ppcls/optimizer/learning_rate.py): warm-up takes whole steps, and decay counts from its end.
 
     Args:
         schedule: the shape of warm-up and decay.
-        lr: base learning rate, which `final_lr` is relative to.
-        epoch: epochs trained so far, with their fraction.
+        lr: learning rate after warm-up; of piecewise, the first value is.
+        step: steps trained so far; a fraction where steps were of another size before.
+        steps_per_epoch: steps of an epoch.
         epochs: epochs in all.
     """
-    warmup = min(schedule.warmup_epochs, epochs)
-    if epoch < warmup:
-        return epoch / warmup
+    if schedule.by_epoch:
+        step, steps_per_epoch = step // steps_per_epoch, 1
+    if schedule.name == "piecewise":
+        lr = schedule.values[0]
+    warmup = round(min(schedule.warmup_epochs, epochs) * steps_per_epoch)
+    if step < warmup:
+        return schedule.warmup_lr + (lr - schedule.warmup_lr) * step / warmup
+    return _decayed(schedule, lr, step - warmup, epochs * steps_per_epoch - warmup, steps_per_epoch)
+
+
+def _decayed(
+    schedule: ScheduleConfig, lr: float, step: float, total: int, steps_per_epoch: int
+) -> float:
+    """The learning rate of a step after warm-up, of `total`."""
     if schedule.name == "constant":
-        return 1.0
+        return lr
     if schedule.name == "step":
-        return schedule.gamma ** math.floor(epoch / schedule.step_epochs)
-    progress = min((epoch - warmup) / max(epochs - warmup, 1e-9), 1.0)
+        return lr * schedule.gamma ** (step // max(int(schedule.step_epochs * steps_per_epoch), 1))
+    if schedule.name == "piecewise":
+        boundaries = [epoch * steps_per_epoch for epoch in schedule.boundaries]
+        return schedule.values[bisect_right(boundaries, step)]
+    progress = min(step / max(total, 1), 1.0)
     if schedule.name == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * progress))
+        decay = (1 + math.cos(math.pi * progress)) / 2
     else:
         decay = (1 - progress) ** schedule.power
-    floor = schedule.final_lr / lr
-    return floor + (1 - floor) * decay
+    return schedule.final_lr + (lr - schedule.final_lr) * decay

@@ -1,21 +1,29 @@
 """Leaving out the images that cannot be read, alike in every process of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from googlenet_fast.data import ImageDataset, Loader
+from googlenet_fast.data import ImageDataset, Loader, build_loader
 from googlenet_fast.data.bad_images import ReadableImages, Reasons, find_bad_images, signatures
+from googlenet_fast.data.loader import Kind
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import write_atomically
+from googlenet_fast.model.presets import IMAGENET_RGB
+
+SCANNED = 16
+"""Images read together in search of bad ones: after each bad one, as many are read again."""
 
 
 def without_bad_images(
     dataset: ImageDataset,
-    make_loader: Callable[[ImageDataset], Loader],
     process: Process,
     *,
+    kind: Kind,
     max_pixels: int,
     num_workers: int,
 ) -> tuple[ImageDataset, list[str]]:
@@ -25,14 +33,25 @@ def without_bad_images(
 
     Args:
         dataset: The images.
-        make_loader: Makes an evaluation loader for all of the images that it is given.
         process: This process's place in the run.
+        kind: The loader that has to read them, as of `build_loader`.
         max_pixels: Of an image that is decoded.
         num_workers: Processes that each process decodes with.
 
     Raises:
         UserError: not one image can be read.
     """
+    make_loader: Callable[[ImageDataset], Loader] = partial(
+        build_loader,
+        train=False,
+        kind=kind,
+        batch_size=SCANNED,
+        image_size=1,
+        normalization=IMAGENET_RGB,
+        device=process.device,
+        num_workers=num_workers,
+        max_pixels=max_pixels,
+    )
     share = np.arange(process.rank, len(dataset), process.world_size)
     marks = signatures(dataset.location(i) for i in share.tolist())
     readable = ReadableImages(make_loader(dataset).decoder, max_pixels)
@@ -63,3 +82,9 @@ def without_bad_images(
             f"{dataset.path(0)}: {bad[0]}"
         )
     return dataset.subset(np.setdiff1d(np.arange(len(dataset)), list(bad))), lines
+
+
+def save_bad_images(lines: Sequence[str], folder: Path) -> None:
+    """Write bad_images.txt: which images are left out and why."""
+    text = "".join(f"{line}\n" for line in lines)
+    write_atomically(folder / "bad_images.txt", text.encode(errors="surrogateescape"))

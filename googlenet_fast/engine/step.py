@@ -40,6 +40,8 @@ class TrainStep:
         label_smoothing: share of the target spread over all classes.
         accumulate: calls whose gradients are averaged into one update.
         amp_dtype: dtype of autocast, or None for none.
+        loss_scale: factor of the loss in fp16, or where it starts if `dynamic_loss_scale`.
+        dynamic_loss_scale: let the factor follow the overflows.
         ema: average of the weights to update after each step.
     """
 
@@ -51,6 +53,8 @@ class TrainStep:
         label_smoothing: float = 0.0,
         accumulate: int = 1,
         amp_dtype: torch.dtype | None = None,
+        loss_scale: float = 128.0,
+        dynamic_loss_scale: bool = True,
         ema: AveragedModel | None = None,
     ) -> None:
         self.model = model
@@ -59,9 +63,10 @@ class TrainStep:
         self.accumulate = accumulate
         self.amp_dtype = amp_dtype
         self.ema = ema
+        self.fixed_scale = None if dynamic_loss_scale else float(loss_scale)
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(
-            self.device.type, init_scale=128.0, enabled=amp_dtype == torch.float16
+            self.device.type, init_scale=loss_scale, enabled=amp_dtype == torch.float16
         )
         self.totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         """Sum of losses, correct predictions and images since they were last taken, without those
@@ -102,7 +107,7 @@ class TrainStep:
 
     def _update(self) -> None:
         self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update_parameters(getattr(self.model, "module", self.model))

@@ -30,7 +30,8 @@ from googlenet_fast.engine.optimizer import set_lr
 from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
-from googlenet_fast.engine.schedule import lr_factor
+from googlenet_fast.engine.schedule import learning_rate
+from googlenet_fast.engine.skipping import save_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.errors import UserError
@@ -90,13 +91,13 @@ class Trainer:
             if self.folder is not None:
                 self.folder.begin(dump_config(config))
                 if config.data.bad_images == "skip":
-                    self.folder.save_bad_images(self.bad_images)
+                    save_bad_images(self.bad_images, self.folder.path)
                 self._report = Report(self.folder, self._total_steps, self.step)
                 closing.callback(self._report.close)
             self.close = closing.pop_all().close
         self._first_step = self.step
         self._started = time.perf_counter()
-        self._train_seconds = 0.0
+        self._train_seconds, self._train_images = 0.0, 0
 
     def run(self) -> dict[str, Any] | None:
         """Train to the last epoch and return the result.
@@ -133,12 +134,20 @@ class Trainer:
 
     @property
     def _steps_left_in_epoch(self) -> int:
-        return max(len(self.splits.train) - self.position, 0) // self._batch
+        steps = max(len(self.splits.train) - self.position, 0) / self._batch
+        return math.floor(steps) if self.config.data.drop_last else math.ceil(steps)
+
+    @property
+    def _steps_done(self) -> float:
+        """Steps of today's size trained so far: a fraction where another size came before."""
+        return self.epoch * self.steps_per_epoch + min(
+            self.position / self._batch, self.steps_per_epoch
+        )
 
     @property
     def _epochs_done(self) -> float:
         """Epochs trained so far, with their fraction."""
-        return self.epoch + min(self.position / (self.steps_per_epoch * self._batch), 1.0)
+        return self._steps_done / self.steps_per_epoch
 
     # Training
 
@@ -157,9 +166,9 @@ class Trainer:
                 images, labels = next(batches)
                 window.waited += time.perf_counter() - asked
                 self.train_step(images, labels, update=micro == self.config.accumulate - 1)
+                window.images += len(labels) * self.process.world_size
             self.step += 1
             self.position += self._batch
-            window.steps += 1
             if self.step % self.config.log_interval == 0 or left == 0:
                 self._log(window)
                 window = _Window()
@@ -179,8 +188,8 @@ class Trainer:
 
     @property
     def _lr(self) -> float:
-        lr = self.config.optimizer.lr
-        return lr * lr_factor(self.config.schedule, lr, self._epochs_done, self.config.epochs)
+        schedule, lr, epochs = self.config.schedule, self.config.optimizer.lr, self.config.epochs
+        return learning_rate(schedule, lr, self._steps_done, self.steps_per_epoch, epochs)
 
     def _log(self, window: "_Window") -> None:
         """Take the sums off the device and report them: the only wait for the device."""
@@ -190,6 +199,7 @@ class Trainer:
         totals.zero_()
         seconds = time.perf_counter() - window.started
         self._train_seconds += seconds
+        self._train_images += window.images
         self.bad_steps += int(bad_steps)
         if bad_row >= self.config.max_bad_steps:
             raise self._diverged(f"the loss or gradients of {bad_row:.0f} steps in a row are")
@@ -199,7 +209,7 @@ class Trainer:
         values = {
             "epoch": self._epochs_done,
             "lr": self.train_step.optimizer.param_groups[0]["lr"],
-            "images_per_second": window.steps * self._batch / seconds,
+            "images_per_second": window.images / seconds,
             "data_share": window.waited / seconds,
             "bad_steps": self.bad_steps,
         }
@@ -248,13 +258,15 @@ class Trainer:
     def _finish_epoch(self) -> Evaluation | None:
         """Evaluate if it is time to, and save."""
         self.epoch, self.position = self.epoch + 1, 0
+        interval = self.config.save_interval
+        of_epoch = self.epoch if interval is not None and self.epoch % interval == 0 else None
         if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
-            self._save(best=False)
+            self._save(best=False, of_epoch=of_epoch)
             return None
         evaluation = self._evaluate()
         best = evaluation.top1 > self.best_top1
         self.best_top1 = max(self.best_top1, evaluation.top1)
-        self._save(best=best)
+        self._save(best=best, of_epoch=of_epoch)
         if self._report is not None:
             values = {
                 "epoch": self.epoch,
@@ -285,7 +297,7 @@ class Trainer:
             amp_dtype(self.config.amp, self.process.device),
         )
 
-    def _save(self, *, best: bool) -> None:
+    def _save(self, *, best: bool, of_epoch: int | None = None) -> None:
         self._check_weights()
         if self.folder is None:
             return
@@ -307,7 +319,7 @@ class Trainer:
         if step.ema is not None:
             state["ema"] = step.ema.module.state_dict()
             state["ema_updates"] = step.ema.n_averaged
-        self.folder.save_checkpoint(state, best=best)
+        self.folder.save_checkpoint(state, best=best, of_epoch=of_epoch)
 
     def _check_weights(self) -> None:
         """Refuse to go on with weights that are not finite, in all processes alike."""
@@ -318,7 +330,7 @@ class Trainer:
 
     def _order(self) -> list[int]:
         """What the order of an epoch's images depends on."""
-        return [self.config.seed, len(self.splits.train)]
+        return [self.config.seed if self.config.data.shuffle else -1, len(self.splits.train)]
 
     def _meta(self) -> dict[str, Any]:
         """What it takes to rebuild the network and to feed it."""
@@ -330,7 +342,7 @@ class Trainer:
             "lrn": options.lrn,
             "dropout": options.dropout,
             "transform_input": self.model.transform_input,
-            "image_size": data.image_size,
+            "image_size": data.eval_size or data.image_size,
             "resize_size": data.resize_size,
             "class_names": list(self.splits.train.class_names),
         }
@@ -393,7 +405,10 @@ class Trainer:
         for key in ("epoch", "position", "step", "bad_steps", "best_top1"):
             setattr(self, key, state[key])
         if self.position and state["order"] != self._order():
-            self._say("other images or another --seed: the epoch that was begun starts anew")
+            self._say(
+                "other images or another order (--seed, --data.shuffle): "
+                "the epoch that was begun starts anew"
+            )
             self.position = 0
         if self.folder is not None:
             self.folder.forget_metrics_after(self.step)
@@ -434,7 +449,6 @@ class Trainer:
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """The curves and the numbers of a finished run, in the main process."""
-        images = (self.step - self._first_step) * self._batch
         if self.folder is not None:
             plot_curves(self.folder.metrics, self.folder.path / "curves.png")
         return {
@@ -445,7 +459,9 @@ class Trainer:
             "epochs": self.config.epochs,
             "steps": self.step,
             "bad_steps": self.bad_steps,
-            "images_per_second": round(images / self._train_seconds, 1) if images else None,
+            "images_per_second": (
+                round(self._train_images / self._train_seconds, 1) if self._train_images else None
+            ),
             "seconds": round(time.perf_counter() - self._started, 1),
             "preset": self.config.model.preset,
             "num_classes": self.model.num_classes,
@@ -460,6 +476,7 @@ class _Window:
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.steps = 0
+        self.images = 0
+        """Of all processes."""
         self.waited = 0.0
         """Seconds spent waiting for images."""

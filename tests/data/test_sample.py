@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ from sklearn.datasets import load_digits
 
 from googlenet_fast.data import find_splits, sample_dataset
 from googlenet_fast.errors import UserError
+from tests.engine.runs import finish, in_environment, warm_process
 
 
 def test_all_digits_are_there_stratified_and_as_they_were() -> None:
@@ -38,20 +37,9 @@ def test_class_folders_and_lists_say_the_same() -> None:
 
 
 def test_processes_that_write_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
-    command = "from googlenet_fast.data.sample import sample_dataset; print(sample_dataset())"
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", command],
-            env={"GOOGLENET_FAST_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    folders = {writer.communicate(timeout=120)[0].strip() for writer in writers}
-    assert [writer.returncode for writer in writers] == [0, 0, 0]
-    (folder,) = folders
-    assert [path.name for path in tmp_path.iterdir()] == [Path(folder).name]
+    cache = {"GOOGLENET_FAST_CACHE": str(tmp_path)}
+    finish(*(warm_process(in_environment, cache, sample_dataset) for _ in range(3)))
+    (folder,) = tmp_path.iterdir()
     train, val = find_splits(folder)
     assert len(train) + len(val) == 1797
 

@@ -106,6 +106,30 @@ def test_evaluation_sees_each_image_once_in_order(
     assert sorted(seen) == list(range(num_images))
 
 
+@given(num_images=st.integers(1, 60), world_size=st.integers(1, 9), batch_size=st.integers(1, 20))
+def test_the_last_training_batch_is_shared_out_evenly_where_it_is_kept(
+    num_images: int, world_size: int, batch_size: int
+) -> None:
+    options = (num_images, batch_size, Augmentation(), 0)
+    samplers = [
+        BatchSampler(*options, rank, world_size, drop_last=False) for rank in range(world_size)
+    ]
+    ranks = [list(sampler.batches(epoch=0)) for sampler in samplers]
+    steps = math.ceil(num_images / (batch_size * world_size))
+    assert [len(sampler) for sampler in samplers] == [steps] * world_size
+    for step in zip(*ranks, strict=True):
+        assert len({len(batch.indices) for batch in step}) == 1
+    seen = [i for rank in ranks for i in indices(rank)]
+    assert set(seen) == set(range(num_images))
+    assert len(seen) < num_images + world_size
+
+
+def test_unshuffled_images_keep_their_order() -> None:
+    samples = BatchSampler(10, 4, Augmentation(), 0, 0, 1, shuffle=False, drop_last=False)
+    assert indices(list(samples.batches(epoch=3))) == list(range(10))
+    assert indices(list(samples.batches(epoch=3, start=4))) == [4, 5, 6, 7, 8, 9]
+
+
 def test_too_few_images_for_a_global_batch() -> None:
     with pytest.raises(UserError, match=r"7 training images .* batch of 4 in each of 2 processes"):
         sampler(num_images=7, world_size=2)

@@ -1,5 +1,7 @@
 """Training runs in processes of their own, which need not import torch: a warm one forks them."""
 
+import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -7,16 +9,20 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed import run as torchrun
 
 from googlenet_fast import train
 from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.errors import run_command
 
 Prepare = Callable[[], None]
@@ -91,11 +97,26 @@ class Run:
         return self.log.read_text()[-2000:]
 
 
+def start_torchrun(log: Path, *command: str, **environment: str) -> ForkServerProcess:
+    """An agent, as the command torchrun is on each machine; it appends to the log.
+
+    With --run-path and --start-method=fork its workers are forked from it.
+    """
+    return warm_process(in_environment, environment, _torchrun, log, list(command))
+
+
 def warm_process(target: Callable[..., None], *args: Any) -> ForkServerProcess:
     """A process that runs a function of a module."""
     process = _warm().Process(target=target, args=args)
     process.start()
     return process
+
+
+def finish(*processes: ForkServerProcess) -> None:
+    """See to it that warm processes end well."""
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
 
 
 def free_port() -> int:
@@ -119,6 +140,42 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     ]
 
 
+def many_classes(folder: Path) -> list[str]:
+    """Options for lists of 44 training images whose label tells which one it is."""
+    digits = sample_dataset()
+    for split, count in (("train", 44), ("val", 10)):
+        lines = (digits / f"{split}_list.txt").read_text().splitlines()[:count]
+        images = [f"{line.split()[0]} {label}\n" for label, line in enumerate(lines)]
+        (folder / f"{split}_list.txt").write_text("".join(images))
+    return arguments(folder, folder / "run", "--resume", "auto")
+
+
+@dataclass
+class Recorder:
+    """Notes what a process trains on, and has it stopped after some steps."""
+
+    stop_after: int | None = None
+
+    def __call__(self) -> None:
+        folder = Path(sys.argv[sys.argv.index("--output") + 1])
+        file = (folder.parent / f"trained on by {os.environ['RANK']}").open("a")
+        train_on, steps = TrainStep.__call__, itertools.count(1)
+
+        def record(step: TrainStep, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
+            train_on(step, images, labels, update=update)
+            lr = step.optimizer.param_groups[0]["lr"]
+            file.write(json.dumps({"lr": lr, "images": labels.tolist()}) + "\n")
+            file.flush()
+            if next(steps) == self.stop_after and os.environ["RANK"] == "0":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        TrainStep.__call__ = record  # type: ignore[method-assign, assignment]
+
+
+def recorded(folder: Path, rank: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"trained on by {rank}").open()]
+
+
 @cache
 def _warm() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
@@ -133,12 +190,21 @@ def in_environment(environment: dict[str, str], target: Callable[..., None], *ar
     target(*args)
 
 
+def _torchrun(log: Path, command: list[str]) -> None:
+    _print_to(log)
+    torchrun.main(command)
+
+
 def _train(log: Path, command: list[str], prepare: Prepare | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    _print_to(log)
     sys.argv = ["train", *command]
     if prepare is not None:
         prepare()
     run_command(train.main)
+
+
+def _print_to(log: Path) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)

@@ -58,6 +58,16 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
         (["--epochs", "0"], "--epochs 0: must be more than 0"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--data.flip", "1.5"], "--data.flip 1.5: must be between 0 and 1"),
+        (["--accumulate=2", "--data.drop_last=false"], "leave one out"),
+        (["--schedule.name=piecewise", "--schedule.boundaries=[3]"], "needs one more than"),
+        (
+            [
+                "--schedule.name=piecewise",
+                "--schedule.boundaries=[3, 2]",
+                "--schedule.values=[3, 2, 1]",
+            ],
+            "--schedule.boundaries [3.0, 2.0]: must rise",
+        ),
         (["--data.aspect_ratio", "0.5"], "--data.aspect_ratio 0.5: must be 1 or more"),
         (["-c", "digit"], "Did you mean 'digits'?"),
         (["-c", "no/such.yaml"], "--config no/such.yaml: no such file"),

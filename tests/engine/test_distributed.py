@@ -3,13 +3,15 @@
 import os
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
 
-from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine import distributed as engine_distributed
+from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.errors import UserError
-from tests.engine.runs import in_environment, warm_process
+from tests.engine.runs import finish, in_environment, warm_process
 
 
 def test_one_process_needs_no_group() -> None:
@@ -29,6 +31,21 @@ def test_asking_for_a_gpu_without_one() -> None:
         distributed("cuda"),
     ):
         pass
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+def test_no_collective_waits_longer_than_asked(
+    device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, timedelta]] = []
+
+    def init(name: str, *, timeout: timedelta, **_: Any) -> None:
+        asked.append((name, timeout))
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", init)
+    monkeypatch.setattr(engine_distributed, "_fresh_store", lambda timeout: None)
+    engine_distributed._join(Process(0, 2, 0, 2, torch.device(device)), 7.5)
+    assert asked == [(backend, timedelta(seconds=7.5))]
 
 
 def meet(delay: float) -> None:
@@ -53,6 +70,4 @@ def test_processes_started_again_do_not_look_for_the_dead() -> None:
             warm_process(in_environment, {**environment, "RANK": str(rank)}, meet, delay)
             for rank, delay in ((0, first_comes_after), (1, 0.0))
         ]
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
+        finish(*processes)

@@ -1,19 +1,14 @@
 """Runs of several processes: they equal one, change in number, and notice one that is lost."""
 
 import itertools
-import json
 import os
 import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from googlenet_fast.data import sample_dataset
 from googlenet_fast.data.sampling import BatchSampler
 from googlenet_fast.engine import trainer
 from googlenet_fast.engine.checkpoint import load_checkpoint
@@ -22,7 +17,17 @@ from googlenet_fast.engine.evaluation import evaluate
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.model import GoogLeNet
-from tests.engine.runs import Run, arguments, free_port, in_environment, warm_process
+from tests.engine.runs import (
+    Recorder,
+    Run,
+    arguments,
+    finish,
+    free_port,
+    in_environment,
+    many_classes,
+    recorded,
+    warm_process,
+)
 
 EXACT = ("--model.preset", "paper", "--model.dropout", "0", "--optimizer.lr", "3e-4")
 """Without batch norm and dropout, whose outcome depends on how a batch is divided."""
@@ -78,40 +83,16 @@ def test_two_processes_equal_one_in_double(
     assert_same_weights(one_in_double, tmp_path / "two", 1e-13)
 
 
-def many_classes(folder: Path) -> list[str]:
-    """Options for lists of 44 training images whose label tells which one it is."""
-    digits = sample_dataset()
-    for split, count in (("train", 44), ("val", 10)):
-        lines = (digits / f"{split}_list.txt").read_text().splitlines()[:count]
-        images = [f"{line.split()[0]} {label}\n" for label, line in enumerate(lines)]
-        (folder / f"{split}_list.txt").write_text("".join(images))
-    return arguments(folder, folder / "run", "--resume", "auto")
-
-
-@dataclass
-class Recorder:
-    """Notes what a process trains on, and has it stopped after some steps."""
-
-    stop_after: int | None = None
-
-    def __call__(self) -> None:
-        folder = Path(sys.argv[sys.argv.index("--output") + 1])
-        file = (folder.parent / f"trained on by {os.environ['RANK']}").open("a")
-        train_on, steps = TrainStep.__call__, itertools.count(1)
-
-        def record(step: TrainStep, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
-            train_on(step, images, labels, update=update)
-            lr = step.optimizer.param_groups[0]["lr"]
-            file.write(json.dumps({"lr": lr, "images": labels.tolist()}) + "\n")
-            file.flush()
-            if next(steps) == self.stop_after and os.environ["RANK"] == "0":
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        TrainStep.__call__ = record  # type: ignore[method-assign, assignment]
-
-
-def recorded(folder: Path, rank: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"trained on by {rank}").open()]
+def test_a_smaller_last_step_is_shared_out(few_digits: Path, tmp_path: Path) -> None:
+    """40 images are six steps of six and one of four, in any case."""
+    for name, world_size in (("one", 1), ("two", 2)):
+        command = arguments(
+            few_digits, tmp_path / name, *EXACT, "--epochs=1", "--data.drop_last=false",
+            "--data.batch_size", str(6 // world_size),
+        )  # fmt: skip
+        Run(tmp_path / "log", command, world_size, in_double).finish()
+    assert load_checkpoint(tmp_path / "two" / "last.pt")["step"] == 7
+    assert_same_weights(tmp_path / "one", tmp_path / "two", 1e-13)
 
 
 def test_the_number_of_processes_changes_within_an_epoch(tmp_path: Path) -> None:
@@ -211,9 +192,7 @@ def test_evaluation_counts_each_image_once(tmp_path: Path) -> None:
         warm_process(in_environment, {**environment, "RANK": str(r)}, evaluate_few_images, tmp_path)
         for r in range(3)
     ]
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    finish(*processes)
     for rank in range(3):
         for images, confusion in torch.load(tmp_path / str(rank)):
             assert torch.equal(confusion, torch.diag((torch.arange(7) < images).long()))

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from googlenet_fast.data import bad_images
+from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
+from tests.engine.runs import Run
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
 
@@ -63,6 +65,25 @@ def test_skipped_images_are_counted_and_listed(loader: str, photos: Path, tmp_pa
     names = ("train/cat/03.jpg", "train/dog/00.jpg", "train/dog/19.jpg", "val/cat/01.jpg")
     assert list(paths) == [str(photos / name) for name in names]
     assert all(reasons)
+
+
+def test_two_processes_and_a_resumed_run_leave_out_the_same(photos: Path, tmp_path: Path) -> None:
+    """The 37 images that can be read are four steps of two processes with four each."""
+    output = tmp_path / "run"
+    command = [
+        "-c", "digits", "--data", str(photos), "--output", str(output), "--device", "cpu",
+        "--data.batch_size", "4", "--data.num_workers", "1", "--bad-images", "skip",
+        "--resume", "auto",
+    ]  # fmt: skip
+    listed = []
+    for epochs in ("1", "2"):
+        Run(tmp_path / "log", [*command, "--epochs", epochs], world_size=2).finish()
+        listed.append((output / "bad_images.txt").read_text(encoding="utf-8"))
+        assert load_checkpoint(output / "last.pt")["step"] == 4 * int(epochs)
+    names = [Path(line.split("\t")[0]).name for line in listed[0].splitlines()]
+    assert names == ["03.jpg", "00.jpg", "19.jpg", "01.jpg"]
+    assert listed[0] == listed[1]
+    assert "4 images cannot be read and are left out" in (tmp_path / "log").read_text()
 
 
 def test_what_was_read_is_remembered_until_it_changes(

@@ -172,3 +172,19 @@ def test_optimizer_groups() -> None:
     assert seen["fc.weight"] == seen["aux1.fc2.weight"] == (0.01, 5.0)
     assert seen["fc.bias"] == seen["aux2.fc2.bias"] == (0.0, 5.0)
     assert seen["aux1.fc1.weight"] == (0.01, 0.5)
+
+
+@pytest.mark.parametrize(("dynamic", "expected"), [(True, 32.0), (False, 64.0)])
+def test_the_loss_scale_halves_after_an_overflow_unless_it_is_fixed(
+    dynamic: bool, expected: float
+) -> None:
+    model = Tiny()
+    step = TrainStep(
+        model,
+        sgd(model),
+        amp_dtype=torch.float16,
+        loss_scale=64.0,
+        dynamic_loss_scale=dynamic,
+    )
+    step(torch.full((2, 3, 8, 8), math.inf), torch.tensor([0, 1]))
+    assert step.scaler.get_scale() == expected

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.stop_signal import StopSignal
+from tests.engine.runs import finish, free_port, in_environment, warm_process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -40,29 +40,26 @@ def test_second_interrupt_acts() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-COUNT_STEPS = """
-import os, signal, sys
-from pathlib import Path
-import torch.distributed as dist
-from googlenet_fast.engine.stop_signal import StopSignal
-
-dist.init_process_group("gloo")
-steps = 0
-with StopSignal(world_size=2) as stop:
-    while not stop.poll():
-        if dist.get_rank() == 1 and steps == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        steps += 1
-Path(sys.argv[1], f"steps{dist.get_rank()}").write_text(str(steps))
-dist.destroy_process_group()
-"""
+def count_steps(folder: Path) -> None:
+    """Stop in the sixth step of the second process."""
+    with distributed("cpu") as process:
+        steps = 0
+        with StopSignal(world_size=2) as stop:
+            while not stop.poll():
+                if process.rank == 1 and steps == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                steps += 1
+    (folder / str(process.rank)).write_text(str(steps))
 
 
 def test_processes_agree_on_the_step(tmp_path: Path) -> None:
-    script = tmp_path / "count_steps.py"
-    script.write_text(COUNT_STEPS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=120)
-    steps = [int((tmp_path / f"steps{rank}").read_text()) for rank in range(2)]
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    finish(
+        *(
+            warm_process(in_environment, {**environment, "RANK": rank}, count_steps, tmp_path)
+            for rank in "01"
+        )
+    )
+    steps = [int((tmp_path / rank).read_text()) for rank in "01"]
     assert steps[0] == steps[1]
     assert 6 <= steps[0] <= 8

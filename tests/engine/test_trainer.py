@@ -243,12 +243,13 @@ def test_the_step_line(
     assert all(re.fullmatch(pattern, line) for line in lines[:4]), lines
 
 
+@pytest.mark.parametrize("order", [("--seed", "5"), ("--data.shuffle", "false")])
 def test_another_order_begins_the_epoch_anew(
-    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    order: tuple[str, str], few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(few_digits, tmp_path, "--epochs", "1", "--checkpoint_interval", "6")
     (tmp_path / "previous.pt").replace(tmp_path / "last.pt")
     capsys.readouterr()
-    result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", "--seed", "5")
-    assert "--seed: the epoch that was begun starts anew" in capsys.readouterr().out
+    result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", *order)
+    assert "the epoch that was begun starts anew" in capsys.readouterr().out
     assert result["steps"] == 6 + 10

@@ -1,0 +1,172 @@
+"""The translation of a PaddleClas configuration into what our commands take."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from googlenet_fast.engine.paddleclas.document import Document, Section
+from googlenet_fast.engine.paddleclas.optimizer import read_optimizer
+from googlenet_fast.engine.paddleclas.sections import (
+    Fields,
+    Inference,
+    Split,
+    read_amp,
+    read_arch,
+    read_global,
+    read_infer,
+    read_loss,
+    read_metric,
+    read_split,
+)
+from googlenet_fast.engine.paddleclas.values import number, positive_integer, shape
+from googlenet_fast.errors import UserError
+
+T = TypeVar("T")
+
+_log = logging.getLogger("googlenet_fast")
+
+
+@dataclass(frozen=True)
+class PaddleClasConfig:
+    """A configuration, read and checked as a whole; parts that it lacks are None."""
+
+    file: Path
+    run: Fields
+    """Fields of our `TrainConfig`."""
+    num_classes: int
+    weights: Path | None
+    eval_amp: str
+    optimizer: tuple[Fields, Fields] | None
+    """Fields of our `OptimizerConfig` and `ScheduleConfig`."""
+    train: Split | None
+    eval: Split | None
+    infer: Inference | None
+
+    def train_values(self) -> dict[str, Any]:
+        """Our `TrainConfig` as nested plain values."""
+        optimizer, schedule = self._need(self.optimizer, "Optimizer")
+        train = self._need(self.train, "DataLoader.Train")
+        val = self._need(self.eval, "DataLoader.Eval")
+        for key in ("delimiter", "relabel"):
+            if getattr(train, key) != getattr(val, key):
+                raise UserError(
+                    f"{self.file}: DataLoader.Eval.dataset.{key}: must be that of DataLoader.Train"
+                )
+        return {
+            **self.run,
+            "model": {
+                "preset": "paddleclas",
+                "num_classes": self.num_classes,
+                "weights": None if self.weights is None else str(self.weights),
+            },
+            "data": {
+                **train.transforms,
+                "train_list": str(train.list),
+                "root": str(train.root),
+                "val_list": str(val.list),
+                "val_root": str(val.root),
+                "delimiter": train.delimiter,
+                "relabel": train.relabel,
+                "batch_size": train.batch_size,
+                "shuffle": train.shuffle,
+                "drop_last": train.drop_last or self.run["accumulate"] > 1,
+                "num_workers": train.num_workers,
+                "eval_size": val.transforms["image_size"],
+                "resize_size": val.transforms["resize_size"],
+            },
+            "optimizer": optimizer,
+            "schedule": schedule,
+        }
+
+    def evaluate_options(self) -> dict[str, Any]:
+        """Options of evaluation by name, without those of `evaluate_data`."""
+        val = self._need(self.eval, "DataLoader.Eval")
+        options = {"batch_size": val.batch_size, "num_workers": val.num_workers}
+        return self._network_options() | val.transforms | options
+
+    def evaluate_data(self) -> dict[str, Any]:
+        """The options that name the images to evaluate on."""
+        val = self._need(self.eval, "DataLoader.Eval")
+        return {key: getattr(val, key) for key in ("list", "root", "delimiter", "relabel")}
+
+    def predict_options(self) -> dict[str, Any]:
+        """Options of prediction by name."""
+        infer = self._need(self.infer, "Infer")
+        options = {
+            "images": infer.images,
+            "batch_size": infer.batch_size,
+            "top": infer.top,
+            "class_names": infer.class_names,
+        }
+        return self._network_options() | infer.transforms | options
+
+    def _network_options(self) -> dict[str, Any]:
+        weights = self._need(self.weights, "Global.pretrained_model")
+        return {"weights": weights, "device": self.run["device"], "amp": self.eval_amp}
+
+    def _need(self, part: T | None, path: str) -> T:
+        if part is None:
+            raise UserError(f"{self.file}: {path}: is missing, and needed here")
+        return part
+
+
+def translate(document: Document) -> PaddleClasConfig:
+    """Read the whole document, and tell once what of it has no effect.
+
+    Raises:
+        UserError: names the path of what is not known or cannot be followed.
+    """
+    top = document.top
+    overall = top.section("Global")
+    class_num = overall.take("class_num", positive_integer, None)
+    run, weights = read_global(overall)
+    amp, eval_amp = read_amp(top.section("AMP") if "AMP" in top else None, run["device"])
+    ema = {}
+    if "EMA" in top:
+        ema = {"ema_decay": top.section("EMA").take("decay", number, 0.9999)}
+    num_classes = read_arch(top.section("Arch"), class_num)
+    read_loss(top.section("Loss"))
+    read_metric(top.section("Metric"))
+    loader = top.section("DataLoader")
+    config = PaddleClasConfig(
+        file=document.file,
+        run=run | amp | ema,
+        num_classes=num_classes,
+        weights=weights,
+        eval_amp=eval_amp,
+        optimizer=(
+            read_optimizer(top.section("Optimizer"), run["epochs"]) if "Optimizer" in top else None
+        ),
+        train=read_split(loader, "Train") if "Train" in loader else None,
+        eval=read_split(loader, "Eval") if "Eval" in loader else None,
+        infer=read_infer(top.section("Infer")) if "Infer" in top else None,
+    )
+    _note_differences(overall, loader, config)
+    document.finish()
+    _tell(document)
+    return config
+
+
+def _note_differences(overall: Section, loader: Section, config: PaddleClasConfig) -> None:
+    """Name what PaddleClas has twice and we once, where the two differ."""
+    given = overall.take("image_shape", shape, None)
+    if config.eval is not None:
+        size = config.eval.transforms["image_size"]
+        if given not in (None, [3, size, size]):
+            overall.note("image_shape", f"images are cropped to {size} pixels by DataLoader.Eval")
+    if config.train is not None and not config.train.drop_last and config.run["accumulate"] > 1:
+        because = "with Global.update_freq, images that do not fill a last step are left out"
+        loader.note("Train.sampler.drop_last", because)
+    if config.train is not None and config.eval is not None:
+        for key, place in (("batch_size", "sampler"), ("num_workers", "loader")):
+            if getattr(config.train, key) != getattr(config.eval, key):
+                because = "while training, evaluation takes that of DataLoader.Train"
+                loader.note(f"Eval.{place}.{key}", because)
+
+
+def _tell(document: Document) -> None:
+    if document.ignored and os.environ.get("RANK", "0") == "0":
+        lines = [f"  {path}: ignored because {why}" for path, why in document.ignored.items()]
+        _log.info("%s: what has no effect here:\n%s", document.file, "\n".join(lines))
