@@ -20,6 +20,15 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Pixels whose products are computed by one thread at a time, about.
 constexpr int64_t kPixels = 48;
 
+// Call function(column, columns) for parts of a packed matrix, on all threads.
+template <typename F>
+void for_panels(int64_t columns, const F& function) {
+  const int64_t panel = isa().panel;
+  parallel_for(0, isa().panels(columns), 4, [&](int64_t begin, int64_t end) {
+    function(begin * panel, std::min(columns, end * panel) - begin * panel);
+  });
+}
+
 // c = a · packed, for all pixels.
 void multiply(
     const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add) {
@@ -65,18 +74,26 @@ float* take_zeros(int64_t count, Scratch& scratch) {
   return zeros;
 }
 
+// Values from one frequency's matrix of `size` to the next one's. A transform goes through all 36 at
+// once: an odd number of cache lines apart, they are in different sets of the caches.
+int64_t frequency_stride(int64_t size) {
+  constexpr int64_t kLine = 16;
+  return (ceil_div(size, kLine) | 1) * kLine;
+}
+
 // Transformed filters, packed as B of the products of the 36 frequencies: of depth `depth`.
 struct Filters {
   const float* data;
   int64_t depth, columns;
 
-  int64_t frequency_stride() const { return isa().packed_size(depth, columns); }
+  int64_t stride() const { return frequency_stride(isa().packed_size(depth, columns)); }
+  int64_t size() const { return kFrequencies * stride(); }
 };
 
 // From channels to outputs: a panel's filters are turned to have its outputs side by side first.
 void transform_forward(const Filter& w, float* u) {
-  const int64_t panel = isa().panel, size = isa().packed_size(w.channels, w.outputs);
-  const int64_t tap_size = w.channels * panel, taps = w.taps * w.taps;
+  const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
+  const int64_t stride = Filters{u, w.channels, w.outputs}.stride();
   parallel_for(0, isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
     Scratch own;
     float* const turned = own.take(taps * tap_size);
@@ -89,7 +106,7 @@ void transform_forward(const Filter& w, float* u) {
       }
       for (int64_t c = 0; c < w.channels; ++c) {
         isa().transform_filter(
-            turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, size);
+            turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, stride);
       }
     }
   });
@@ -97,22 +114,24 @@ void transform_forward(const Filter& w, float* u) {
 
 // From outputs back to channels: filters turned around.
 Filters transform_backward(const Filter& w, Scratch& scratch) {
-  const int64_t panel = isa().panel, size = isa().packed_size(w.outputs, w.channels);
-  float* const u = scratch.take(kFrequencies * size);
+  Filters filters{nullptr, w.outputs, w.channels};
+  const int64_t panel = isa().panel, stride = filters.stride();
+  float* const u = scratch.take(filters.size());
+  filters.data = u;
   parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       for (int64_t c = 0; c < w.channels; c += panel) {
         const int64_t count = std::min(panel, w.channels - c);
         float* const row = u + c * w.outputs + k * panel;
-        isa().transform_filter(w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, size);
+        isa().transform_filter(w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, stride);
         if (count == panel) continue;
         for (int64_t f = 0; f < kFrequencies; ++f) {
-          std::fill(row + f * size + count, row + f * size + panel, 0.0f);
+          std::fill(row + f * stride + count, row + f * stride + panel, 0.0f);
         }
       }
     }
   });
-  return {u, w.outputs, w.channels};
+  return filters;
 }
 
 // How a thread goes through the tiles: about `tiles` at a time, `columns` of their outputs at a time.
@@ -124,20 +143,21 @@ struct Blocking {
   explicit Blocking(const Filters& filters)
       : columns(std::min(filters.columns, kPanels * isa().panel)) {
     const int64_t bytes = kFrequencies * (filters.depth + columns) * sizeof(float);
-    tiles = std::max(kBytes / bytes, isa().tile_rows);
+    tiles = std::max(second_level_cache() * 3 / 4 / bytes, isa().tile_rows);
   }
 
  private:
-  static constexpr int64_t kBytes = 3 << 19, kPanels = 4;
+  static constexpr int64_t kPanels = 4;
 };
 
 // v (36, tiles, channels), the transformed inputs of `count` tiles.
 void transform_inputs(
     const Tiling& tiling, int64_t first, int64_t count, Rows x, float* zeros, float* v) {
+  const int64_t stride = frequency_stride(count * x.channels);
   for (int64_t t = 0; t < count; ++t) {
     float* in[36];
     tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-    isa().transform_input(in, x.channels, v + t * x.channels, count * x.channels, x.channels, 0);
+    isa().transform_input(in, x.channels, v + t * x.channels, stride, x.channels, 0);
   }
 }
 
@@ -145,6 +165,7 @@ void transform_inputs(
 void transform_outputs(
     const Tiling& tiling, int64_t first, int64_t count, const float* m, const float* bias, bool relu,
     Rows mask, Rows y) {
+  const int64_t stride = frequency_stride(count * y.channels);
   for (int64_t t = 0; t < count; ++t) {
     float* out[16];
     float* masks[16];
@@ -153,7 +174,7 @@ void transform_outputs(
       tiling.pixels<float>(first + t, tiling.side, 0, mask.data, mask.stride, nullptr, masks);
     }
     isa().transform_output(
-        m + t * y.channels, count * y.channels, y.channels, tiling.side, out, bias, relu,
+        m + t * y.channels, stride, y.channels, tiling.side, out, bias, relu,
         mask.data == nullptr ? nullptr : masks);
   }
 }
@@ -167,16 +188,18 @@ void convolve_tiles(
     Scratch scratch;
     const int64_t count = part.count, end = part.column + part.columns;
     float* const zeros = take_zeros(x.channels, scratch);
-    float* const v = scratch.take(kFrequencies * count * x.channels);
-    float* const m = scratch.take(kFrequencies * count * blocking.columns);
+    const int64_t v_stride = frequency_stride(count * x.channels);
+    float* const v = scratch.take(kFrequencies * v_stride);
+    float* const m = scratch.take(kFrequencies * frequency_stride(count * blocking.columns));
     transform_inputs(tiling, part.first, count, x, zeros, v);
     for (int64_t column = part.column; column < end; column += blocking.columns) {
       const int64_t columns = std::min(blocking.columns, end - column);
+      const int64_t m_stride = frequency_stride(count * columns);
       for (int64_t f = 0; f < kFrequencies; ++f) {
         isa().multiply(
-            {v + f * count * x.channels, x.channels,
-             filters.data + f * filters.frequency_stride() + column * x.channels,
-             m + f * count * columns, columns, count, columns, x.channels, nullptr, false, false});
+            {v + f * v_stride, x.channels,
+             filters.data + f * filters.stride() + column * x.channels, m + f * m_stride, columns,
+             count, columns, x.channels, nullptr, false, false});
       }
       transform_outputs(
           tiling, part.first, count, m, bias == nullptr ? nullptr : bias + column, relu,
@@ -211,17 +234,19 @@ void outer_product(
 void transform_for_weights(
     const Tiling& tiling, int64_t first, int64_t count, int64_t most, Rows grad_y, Rows x, float* v,
     float* dm) {
-  const int64_t panel = isa().panel, v_size = isa().packed_size(most, x.channels);
+  const int64_t panel = isa().panel;
+  const int64_t v_stride = frequency_stride(isa().packed_size(most, x.channels));
+  const int64_t dm_stride = frequency_stride(most * grad_y.channels);
   parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
     for (int64_t t = begin; t < end; ++t) {
       float *in[36], *out[16];
       tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-      isa().transform_input(in, x.channels, v + t * panel, v_size, panel, most * panel);
+      isa().transform_input(in, x.channels, v + t * panel, v_stride, panel, most * panel);
       tiling.pixels(first + t, tiling.side, 0, grad_y.data, grad_y.stride, zeros, out);
       isa().transform_output_adjoint(
-          out, grad_y.channels, tiling.side, dm + t * grad_y.channels, most * grad_y.channels);
+          out, grad_y.channels, tiling.side, dm + t * grad_y.channels, dm_stride);
     }
   });
 }
@@ -234,13 +259,15 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   }
   Scratch scratch;
   const int64_t most = std::min(kOuterRows, tiling.count());
-  const int64_t v_size = isa().packed_size(most, channels), dm_size = most * outputs;
-  float* const v = scratch.take(kFrequencies * v_size);
-  float* const dm = scratch.take(kFrequencies * dm_size);
-  float* const du = scratch.take(kFrequencies * outputs * channels);
+  const int64_t v_size = isa().packed_size(most, channels), v_stride = frequency_stride(v_size);
+  const int64_t dm_stride = frequency_stride(most * outputs);
+  const int64_t du_stride = frequency_stride(outputs * channels);
+  float* const v = scratch.take(kFrequencies * v_stride);
+  float* const dm = scratch.take(kFrequencies * dm_stride);
+  float* const du = scratch.take(kFrequencies * du_stride);
   if (channels % panel != 0) {  // the last panel is filled up
-    for (int64_t f = 1; f <= kFrequencies; ++f) {
-      std::fill_n(v + f * v_size - most * panel, most * panel, 0.0f);
+    for (int64_t f = 0; f < kFrequencies; ++f) {
+      std::fill_n(v + f * v_stride + v_size - most * panel, most * panel, 0.0f);
     }
   }
   for (int64_t first = 0; first < tiling.count(); first += most) {
@@ -249,15 +276,15 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
     parallel_for(0, kFrequencies, 1, [&](int64_t begin, int64_t end) {
       for (int64_t f = begin; f < end; ++f) {
         isa().multiply_transposed(
-            {dm + f * dm_size, outputs, v + f * v_size, most, du + f * outputs * channels, channels,
-             count, outputs, channels, first > 0});
+            {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
+             outputs, channels, first > 0});
       }
     });
   }
   parallel_for(0, outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       isa().transform_filter_adjoint(
-          du + k * channels, outputs * channels, channels, tiling.taps,
+          du + k * channels, du_stride, channels, tiling.taps,
           grad_w + k * tiling.taps * tiling.taps * channels);
     }
   });
@@ -266,14 +293,17 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
 }  // namespace
 
 int64_t prepared_size(const Filter& w) {
-  if (by_winograd(w)) return kFrequencies * isa().packed_size(w.channels, w.outputs);
+  if (by_winograd(w)) return Filters{nullptr, w.channels, w.outputs}.size();
   return isa().packed_size(w.taps * w.taps * w.channels, w.outputs);
 }
 
 void prepare(const Filter& w, float* prepared) {
   if (by_winograd(w)) return transform_forward(w, prepared);
   const int64_t depth = w.taps * w.taps * w.channels;
-  isa().pack_transposed(w.data, depth, depth, w.outputs, prepared);
+  for_panels(w.outputs, [&](int64_t column, int64_t columns) {
+    isa().pack_transposed(
+        w.data + column * depth, depth, depth, columns, prepared + column * depth);
+  });
 }
 
 const float* prepared(const Filter& w, Scratch& scratch) {
@@ -303,7 +333,10 @@ void input_gradient(
     return convolve_tiles(Tiling(size, w.taps), grad_y, filters, nullptr, false, mask, grad_x);
   }
   float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
-  isa().pack(w.data, w.channels, w.outputs, w.channels, w.outputs, packed);
+  for_panels(w.channels, [&](int64_t column, int64_t columns) {
+    isa().pack(
+        w.data + column, w.channels, w.outputs, columns, w.outputs, packed + column * w.outputs);
+  });
   multiply(size, grad_y, packed, grad_x, nullptr, false, add);
 }
 

@@ -11,92 +11,103 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 // Rows of a panel that are fetched ahead: caches fetch on their own only within a page of memory.
 constexpr int64_t kAhead = 16;
 
-// sums[r] += a[r, k] * b[k] over k, of the first kWide vectors of b's panel. `a` has a row of
-// `a_stride` for each r, or for each k if kTransposed. A function of its own, whose caller's variables
-// take no registers from the sums.
-template <int kRows, int kWide, bool kTransposed>
-[[gnu::noinline]] void add_products(
-    const float* a, int64_t a_stride, const float* b, int64_t depth, Vector (&total)[kRows][kWide]) {
-  Vector sums[kRows][kWide];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) sums[r][v] = total[r][v];
-  }
-  for (int64_t k = 0; k < depth; ++k, b += kPanel) {
-    Vector right[kWide];
-#pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) {
-      __builtin_prefetch(b + kAhead * kPanel + v * kLanes);
-      right[v] = load<Vector>(b + v * kLanes);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
-#pragma GCC unroll 2
-      for (int v = 0; v < kWide; ++v) sums[r][v] += left * right[v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) total[r][v] = sums[r][v];
-  }
-}
-
-// What becomes of sums before they are written: plus what is there, plus a bias, clipped.
-struct Finish {
-  bool add;
+// kRows rows of C in kWide vectors = A · B plus what is there if `add`, plus a bias, clipped if `relu`.
+struct Tile {
+  const float* a;
+  int64_t a_stride;  // from one row of the tile to the next, or from one k to the next if kTransposed
+  const float* b;    // a panel
+  int64_t depth, parts, part_stride;
+  float* c;
+  int64_t c_stride;
   const float* bias;  // or null
-  bool relu;
+  bool add, relu;
 };
 
-template <typename V>
-inline V finished(const Finish& finish, V value, const float* c, int64_t column) {
-  if (finish.add) value += load<V>(c);
-  if (finish.bias != nullptr) value += load<V>(finish.bias + column);
-  return finish.relu ? relu(value) : value;
+// Call function(row, vector) for a tile's vectors, in code without a loop.
+template <int kRows, int kWide, typename F>
+[[gnu::always_inline]] inline void for_each_sum(const F& function) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) function(r, v);
+  }
 }
 
-// Write one row of a panel's sums, or the part of it that the matrix has.
-template <int kWide>
-inline void write_row(
-    const Finish& finish, const Vector (&sums)[kWide], float* c, int64_t column, int64_t columns) {
-  if (columns - column >= kWide * kLanes) {
-    for (int v = 0; v < kWide; ++v, column += kLanes) {
-      store(c + column, finished(finish, sums[v], c + column, column));
+// The sums begin with what they are added to, and stay in registers to the end. A function of its own,
+// whose caller's variables take no registers from them.
+template <int kRows, int kWide, bool kTransposed>
+[[gnu::noinline]] void multiply_tile(const Tile& t) {
+  Vector sums[kRows][kWide] = {};
+  if (t.bias != nullptr) {
+    for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = load<Vector>(t.bias + v * kLanes); });
+  }
+  float* const c = t.c;
+  const int64_t c_stride = t.c_stride;
+  if (t.add) {
+    for_each_sum<kRows, kWide>(
+        [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
+  }
+  const float *a = t.a, *b = t.b;
+  const int64_t a_stride = t.a_stride, depth = t.depth;
+  for (int64_t part = 0; part < t.parts; ++part, a += t.part_stride) {
+    for (int64_t k = 0; k < depth; ++k, b += kPanel) {
+      Vector right[kWide];
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) {
+        __builtin_prefetch(b + kAhead * kPanel + v * kLanes);
+        right[v] = load<Vector>(b + v * kLanes);
+      }
+      for_each_sum<kRows, kWide>([&](int r, int v) {
+        const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
+        sums[r][v] += left * right[v];
+      });
     }
-    return;
   }
-  float values[kWide * kLanes];
-  for (int v = 0; v < kWide; ++v) store(values + v * kLanes, sums[v]);
-  for (int64_t i = 0; column + i < columns; ++i) {
-    c[column + i] = finished(finish, values[i], c + column + i, column + i);
-  }
+  if (t.relu) for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = relu(sums[r][v]); });
+  for_each_sum<kRows, kWide>([&](int r, int v) { store(c + r * c_stride + v * kLanes, sums[r][v]); });
 }
 
-// Call function<n>(column) for the panels of a row: n of a panel's vectors have columns.
-template <typename F>
-inline void for_each_panel(int64_t columns, const F& function) {
-  int64_t j = 0;
-  for (; columns - j > kLanes; j += kPanel) function.template operator()<kVectors>(j);
-  if (j < columns) function.template operator()<1>(j);
+// The tile at the right border of C, which has only `columns` there: by way of a whole one.
+template <int kRows, int kWide, bool kTransposed>
+void multiply_border(Tile t, int64_t columns) {
+  constexpr int64_t kColumns = kWide * kLanes;
+  float whole[kRows * kColumns] = {}, bias[kColumns] = {};
+  const auto copy = [=](const float* from, float* to) {
+    for (int64_t i = 0; i < columns; ++i) to[i] = from[i];
+  };
+  float* const c = t.c;
+  const int64_t c_stride = t.c_stride;
+  if (t.add) {
+    for (int r = 0; r < kRows; ++r) copy(c + r * c_stride, whole + r * kColumns);
+  }
+  if (t.bias != nullptr) {
+    copy(t.bias, bias);
+    t.bias = bias;
+  }
+  t.c = whole, t.c_stride = kColumns;
+  multiply_tile<kRows, kWide, kTransposed>(t);
+  for (int r = 0; r < kRows; ++r) copy(whole + r * kColumns, c + r * c_stride);
+}
+
+// The rows of C that `t` begins, as tiles; `b_size`: values of a panel.
+template <int kRows, bool kTransposed>
+inline void multiply_panels(Tile t, int64_t b_size, int64_t columns) {
+  for (; columns >= kPanel; columns -= kPanel) {
+    multiply_tile<kRows, kVectors, kTransposed>(t);
+    t.b += b_size, t.c += kPanel;
+    if (t.bias != nullptr) t.bias += kPanel;
+  }
+  if (columns > kLanes) multiply_border<kRows, kVectors, kTransposed>(t, columns);
+  else if (columns > 0) multiply_border<kRows, 1, kTransposed>(t, columns);
 }
 
 template <int kRows>
 void multiply_rows(const Product& p, int64_t row) {
-  const float* const a = p.a + row * p.a_stride;
-  const Finish finish{p.add, p.bias, p.relu};
-  for_each_panel(p.columns, [&]<int kWide>(int64_t j) {
-    Vector sums[kRows][kWide] = {};
-    for (int64_t part = 0; part < p.parts; ++part) {
-      const float* const b = p.b + (j * p.parts + part * kPanel) * p.depth;
-      add_products<kRows, kWide, false>(a + part * p.part_stride, p.a_stride, b, p.depth, sums);
-    }
-    for (int r = 0; r < kRows; ++r) {
-      write_row(finish, sums[r], p.c + (row + r) * p.c_stride, j, p.columns);
-    }
-  });
+  const Tile tile{
+      .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
+      .parts = p.parts, .part_stride = p.part_stride, .c = p.c + row * p.c_stride,
+      .c_stride = p.c_stride, .bias = p.bias, .add = p.add, .relu = p.relu};
+  multiply_panels<kRows, false>(tile, p.parts * p.depth * kPanel, p.columns);
 }
 
 // Call function<n>() for n = count, which is 1 .. kMost.
@@ -129,13 +140,11 @@ void multiply_outputs(const OuterProduct& p, int64_t output) {
   for (int64_t k = 0; k < p.rows; ++k) {
     std::memcpy(a + k * kRows, p.a + k * p.a_stride + output, sizeof(float) * kRows);
   }
-  for_each_panel(p.columns, [&]<int kWide>(int64_t j) {
-    Vector sums[kRows][kWide] = {};
-    add_products<kRows, kWide, true>(a, kRows, p.b + j * p.b_rows, p.rows, sums);
-    for (int r = 0; r < kRows; ++r) {
-      write_row({p.add, nullptr, false}, sums[r], p.c + (output + r) * p.c_stride, j, p.columns);
-    }
-  });
+  const Tile tile{
+      .a = a, .a_stride = kRows, .b = p.b, .depth = p.rows, .parts = 1, .part_stride = 0,
+      .c = p.c + output * p.c_stride, .c_stride = p.c_stride, .bias = nullptr, .add = p.add,
+      .relu = false};
+  multiply_panels<kRows, true>(tile, p.b_rows * kPanel, p.columns);
 }
 
 inline void multiply_transposed(const OuterProduct& p) {
@@ -148,8 +157,12 @@ inline void pack(
     const int64_t count = columns - j < kPanel ? columns - j : kPanel;
     for (int64_t k = 0; k < depth; ++k) {
       float* const row = packed + j * b_rows + k * kPanel;
-      for (int64_t i = 0; i < count; ++i) row[i] = b[k * stride + j + i];
-      for (int64_t i = count; i < kPanel; ++i) row[i] = 0;
+      const float* const from = b + k * stride + j;
+      if (count == kPanel) {
+        std::memcpy(row, from, sizeof(float) * kPanel);
+        continue;
+      }
+      for (int64_t i = 0; i < kPanel; ++i) row[i] = i < count ? from[i] : 0;
     }
   }
 }

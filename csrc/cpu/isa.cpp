@@ -2,6 +2,8 @@
 
 #include "isa.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -42,6 +44,17 @@ const Isa& choose() {
 const Isa& isa() {
   static const Isa& chosen = choose();
   return chosen;
+}
+
+int64_t second_level_cache() {
+  static const int64_t bytes = [] {
+    int64_t told = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return told > 0 ? told : int64_t(1) << 20;
+  }();
+  return bytes;
 }
 
 }  // namespace googlenet_fast::cpu

@@ -127,4 +127,7 @@ struct Isa {
 // The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another.
 const Isa& isa();
 
+// Bytes of a core's second-level cache; a usual number where the system does not tell.
+int64_t second_level_cache();
+
 }  // namespace googlenet_fast::cpu

@@ -83,9 +83,10 @@ inline void filter_adjoint_1d(const V* u, V* w) {  // Gᵀ u
 }
 
 // Apply a transform of kIn to kOut points to the columns, then to the rows of a tile, whose points
-// `read(y, x)` gives and `write(y, x, value)` takes.
+// `read(y, x)` gives and `write(y, x, value)` takes. Inlined, or each point would fetch the addresses
+// that those have captured.
 template <int kIn, int kOut, typename V, typename Read, typename Write, typename F>
-inline void transform_2d(const Read& read, const Write& write, const F& transform) {
+[[gnu::always_inline]] inline void transform_2d(Read read, Write write, F transform) {
   V half[kIn][kOut];  // transposed
 #pragma GCC unroll 6
   for (int x = 0; x < kIn; ++x) {
@@ -113,8 +114,8 @@ inline void transform_input(
     const int64_t count = channels - first < panel ? channels - first : panel;
     for_each_vector(count, [&]<typename V>(int64_t c, V) {
       transform_2d<6, 6, V>(
-          [&](int y, int x) { return load<V>(pixels[6 * y + x] + first + c); },
-          [&](int y, int x, V value) { store(to + (6 * y + x) * frequency_stride + c, value); },
+          [=](int y, int x) { return load<V>(pixels[6 * y + x] + first + c); },
+          [=](int y, int x, V value) { store(to + (6 * y + x) * frequency_stride + c, value); },
           [](const V* a, V* b) { input_1d(a, b); });
     });
   }
@@ -127,8 +128,8 @@ void transform_output_of(
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     const V shift = bias == nullptr ? zero<V>() : load<V>(bias + c);
     transform_2d<6, kSide, V>(
-        [&](int y, int x) { return load<V>(m + (6 * y + x) * frequency_stride + c); },
-        [&](int y, int x, V value) {
+        [=](int y, int x) { return load<V>(m + (6 * y + x) * frequency_stride + c); },
+        [=](int y, int x, V value) {
           const int i = kSide * y + x;
           if (pixels[i] == nullptr) return;
           value += shift;
@@ -152,8 +153,8 @@ void transform_output_adjoint_of(
     const float* const* pixels, int64_t channels, float* dm, int64_t frequency_stride) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     transform_2d<kSide, 6, V>(
-        [&](int y, int x) { return load<V>(pixels[kSide * y + x] + c); },
-        [&](int y, int x, V value) { store(dm + (6 * y + x) * frequency_stride + c, value); },
+        [=](int y, int x) { return load<V>(pixels[kSide * y + x] + c); },
+        [=](int y, int x, V value) { store(dm + (6 * y + x) * frequency_stride + c, value); },
         [](const V* a, V* b) { output_adjoint_1d<kSide>(a, b); });
   });
 }
@@ -170,11 +171,11 @@ void transform_filter_of(
     int64_t frequency_stride) {
   for_each_vector(lanes, [&]<typename V>(int64_t i, V) {
     transform_2d<kTaps, 6, V>(
-        [&](int y, int x) {
+        [=](int y, int x) {
           const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
           return load<V>(w + tap * tap_stride + i);
         },
-        [&](int y, int x, V value) { store(u + (6 * y + x) * frequency_stride + i, value); },
+        [=](int y, int x, V value) { store(u + (6 * y + x) * frequency_stride + i, value); },
         [](const V* a, V* b) { filter_1d<kTaps>(a, b); });
   });
 }
@@ -191,8 +192,8 @@ void transform_filter_adjoint_of(
     const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     transform_2d<6, kTaps, V>(
-        [&](int y, int x) { return load<V>(u + (6 * y + x) * frequency_stride + c); },
-        [&](int y, int x, V value) { store(dw + (kTaps * y + x) * channels + c, value); },
+        [=](int y, int x) { return load<V>(u + (6 * y + x) * frequency_stride + c); },
+        [=](int y, int x, V value) { store(dw + (kTaps * y + x) * channels + c, value); },
         [](const V* a, V* b) { filter_adjoint_1d<kTaps>(a, b); });
   });
 }
