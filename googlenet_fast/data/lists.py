@@ -142,6 +142,7 @@ def _normalized(file: str, root: Path) -> str:
 
 def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[int]) -> None:
     """Check that the files exist below root, listing each folder once: no million stat calls."""
+    missing: list[int] = []
     folders: dict[str, list[int]] = {}
     for i, file in enumerate(files):
         folders.setdefault(file.rpartition("/")[0], []).append(i)
@@ -157,12 +158,14 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
                 present = {e.name for e in entries if not e.is_dir(follow_symlinks=False)}
         except (OSError, ValueError):  # a null character in the path
             present = set()
-        for i in indices:
-            if files[i].rpartition("/")[2] not in present:
-                raise UserError(
-                    f"{list_file}, line {numbers[i]}: there is no file {root / files[i]}; remove "
-                    "the line or set the root that the paths start from"
-                )
+        missing += [i for i in indices if files[i].rpartition("/")[2] not in present]
+    if missing:
+        first, others = min(missing), len(missing) - 1
+        more = f" (nor those of {others} other lines)" if others else ""
+        raise UserError(
+            f"{list_file}, line {numbers[first]}: there is no file {root / files[first]}{more}; "
+            "remove the line or set the root that the paths start from"
+        )
 
 
 def _check_repeats(

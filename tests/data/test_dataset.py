@@ -108,6 +108,12 @@ class TestLists:
         assert f"{path}, line 3: " in str(error.value)
         assert "\n" not in str(error.value)
 
+    def test_missing_files_are_counted(self, tmp_path: Path) -> None:
+        touch(tmp_path, "x/a.jpg")
+        path = write_list(tmp_path, "x/a.jpg 0\nz/b.jpg 1\ny/c.jpg 1\nx/d.jpg 1\n", create=False)
+        with pytest.raises(UserError, match=r"line 2: .*z/b.jpg \(nor those of 2 other lines\)"):
+            ImageDataset.from_list(path)
+
     def test_other_errors(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"none.txt: cannot be read"):
             ImageDataset.from_list(tmp_path / "none.txt")
