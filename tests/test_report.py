@@ -72,10 +72,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
+        self.addresses += [value or "" for key, value in attrs if key.endswith(("src", "href"))]
         self.addresses += re.findall(r"url\((.*?)\)", " ".join(str(value) for _, value in attrs))
 
     def handle_data(self, data: str) -> None:
+        self.addresses += re.findall(r"(?:url\(|@import )([^);]*)", data)
         self.text += data
 
     @property

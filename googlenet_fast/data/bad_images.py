@@ -24,6 +24,7 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.loader import Loader
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import PILLOW, DecodeError, decode
+from googlenet_fast.data.worker_processes import deaf_to_interrupts
 from googlenet_fast.errors import UserError
 
 CHUNK = 32
@@ -105,7 +106,9 @@ def parallel_map(
         return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(function, images, chunksize=CHUNK)
+        with deaf_to_interrupts():
+            results = pool.map(function, images, chunksize=CHUNK)
+        yield from results
     except BrokenProcessPool:
         raise UserError(
             f"one of {processes} processes that read images was ended (by lack of memory?); "

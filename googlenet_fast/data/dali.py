@@ -290,9 +290,9 @@ def whole_image(shape: DataNode) -> Window:
     return size * 0, size
 
 
-def _resize(images: DataNode, size: DataNode | list[int]) -> DataNode:
+def _resize(images: DataNode, size: list[int], **region: DataNode) -> DataNode:
     """Linear and antialiased, which is torchvision's and Pillow's bilinear."""
-    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True, **region)
 
 
 def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]) -> Window:
@@ -324,17 +324,19 @@ def _only(chosen: DataNode, values: DataNode) -> DataNode:
 def _resize_and_crop_center(
     images: DataNode, shape: DataNode, resize_size: int, image_size: int
 ) -> DataNode:
-    """Short side to `resize_size`, then the central square, rounded as torchvision does."""
-    height, width = shape[0], shape[1]
-    short = dali_math.min(height, width)
-    h, w = height * resize_size // short, width * resize_size // short
-    images = _resize(images, fn.cast(fn.stack(h, w), dtype=types.FLOAT))
-    start = fn.stack(_half_to_even(h - image_size), _half_to_even(w - image_size))
-    return fn.slice(
+    """Short side to `resize_size`, then the central square, rounded as torchvision does.
+
+    Of the resized image, which may be very long, no more than the square is made.
+    """
+    sides = fn.cast(shape[:2], dtype=types.INT64)
+    resized = sides * resize_size // fn.reductions.min(sides)
+    start = _half_to_even(resized - image_size)
+    scale = fn.cast(sides, dtype=types.FLOAT64) / resized
+    return _resize(
         images,
-        start=fn.cast(start, dtype=types.INT32),
-        shape=[image_size, image_size],
-        axis_names="HW",
+        [image_size, image_size],
+        roi_start=fn.cast(start * scale, dtype=types.FLOAT),
+        roi_end=fn.cast((start + image_size) * scale, dtype=types.FLOAT),
     )
 
 

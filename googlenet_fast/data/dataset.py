@@ -131,7 +131,7 @@ class ImageDataset:
 
         Raises:
             UserError: names the file and the line: a line without an integer label >= 0, a path
-                that is absolute or leaves the root, an image that does not exist.
+                that leaves the root, an image that does not exist.
         """
         images = read_images(list_file, root, delimiter)
         return cls.from_image_list(images, images.classes() if relabel else None, class_names)

@@ -73,7 +73,8 @@ class ImageList:
 def read_image_list(
     list_file: Path, root: Path | str | None = None, delimiter: str = " "
 ) -> ImageList:
-    """Read a list with a line "relative/path<delimiter>label" for each image.
+    """Read a list with a line "path<delimiter>label" for each image; paths start from the root, or
+    are absolute and lead below it.
 
     Raises:
         UserError: names the file and the line.
@@ -94,7 +95,7 @@ def read_image_list(
                 f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a "
                 f"label of 0 or more, but found {line[:80]!r}"
             )
-        files.append(file)
+        files.append(_normalized(file, root))
         labels.append(int(label))
         numbers.append(number)
     if not files:
@@ -127,8 +128,21 @@ def _read_lines(path: Path) -> list[str]:
         raise UserError(f"{path}: is not a text file in UTF-8") from None
 
 
+def _normalized(file: str, root: Path) -> str:
+    """A path in its one spelling from the root, also if it was absolute; outside it stays so."""
+    if not file.startswith(("/", "./")) and "//" not in file and "/./" not in file:
+        return file
+    if file.startswith("/"):
+        top = os.path.abspath(root).rstrip("/") + "/"  # noqa: PTH100 (a million times)
+        if not file.startswith(top):
+            return file
+        file = file[len(top) :]
+    return "/".join(part for part in file.split("/") if part not in ("", "."))
+
+
 def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[int]) -> None:
     """Check that the files exist below root, listing each folder once: no million stat calls."""
+    missing: list[int] = []
     folders: dict[str, list[int]] = {}
     for i, file in enumerate(files):
         folders.setdefault(file.rpartition("/")[0], []).append(i)
@@ -136,18 +150,22 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
         above = ".." in folder.split("/")
         if outside := [i for i in indices if above or files[i].startswith("/")]:
             line = f"{list_file}, line {numbers[outside[0]]}"
-            raise UserError(f"{line}: {files[outside[0]]}: must be a path below the root {root}")
+            raise UserError(
+                f"{line}: {files[outside[0]]}: must be a path below the root {root}, without '..'"
+            )
         try:
             with os.scandir(root / folder) as entries:
-                present = {entry.name for entry in entries}
+                present = {e.name for e in entries if not e.is_dir(follow_symlinks=False)}
         except (OSError, ValueError):  # a null character in the path
             present = set()
-        for i in indices:
-            if files[i].rpartition("/")[2] not in present:
-                raise UserError(
-                    f"{list_file}, line {numbers[i]}: there is no {root / files[i]}; remove the "
-                    "line or set the root that the paths start from"
-                )
+        missing += [i for i in indices if files[i].rpartition("/")[2] not in present]
+    if missing:
+        first, others = min(missing), len(missing) - 1
+        more = f" (nor those of {others} other lines)" if others else ""
+        raise UserError(
+            f"{list_file}, line {numbers[first]}: there is no file {root / files[first]}{more}; "
+            "remove the line or set the root that the paths start from"
+        )
 
 
 def _check_repeats(
@@ -173,6 +191,6 @@ def place_in(source: Path, file: str) -> str:
     """Where an image stands: "list, line N: file" for one of a list, else "source: file"."""
     if source.is_file() and source.suffix != ".tar":
         for number, line in enumerate(_read_lines(source), start=1):
-            if re.fullmatch(re.escape(file) + r"\D+\d+", line.strip()):
+            if re.fullmatch(r"(.*/)?" + re.escape(file) + r"\D+\d+", line.strip()):
                 return f"{source}, line {number}: {file}"
     return f"{source}: {file}"

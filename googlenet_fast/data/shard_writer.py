@@ -23,6 +23,7 @@ from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.splits import open_splits
+from googlenet_fast.data.worker_processes import deaf_to_interrupts
 from googlenet_fast.engine.arguments import Parser, add_num_workers, positive
 from googlenet_fast.errors import UserError
 
@@ -100,7 +101,9 @@ def _write_all(shards: Sequence[Shard], folder: Path, options: Options) -> None:
     with ExitStack() as closing:
         written: Iterable[UserError | None] = map(write, shards)
         if (processes := min(options.num_workers, len(shards))) > 1:
-            pool = closing.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            with deaf_to_interrupts():
+                pool = multiprocessing.get_context("spawn").Pool(processes)
+            closing.enter_context(pool)
             written = pool.imap_unordered(write, shards)
         for error in tqdm(written, total=len(shards), unit="shard", disable=None):
             if error is not None:

@@ -141,7 +141,15 @@ class _Reader(Dataset):
         return np.asarray(image)[:, :, self._channels]
 
     def _crop_center(self, image: Image.Image) -> Image.Image:
-        return tf.center_crop(tf.resize(image, [self._resize_size]), [self._image_size])
+        """The central square of the resized image; no more of it is made: it may be very long."""
+        short, crop = min(image.size), self._image_size
+        box = []
+        for side in image.size:
+            resized = side * self._resize_size // short
+            start = round((resized - crop) / 2)
+            box.append((start * side / resized, (start + crop) * side / resized))
+        (left, right), (top, bottom) = box
+        return image.resize((crop, crop), Image.Resampling.BILINEAR, (left, top, right, bottom))
 
     def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
         assert self._augmentation is not None

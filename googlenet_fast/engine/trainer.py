@@ -250,7 +250,7 @@ class Trainer:
             f"too high (--optimizer.lr {self.config.optimizer.lr:g}) or warmed up too quickly, "
             f"{'values beyond the range of fp16 (try --amp bf16), ' if fp16 else ''}"
             "and broken images, labels or starting weights; no checkpoint holds such weights: "
-            "--resume auto continues from before"
+            "--resume auto continues from the last one"
         )
 
     # Evaluation and checkpoints

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from googlenet_fast.data.__main__ import main
+from googlenet_fast.data.bad_images import CHUNK
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -34,6 +35,22 @@ def test_bad_duplicate_and_suspicious_images(tmp_path: Path, run_main: Command) 
     assert summary == (
         "8 images in 2 classes: 1 bad, 1 with the same bytes under different labels, 1 suspicious"
     )
+
+
+def test_several_processes_find_the_same(tmp_path: Path, run_main: Command) -> None:
+    (tmp_path / "a").mkdir()
+    for i in range(2 * CHUNK):
+        Image.new("RGB", (20 + i, 30), (i, 0, 0)).save(tmp_path / "a" / f"{i:02}.png")
+    (tmp_path / "a" / "40.png").write_bytes(b"no image")
+    lines = [f"a/{i:02}.png {i % 3}\n" for i in range(2 * CHUNK)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    alone, together = (
+        run_main(main, "check", tmp_path / "list.txt", "--num-workers", processes)
+        for processes in (1, 2)
+    )
+    assert alone == together
+    assert alone[1].count("one colour only") == 2 * CHUNK - 1
+    assert f"bad: {tmp_path}/a/40.png: cannot identify" in alone[1]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -27,7 +27,7 @@ class TestLists:
     def test_paths_and_labels(self, tmp_path: Path) -> None:
         path = write_list(tmp_path, "cats/one.jpg 0\n./dogs/two.JPEG 1\nthree.png 1\n")
         dataset = ImageDataset.from_list(path)
-        assert dataset.files == ["cats/one.jpg", "./dogs/two.JPEG", "three.png"]
+        assert dataset.files == ["cats/one.jpg", "dogs/two.JPEG", "three.png"]
         assert dataset.labels.tolist() == [0, 1, 1]
         assert dataset.labels.dtype == np.int64
         assert Path(dataset.path(0)).is_file()
@@ -40,6 +40,18 @@ class TestLists:
         dataset = ImageDataset.from_list(path)
         assert dataset.files == ["a b/one two.jpg", "c/ü.jpg"]
         assert dataset.labels.tolist() == [3, 4]
+
+    def test_absolute_paths_below_the_root(self, tmp_path: Path) -> None:
+        touch(tmp_path, "é x/a.jpg", "é x/b.jpg", "y/c.jpg")
+        path = tmp_path / "list.txt"
+        path.write_text(f"{tmp_path}/é x/a.jpg 0\n{tmp_path}//é x/./b.jpg 0\ny/c.jpg 7\n")
+        dataset = ImageDataset.from_list(path)
+        assert dataset.files == ["é x/a.jpg", "é x/b.jpg", "y/c.jpg"]
+        assert dataset.class_names[::7] == ("é x", "y")
+        with pytest.raises(UserError, match=r"line 3: y/c.jpg has label 7"):
+            dataset.check_labels(2)
+        path.write_text(f"{tmp_path}/y/c.jpg 0\n")
+        assert ImageDataset.from_list(path, "/").path(0) == f"/{tmp_path}/y/c.jpg"
 
     def test_other_delimiter_and_root(self, tmp_path: Path) -> None:
         touch(tmp_path / "images", "a b.jpg")
@@ -81,7 +93,10 @@ class TestLists:
             ("fine.jpg 1", "fine.jpg has label 1, but label 0 in line 1"),
             ("../a.jpg 0", "below the root"),
             ("x/../../a.jpg 0", "below the root"),
+            ("x/../a.jpg 0", "without '..'"),
             ("gone.jpg 0", "gone.jpg; remove"),
+            ("x 0", "there is no file"),
+            ("./fine.jpg 1", "fine.jpg has label 1, but label 0 in line 1"),
             ("no folder/gone.jpg 0", "gone.jpg; remove"),
         ],
     )
@@ -92,6 +107,12 @@ class TestLists:
             ImageDataset.from_list(path)
         assert f"{path}, line 3: " in str(error.value)
         assert "\n" not in str(error.value)
+
+    def test_missing_files_are_counted(self, tmp_path: Path) -> None:
+        touch(tmp_path, "x/a.jpg")
+        path = write_list(tmp_path, "x/a.jpg 0\nz/b.jpg 1\ny/c.jpg 1\nx/d.jpg 1\n", create=False)
+        with pytest.raises(UserError, match=r"line 2: .*z/b.jpg \(nor those of 2 other lines\)"):
+            ImageDataset.from_list(path)
 
     def test_other_errors(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"none.txt: cannot be read"):

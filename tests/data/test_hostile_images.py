@@ -2,10 +2,13 @@
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from googlenet_fast.data import ImageDataset, build_loader
@@ -33,6 +36,21 @@ def expected(content: bytes) -> "np.ndarray | None":
 def without_metadata(jpeg: bytes) -> bytes:
     """A JPEG without its first application segment."""
     return jpeg[:2] + jpeg[4 + int.from_bytes(jpeg[4:6]) :]
+
+
+@contextmanager
+def at_most_more_memory(count: int) -> Iterator[None]:
+    """Let this process have so many more bytes of addresses."""
+    resource = pytest.importorskip("resource")
+    if not (memory := Path("/proc/self/statm")).exists():
+        pytest.skip("the system does not tell how much memory a process has")
+    pages = int(memory.read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -113,6 +131,23 @@ def test_the_header_of_a_large_image_is_enough(kind: Kind, train: bool, tmp_path
     assert len(list(build_loader(dataset, max_pixels=2050, **options))) == 1  # type: ignore[arg-type]
     with pytest.raises(DecodeError, match="50x41 pixels, more than max_pixels=2049"):
         list(build_loader(dataset, max_pixels=2049, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1)])
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_a_long_image_takes_no_memory(kind: Kind, size: tuple[int, int], tmp_path: Path) -> None:
+    """With a short side of 256 pixels this one would take 13 GB."""
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    Image.new("RGB", size, (9, 99, 200)).save(tmp_path / "long.jpg")
+    dataset = ImageDataset(tmp_path, ["long.jpg"], np.zeros(1, np.int64), ("x",), tmp_path)
+    loader = build_loader(
+        dataset, train=False, kind=kind, batch_size=1, image_size=224,
+        normalization=GREY_LEVELS, num_workers=0,
+    )  # fmt: skip
+    with at_most_more_memory(2**31):
+        ((images, _),) = loader
+    assert (images - torch.tensor([9, 99, 200]).view(3, 1, 1)).abs().max() <= 3
 
 
 def test_pillow_starts_no_interpreter_for_postscript(tmp_path: Path) -> None:

@@ -32,10 +32,11 @@ def test_killed_at_random(world_size: int, few_digits: Path, tmp_path: Path) -> 
         ended = False
         while kills < KILLS and not ended:
             run = start(name)
-            kills += run.wait_for_steps(chance.randrange(4))
+            began = run.wait_for_steps(chance.randrange(4))
             time.sleep(chance.random() / 4)
             run.kill(chance.randrange(world_size), chance.choice([signal.SIGKILL, signal.SIGTERM]))
             ended = not any(run.wait())
+            kills += began and not ended
             assert "Traceback" not in run.log.read_text(), run.tail()
         start(name).finish()
         assert_same_checkpoint(tmp_path / "undisturbed/last.pt", tmp_path / name / "last.pt")

@@ -40,12 +40,14 @@ class Document:
 
 
 class Section:
-    """A mapping of the file, at `path`, from which keys are taken; null is as good as absent."""
+    """A mapping of the file, at `path`, from which keys are taken.
+
+    None, null and the empty text are as good as an absent key, as PaddleClas has it."""
 
     def __init__(self, document: Document, path: str, values: dict[Any, Any]) -> None:
         self._document = document
         self._path = path
-        self._values = {k: v for k, v in values.items() if v is not None and v != "None"}
+        self._values = {k: v for k, v in values.items() if v not in (None, "None", "")}
         self._known: list[str] = []
         document.sections.append(self)
 

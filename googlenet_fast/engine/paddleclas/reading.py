@@ -13,6 +13,9 @@ from googlenet_fast.errors import UserError
 SECTIONS = {"Global", "Arch", "DataLoader"}
 """Top-level keys of which any tells that a YAML file is laid out as PaddleClas's are."""
 
+OLD_SECTION = "ARCHITECTURE"
+"""Tells a configuration of PaddleClas before 2.2."""
+
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, where YAML would take the last."""
@@ -46,6 +49,11 @@ def read_document(file: Path, overrides: Sequence[str] = ()) -> Document | None:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date, say
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
+    if isinstance(values, dict) and OLD_SECTION in values:
+        raise UserError(
+            f"{file}: {OLD_SECTION}: is how PaddleClas laid its files out before 2.2; take that of "
+            "2.2.1 or later, ppcls/configs/ImageNet/Inception/GoogLeNet.yaml"
+        )
     if not isinstance(values, dict) or not SECTIONS & values.keys():
         if overrides:
             raise UserError(f"-o {overrides[0]}: {file} is no PaddleClas configuration")

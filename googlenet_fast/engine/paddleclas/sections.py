@@ -12,7 +12,7 @@ from googlenet_fast.engine.paddleclas.values import (
     count,
     integer,
     number,
-    numbers,
+    one_or_more,
     path,
     positive,
     positive_integer,
@@ -131,9 +131,9 @@ def read_metric(section: Section) -> None:
             if name not in ("TopkAcc", "GoogLeNetTopkAcc"):
                 section.refuse(f"{key}.{index}.{name}", "is not supported; give TopkAcc")
             measured = {1.0} if key == "Train" else {1.0, 5.0}
-            if set(arguments.take("topk", numbers, [1.0, 5.0])) - measured:
-                shown = "top-1" if key == "Train" else "top-1 and top-5"
-                arguments.note("topk", f"{shown} are what is measured")
+            if set(arguments.take("topk", one_or_more, [1.0, 5.0])) - measured:
+                shown = "top-1 alone is" if key == "Train" else "top-1 and top-5 are"
+                arguments.note("topk", f"{shown} measured")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read_split(loader: Section, key: str) -> Split:
     workers.ignore({"use_shared_memory": "images travel as the loader does it"})
     return Split(
         list=dataset.need("cls_label_path", path),
-        root=dataset.need("image_root", path),
+        root=dataset.take("image_root", path, Path()),
         delimiter=dataset.take("delimiter", text, " "),
         relabel=dataset.take("relabel", boolean, False),
         batch_size=sampler.need("batch_size", positive_integer),

@@ -98,6 +98,11 @@ def numbers(value: Any) -> list[float]:
     return [number(item) for item in value]
 
 
+def one_or_more(value: Any) -> list[float]:
+    """A list of numbers, or one in its place."""
+    return numbers([value] if isinstance(value, int | float) else value)
+
+
 def side(value: Any) -> int:
     """The side of a square in pixels: a whole number, or two equal ones."""
     value = literal(value) if isinstance(value, str) else value

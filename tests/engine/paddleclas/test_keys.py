@@ -193,6 +193,19 @@ def test_what_one_key_makes_of_another_is_named(
     assert named in caplog.text
 
 
+@pytest.mark.parametrize("empty", ["", "None"])
+def test_what_is_empty_is_as_good_as_absent(empty: str) -> None:
+    keys = ("Global.checkpoints", "AMP.level", "Infer.infer_imgs", f"{TRAIN}.dataset.image_root")
+    after = translated(*(f"{key}={empty}" for key in keys))
+    assert after == unchanged() | {"train.data.root": ".", "predict.images": []}
+
+
+def test_a_metric_may_name_one_number(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "googlenet_fast")
+    translated("Metric.Eval.0.GoogLeNetTopkAcc.topk=5")
+    assert "Metric.Eval" not in caplog.text
+
+
 @pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if not leaf.endswith("ToCHWImage")])
 def test_a_misspelt_key_is_refused_anywhere(leaf: str) -> None:
     parent, _, key = leaf.rpartition(".")
@@ -257,6 +270,7 @@ LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in ran
         (f"l0: &l0 [x]\n{LAUGHS}\nGlobal: {{epochs: *l39}}", "Global.epochs: [[...], [...], "),
         ("Global: &g {epochs: *g}", "is not a whole number"),
         ("Global:", "Global.epochs: is missing"),
+        ("mode: train\nARCHITECTURE: {name: GoogLeNet}", "before 2.2; take that of 2.2.1 or later"),
     ],
 )
 def test_hostile_yaml_is_refused_in_a_line(tmp_path: Path, text: str, expected: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from googlenet_fast.engine.paddleclas.optimizer import read_optimizer
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.errors import UserError
+from tests.engine.runs import start_torchrun
 
 GOOGLENET = Path(__file__).with_name("GoogLeNet.yaml")
 GOLDEN = Path(__file__).parents[2] / "golden" / "paddle_learning_rates.json"
@@ -196,21 +196,31 @@ def test_one_file_trains_evaluates_and_predicts(
     assert len(one["predictions"]) == 1
 
 
+WORKER = """
+import os
+from pathlib import Path
+from googlenet_fast import train
+
+os.chdir(Path(__file__).parent)
+train.main()
+"""
+
+
 def test_torchrun_takes_the_file_with_batches_per_process(
     configuration: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            "-m", "googlenet_fast.train", "-c", configuration.name, *SMALL,
-            "-o", "Global.epochs=3", "-o", "Global.print_batch_step=1",
-            "-o", "Optimizer.lr.warmup_epoch=1",
-        ],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    script, log = tmp_path / "worker.py", tmp_path / "log"
+    script.write_text(WORKER)
+    agent = start_torchrun(
+        log, "--standalone", "--nproc-per-node=2", "--run-path", "--start-method=fork",
+        str(script), "-c", configuration.name, *SMALL, "-o", "Global.epochs=3",
+        "-o", "Global.print_batch_step=1", "-o", "Optimizer.lr.warmup_epoch=1",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "3 epochs of 2 steps, batch 4 x 1 x 2 processes on cpu" in done.stdout
-    assert done.stderr.count("what has no effect here:") == 1
+    agent.join(240)
+    text = log.read_text()
+    assert agent.exitcode == 0, text
+    assert "3 epochs of 2 steps, batch 4 x 1 x 2 processes on cpu" in text
+    assert text.count("what has no effect here:") == 1
     logged = read_metrics(tmp_path / "output/GoogLeNet/metrics.jsonl")
     rates = [line["lr"] for line in logged if line["kind"] == "train"]
     warmup, cosine = [0, 0.5], [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
