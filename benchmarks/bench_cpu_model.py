@@ -4,10 +4,12 @@
 batches and threads.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ from benchmarks.harness import Measurement, interleave
 
 TOLERANCE = 1e-4
 """Largest relative error, in norm, of a peer's logits or of its first three losses."""
+
+PAUSE = 0.5
+"""Seconds before each timed step: OpenMP's threads go on spinning for up to 0.2 s (KMP_BLOCKTIME),
+which would slow down whoever comes after them."""
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,13 @@ def time_peers(
         steps,
         repeats=repeats,
         errors=errors,
-        clock=lambda step: step()["seconds"],  # type: ignore[index]
+        clock=_settled_seconds,
     )
+
+
+def _settled_seconds(step: Callable[[], Any]) -> float:
+    time.sleep(PAUSE)
+    return float(step()["seconds"])
 
 
 @pytest.mark.parametrize("mode", ["training", "inference"])

@@ -10,6 +10,7 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
 // Rows of a panel that are fetched ahead: caches fetch on their own only within a page of memory.
 constexpr int64_t kAhead = 16;
+constexpr int kLine = 16;  // floats in a line of the caches
 
 // kRows rows of C in kWide vectors = A · B plus what is there if `add`, plus a bias, clipped if `relu`.
 struct Tile {
@@ -51,12 +52,10 @@ template <int kRows, int kWide, bool kTransposed>
   const int64_t a_stride = t.a_stride, depth = t.depth;
   for (int64_t part = 0; part < t.parts; ++part, a += t.part_stride) {
     for (int64_t k = 0; k < depth; ++k, b += kPanel) {
+      for (int i = 0; i < kWide * kLanes; i += kLine) __builtin_prefetch(b + kAhead * kPanel + i);
       Vector right[kWide];
 #pragma GCC unroll 2
-      for (int v = 0; v < kWide; ++v) {
-        __builtin_prefetch(b + kAhead * kPanel + v * kLanes);
-        right[v] = load<Vector>(b + v * kLanes);
-      }
+      for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(b + v * kLanes);
       for_each_sum<kRows, kWide>([&](int r, int v) {
         const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
         sums[r][v] += left * right[v];

@@ -16,10 +16,12 @@ if sys.argv[1] == "keep":
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):  # glibc may set some blocks side by side first
     torch.empty(2**24).fill_(1)
-before = faults()
+counts = []
 for _ in range(4):
+    before = faults()
     torch.empty(2**20 * 15).fill_(1)
-print(faults() - before)
+    counts.append(faults() - before)
+print(min(counts))  # a block may still be set beside the others
 """
 
 
