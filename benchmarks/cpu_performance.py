@@ -48,7 +48,8 @@ TEXT = """# GoogLeNet on a CPU
 Written by `python -m benchmarks.cpu_performance{arguments}`; `pip install -r
 benchmarks/requirements-cpu-peers.txt` installs the peers. Images a second in fp32 at 224x224 on
 {machine}, torch {torch}: medians of {repeats} interleaved repeats, each peer in a
-process of its own with that number of threads.
+process of its own with that number of threads, and a pause before each step in which the threads of
+the peer before come to rest.
 
 All compute the same function from the same weights: preset `paper` without LRN and dropout, in
 training with both auxiliary heads and SGD with momentum; losses and logits agree to 1e-4. PyTorch
