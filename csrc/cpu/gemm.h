@@ -97,6 +97,7 @@ inline void multiply_panels(Tile t, int64_t b_size, int64_t columns) {
     if (t.bias != nullptr) t.bias += kPanel;
   }
   if (columns > kLanes) multiply_border<kRows, kVectors, kTransposed>(t, columns);
+  else if (columns == kLanes) multiply_tile<kRows, 1, kTransposed>(t);
   else if (columns > 0) multiply_border<kRows, 1, kTransposed>(t, columns);
 }
 
