@@ -12,10 +12,10 @@ from googlenet_fast.engine.run_folder import read_metrics
 from tests.engine.runs import (
     Run,
     arguments,
+    assert_images_come_once,
     assert_same_checkpoint,
     free_port,
     many_classes,
-    recorded,
     start_torchrun,
 )
 
@@ -151,13 +151,7 @@ def test_machines_leave_and_join(tmp_path: Path) -> None:
     assert dies.exitcode == -signal.SIGKILL
     assert_ends_well(log, stays, start("127.0.0.2", "joins"))
 
-    first, second = (recorded(tmp_path, rank) for rank in (0, 1))
-    # 2 steps of two, 3 of one, 2 and then 5 of two.
-    assert (len(first), len(second)) == (2 + 3 + 2 + 5, 2 + 2 + 5)
-    begun = [image for line in first[:7] + second[:4] for image in line["images"]]
-    assert sorted(begun) == list(range(44))
-    whole = [image for line in first[7:] + second[4:] for image in line["images"]]
-    assert len(set(whole)) == len(whole) == 40
+    first = assert_images_come_once(tmp_path)
     text = log.read_text()
     assert "at epoch 0.36, step 2\n" in text
     assert "at epoch 0.70, step 5\n" in text

@@ -176,6 +176,23 @@ def recorded(folder: Path, rank: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"trained on by {rank}").open()]
 
 
+def assert_images_come_once(folder: Path) -> list[dict[str, Any]]:
+    """Check what processes trained on of `many_classes` that were two, one and two within an epoch.
+
+    2 steps of two, 3 of one, 2 and then 5 of two.
+
+    Returns:
+        What the first process recorded.
+    """
+    first, second = (recorded(folder, rank) for rank in (0, 1))
+    assert (len(first), len(second)) == (2 + 3 + 2 + 5, 2 + 2 + 5)
+    begun = [image for line in first[:7] + second[:4] for image in line["images"]]
+    assert sorted(begun) == list(range(44))
+    whole = [image for line in first[7:] + second[4:] for image in line["images"]]
+    assert len(set(whole)) == len(whole) == 40
+    return first
+
+
 @cache
 def _warm() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")

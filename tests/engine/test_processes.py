@@ -21,11 +21,11 @@ from tests.engine.runs import (
     Recorder,
     Run,
     arguments,
+    assert_images_come_once,
     finish,
     free_port,
     in_environment,
     many_classes,
-    recorded,
     warm_process,
 )
 
@@ -104,13 +104,8 @@ def test_the_number_of_processes_changes_within_an_epoch(tmp_path: Path) -> None
         expected = 0 if stop_after is None else 128 + signal.SIGTERM
         assert run.wait()[0] == expected, run.tail()
         logs.append(run.log.read_text())
-    first, second = (recorded(tmp_path, rank) for rank in (0, 1))
-    # Processes agree on a signal a step later: 2 steps of two, 3 of one, 2 and then 5 of two.
-    assert (len(first), len(second)) == (2 + 3 + 2 + 5, 2 + 2 + 5)
-    began = [image for line in first[:7] + second[:4] for image in line["images"]]
-    assert sorted(began) == list(range(44))
-    whole = [image for line in first[7:] + second[4:] for image in line["images"]]
-    assert len(set(whole)) == len(whole) == 40
+    # Processes agree on a signal a step later.
+    first = assert_images_come_once(tmp_path)
     assert "at epoch 0.36, step 2\n" in logs[1]
     assert "at epoch 0.70, step 5\n" in logs[2]
     warmup = [0, 8 / 40, 16 / 44, 20 / 44, 24 / 44, 28 / 40, 36 / 40]
