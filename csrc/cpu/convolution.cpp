@@ -77,7 +77,6 @@ float* take_zeros(int64_t count, Scratch& scratch) {
 // Values from one frequency's matrix of `size` to the next one's. A transform goes through all 36 at
 // once: an odd number of cache lines apart, they are in different sets of the caches.
 int64_t frequency_stride(int64_t size) {
-  constexpr int64_t kLine = 16;
   return (ceil_div(size, kLine) | 1) * kLine;
 }
 

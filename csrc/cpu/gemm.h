@@ -10,7 +10,6 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
 // Rows of a panel that are fetched ahead: caches fetch on their own only within a page of memory.
 constexpr int64_t kAhead = 16;
-constexpr int kLine = 16;  // floats in a line of the caches
 
 // kRows rows of C in kWide vectors = A · B plus what is there if `add`, plus a bias, clipped if `relu`.
 struct Tile {

@@ -44,6 +44,8 @@ constexpr int64_t kOuterRows = 256;
 // F(4x4, 3x3) and F(2x2, 5x5) have the same tiles (Lavin and Gray 2015, arXiv:1509.09308).
 constexpr int64_t kFrequencies = 36;
 
+constexpr int kLine = 16;  // floats in a line of the caches
+
 struct Isa {
   const char* name;
   int64_t tile_rows;  // rows of a product that are computed at once
