@@ -3,26 +3,58 @@
 
 #include "../bias_relu_pool.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "common.h"
 #include "isa.h"
+#include "parts.h"
 
 namespace googlenet_fast {
 namespace {
 
-using torch::stable::parallel_for;
-
 constexpr int64_t kPixels = 16;  // pixels that are worth a thread
+
+// The windows that a row or a column is in, and its number there.
+struct Covering {
+  int64_t windows[2];
+  int numbers[2], count = 0;
+
+  Covering(int64_t i, int64_t all) {
+    for (int number = i % 2; number <= 2; number += 2) {
+      const int64_t window = (i - number) / 2;
+      if (i < number || window >= all) continue;
+      windows[count] = window;
+      numbers[count++] = number;
+    }
+  }
+};
+
+void unpool_pixel(const BiasReluPoolBackward& p, int64_t pixel, float* grad_x) {
+  const PoolShape& s = p.shape;
+  const int64_t image = pixel / (int64_t(s.height) * s.width);
+  const Covering down(pixel / s.width % s.height, s.out_height);
+  const Covering across(pixel % s.width, s.out_width);
+  const float* grads[4];
+  const uint8_t* indices[4];
+  int numbers[4], windows = 0;
+  for (int i = 0; i < down.count; ++i) {
+    for (int j = 0; j < across.count; ++j, ++windows) {
+      const int64_t window =
+          (image * s.out_height + down.windows[i]) * s.out_width + across.windows[j];
+      grads[windows] = static_cast<const float*>(p.grad_y.data) + window * p.grad_y.stride;
+      indices[windows] = p.index + window * s.channels;
+      numbers[windows] = 3 * down.numbers[i] + across.numbers[j];
+    }
+  }
+  cpu::isa().unpool(grads, indices, numbers, windows, s.channels, grad_x);
+}
 
 }  // namespace
 
 void run_cpu(Dtype, const BiasReluPool& p) {
   const PoolShape& s = p.shape;
   const int64_t outputs = int64_t(s.images) * s.out_height * s.out_width;
-  parallel_for(0, outputs, kPixels, [&](int64_t begin, int64_t end) {
+  cpu::for_each_range(outputs, kPixels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t image = i / (s.out_height * s.out_width);
       const int64_t top = i / s.out_width % s.out_height * 2, left = i % s.out_width * 2;
@@ -46,28 +78,13 @@ void run_cpu(Dtype, const BiasReluPoolBackward& p) {
   const PoolShape& s = p.shape;
   const int64_t inputs = int64_t(s.images) * s.height * s.width, parts = bias_partials(inputs);
   float* const partial = static_cast<float*>(p.partial);
-  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      float* const sums = partial == nullptr ? nullptr : partial + part * s.channels;
-      if (sums != nullptr) std::fill_n(sums, s.channels, 0.0f);
-      for (int64_t i = part * inputs / parts; i < (part + 1) * inputs / parts; ++i) {
-        const int64_t image = i / (int64_t(s.height) * s.width);
-        const int64_t y = i / s.width % s.height, x = i % s.width;
-        const float* grads[9];
-        const uint8_t* indices[9];
-        for (int j = 0; j < 9; ++j) {  // of which window is it number j?
-          const int64_t top = y - j / 3, left = x - j % 3;
-          const bool inside = top >= 0 && left >= 0 && top % 2 == 0 && left % 2 == 0 &&
-                              top / 2 < s.out_height && left / 2 < s.out_width;
-          const int64_t window = (image * s.out_height + top / 2) * s.out_width + left / 2;
-          grads[j] = inside ? static_cast<const float*>(p.grad_y.data) + window * p.grad_y.stride
-                            : nullptr;
-          indices[j] = inside ? p.index + window * s.channels : nullptr;
-        }
-        float* const grad_x = static_cast<float*>(p.grad_x.data) + i * p.grad_x.stride;
-        cpu::isa().unpool_nine(grads, indices, s.channels, false, grad_x);
-        if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, grad_x, sums);
-      }
+  cpu::for_each_range(parts, 1, [&](int64_t part, int64_t) {
+    float* const sums = partial == nullptr ? nullptr : partial + part * s.channels;
+    if (sums != nullptr) std::fill_n(sums, s.channels, 0.0f);
+    for (int64_t i = part * inputs / parts; i < (part + 1) * inputs / parts; ++i) {
+      float* const grad_x = static_cast<float*>(p.grad_x.data) + i * p.grad_x.stride;
+      unpool_pixel(p, i, grad_x);
+      if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, grad_x, sums);
     }
   });
   if (p.grad_bias == nullptr) return;

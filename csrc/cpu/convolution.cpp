@@ -1,7 +1,5 @@
 #include "convolution.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -13,8 +11,6 @@
 namespace googlenet_fast::cpu {
 namespace {
 
-using torch::stable::parallel_for;
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Pixels whose products are computed by one thread at a time, about.
@@ -24,7 +20,7 @@ constexpr int64_t kPixels = 48;
 template <typename F>
 void for_panels(int64_t columns, const F& function) {
   const int64_t panel = isa().panel;
-  parallel_for(0, isa().panels(columns), 4, [&](int64_t begin, int64_t end) {
+  for_each_range(isa().panels(columns), 4, [&](int64_t begin, int64_t end) {
     function(begin * panel, std::min(columns, end * panel) - begin * panel);
   });
 }
@@ -93,7 +89,7 @@ struct Filters {
 void transform_forward(const Filter& w, float* u) {
   const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
   const int64_t stride = Filters{u, w.channels, w.outputs}.stride();
-  parallel_for(0, isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
+  for_each_range(isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
     Scratch own;
     float* const turned = own.take(taps * tap_size);
     for (int64_t j = begin; j < end; ++j) {
@@ -117,7 +113,7 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
   const int64_t panel = isa().panel, stride = filters.stride();
   float* const u = scratch.take(filters.size());
   filters.data = u;
-  parallel_for(0, w.outputs, 8, [&](int64_t begin, int64_t end) {
+  for_each_range(w.outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       for (int64_t c = 0; c < w.channels; c += panel) {
         const int64_t count = std::min(panel, w.channels - c);
@@ -142,7 +138,7 @@ struct Blocking {
   explicit Blocking(const Filters& filters)
       : columns(std::min(filters.columns, kPanels * isa().panel)) {
     const int64_t bytes = kFrequencies * (filters.depth + columns) * sizeof(float);
-    tiles = std::max(second_level_cache() * 3 / 4 / bytes, isa().tile_rows);
+    tiles = std::max(second_level_cache() * 3 / 4 / bytes, 2 * isa().tile_rows);
   }
 
  private:
@@ -214,7 +210,7 @@ void outer_product(
     const Size& size, Rows grad_y, int64_t channels, float* grad_w, const F& pack_rows) {
   const int64_t panel = isa().panel, pixels = size.pixels();
   if (pixels == 0) std::fill_n(grad_w, grad_y.channels * channels, 0.0f);
-  parallel_for(0, isa().panels(channels), 1, [&](int64_t begin, int64_t end) {
+  for_each_range(isa().panels(channels), ceil_div(isa().panels(channels), torch::stable::get_num_threads()), [&](int64_t begin, int64_t end) {
     Scratch scratch;
     const int64_t column = begin * panel, columns = std::min(channels, end * panel) - column;
     float* const packed = scratch.take(isa().packed_size(kOuterRows, columns));
@@ -236,7 +232,7 @@ void transform_for_weights(
   const int64_t panel = isa().panel;
   const int64_t v_stride = frequency_stride(isa().packed_size(most, x.channels));
   const int64_t dm_stride = frequency_stride(most * grad_y.channels);
-  parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+  for_each_range(count, 4, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
     for (int64_t t = begin; t < end; ++t) {
@@ -272,7 +268,7 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   for (int64_t first = 0; first < tiling.count(); first += most) {
     const int64_t count = std::min(most, tiling.count() - first);
     transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
-    parallel_for(0, kFrequencies, 1, [&](int64_t begin, int64_t end) {
+    for_each_range(kFrequencies, 1, [&](int64_t begin, int64_t end) {
       for (int64_t f = begin; f < end; ++f) {
         isa().multiply_transposed(
             {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
@@ -280,7 +276,7 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
       }
     });
   }
-  parallel_for(0, outputs, 8, [&](int64_t begin, int64_t end) {
+  for_each_range(outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       isa().transform_filter_adjoint(
           du + k * channels, du_stride, channels, tiling.taps,
@@ -377,7 +373,7 @@ void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* su
   const int64_t pixels = size.pixels(), channels = grad.channels, parts = bias_partials(pixels);
   Scratch scratch;
   float* const partial = take_zeros(parts * channels, scratch);
-  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+  for_each_range(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
         isa().mask(

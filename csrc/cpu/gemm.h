@@ -8,8 +8,8 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-// Rows of a panel that are fetched ahead: caches fetch on their own only within a page of memory.
-constexpr int64_t kAhead = 16;
+// Rows of a panel whose loop's own instructions are shared.
+constexpr int kUnrolled = 4;
 
 // kRows rows of C in kWide vectors = A · B plus what is there if `add`, plus a bias, clipped if `relu`.
 struct Tile {
@@ -47,19 +47,31 @@ template <int kRows, int kWide, bool kTransposed>
     for_each_sum<kRows, kWide>(
         [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
   }
-  const float *a = t.a, *b = t.b;
-  const int64_t a_stride = t.a_stride, depth = t.depth;
-  for (int64_t part = 0; part < t.parts; ++part, a += t.part_stride) {
-    for (int64_t k = 0; k < depth; ++k, b += kPanel) {
-      for (int i = 0; i < kWide * kLanes; i += kLine) __builtin_prefetch(b + kAhead * kPanel + i);
+  const float* rows[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = kTransposed ? t.a + r : t.a + r * t.a_stride;
+    asm("" : "+r"(rows[r]));
+  }
+  const float* b = t.b;
+  const int64_t depth = t.depth, part_stride = t.part_stride;
+  for (int64_t part = 0; part < t.parts; ++part) {
+    const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
+      const float* const row = b + i * kPanel;
       Vector right[kWide];
 #pragma GCC unroll 2
-      for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(b + v * kLanes);
+      for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(row + v * kLanes);
       for_each_sum<kRows, kWide>([&](int r, int v) {
-        const float left = kTransposed ? a[k * a_stride + r] : a[r * a_stride + k];
-        sums[r][v] += left * right[v];
+        const float left = kTransposed ? rows[0][(k + i) * kRows + r] : rows[r][k + i];
+        multiply_add(sums[r][v], left, right[v]);
       });
+    };
+    int64_t k = 0;
+    for (; k + kUnrolled <= depth; k += kUnrolled, b += kUnrolled * kPanel) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kUnrolled; ++i) add_products(k, i);
     }
+    for (; k < depth; ++k, b += kPanel) add_products(k, 0);
+    for (int r = 0; r < kRows; ++r) rows[r] += part_stride;
   }
   if (t.relu) for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = relu(sums[r][v]); });
   for_each_sum<kRows, kWide>([&](int r, int v) { store(c + r * c_stride + v * kLanes, sums[r][v]); });

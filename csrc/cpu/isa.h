@@ -105,10 +105,16 @@ struct Isa {
       const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
       int64_t channels, float* y, int64_t y_stride);
 
-  // dx = dy of each of nine pixels whose index is its number here, plus what is there if `add`; null
-  // pixels are left out.
-  void (*unpool_nine)(
-      const float* const* dy, const uint8_t* const* index, int64_t channels, bool add, float* dx);
+  // dx = the sum of dy of those of `windows` windows whose index is the pixel's number in them.
+  void (*unpool)(
+      const float* const* dy, const uint8_t* const* index, const int* numbers, int windows,
+      int64_t channels, float* dx);
+
+  // dx of a row of `count` adjacent pixels = the gradient of the 3x3 windows around them and around
+  // the pixels of the rows above and below (null at a border), plus what is there if `add`.
+  void (*unpool_rows)(
+      const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t count,
+      int64_t channels, bool add, float* dx, int64_t dx_stride);
 
   // y = x * s^-beta with s = k + scale * the sum of the squares of the `size` channels around;
   // `wide` has room for channels + size values.

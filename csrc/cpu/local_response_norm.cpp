@@ -2,15 +2,12 @@
 
 #include "../local_response_norm.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include "isa.h"
+#include "parts.h"
 #include "scratch.h"
 
 namespace googlenet_fast {
 namespace {
-
-using torch::stable::parallel_for;
 
 constexpr int64_t kGrain = 64;  // rows that are worth a thread
 
@@ -20,7 +17,7 @@ float* row(const Matrix& m, int64_t i) { return static_cast<float*>(m.data) + i 
 
 void run_cpu(Dtype, const LocalResponseNorm& p) {
   const Normalization& n = p.norm;
-  parallel_for(0, n.rows, kGrain, [&](int64_t begin, int64_t end) {
+  cpu::for_each_range(n.rows, kGrain, [&](int64_t begin, int64_t end) {
     cpu::Scratch scratch;
     float* const wide = scratch.take(n.channels + n.size);
     for (int64_t i = begin; i < end; ++i) {
@@ -32,7 +29,7 @@ void run_cpu(Dtype, const LocalResponseNorm& p) {
 
 void run_cpu(Dtype, const LocalResponseNormBackward& p) {
   const Normalization& n = p.norm;
-  parallel_for(0, n.rows, kGrain, [&](int64_t begin, int64_t end) {
+  cpu::for_each_range(n.rows, kGrain, [&](int64_t begin, int64_t end) {
     cpu::Scratch scratch;
     float* const wide = scratch.take(2 * (n.channels + n.size));
     for (int64_t i = begin; i < end; ++i) {

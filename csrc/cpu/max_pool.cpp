@@ -3,29 +3,25 @@
 
 #include "../max_pool.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "convolution.h"
 #include "isa.h"
+#include "parts.h"
 
 namespace googlenet_fast {
 namespace cpu {
 namespace {
 
-using torch::stable::parallel_for;
-
 constexpr int64_t kPixels = 16;  // pixels that are worth a thread
 
 // The nine pixels around one, or null beyond the image.
-template <typename T>
-void neighbours(const Size& size, int64_t pixel, T* data, int64_t stride, T** found) {
+void neighbours(const Size& size, int64_t pixel, Rows pixels, const float** found) {
   const int64_t y = pixel / size.width % size.height, x = pixel % size.width;
   for (int i = 0; i < 9; ++i) {
     const int64_t dy = i / 3 - 1, dx = i % 3 - 1;
     const bool inside = y + dy >= 0 && y + dy < size.height && x + dx >= 0 && x + dx < size.width;
-    found[i] = inside ? data + (pixel + dy * size.width + dx) * stride : nullptr;
+    found[i] = inside ? pixels.row(pixel + dy * size.width + dx) : nullptr;
   }
 }
 
@@ -49,8 +45,8 @@ void max_pool(
     const Size& size, int64_t first, int64_t count, Rows x, Rows y, uint8_t* index) {
   if (index == nullptr) return maxima(size, first, count, x, y);
   for (int64_t i = 0; i < count; ++i) {
-    float* around[9];
-    neighbours(size, first + i, x.data, x.stride, around);
+    const float* around[9];
+    neighbours(size, first + i, x, around);
     isa().max_of_nine(
         around, x.channels, nullptr, false, y.row(i), index + (first + i) * x.channels);
   }
@@ -58,17 +54,19 @@ void max_pool(
 
 void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x) {
   const int64_t channels = grad_x.channels;
-  parallel_for(0, size.pixels(), kPixels, [&](int64_t begin, int64_t end) {
-    for (int64_t pixel = begin; pixel < end; ++pixel) {
-      float* around[9];
-      const uint8_t* at[9];
-      neighbours(size, pixel, grad_pooled.data, grad_pooled.stride, around);
-      neighbours(size, pixel, index, channels, at);
-      // The pixel is number i of the window around the neighbour that it sees as number 8 - i.
-      std::reverse(around, around + 9);
-      std::reverse(at, at + 9);
-      isa().unpool_nine(around, at, channels, add, grad_x.row(pixel));
+  for_each_range(size.images * size.height, 1, [&](int64_t row, int64_t) {
+    const int64_t y = row % size.height;
+    const float* dy[3];
+    const uint8_t* at[3];
+    for (int i = 0; i < 3; ++i) {
+      const bool inside = y + i > 0 && y + i <= size.height;
+      const int64_t pixel = (row + i - 1) * size.width;
+      dy[i] = inside ? grad_pooled.row(pixel) : nullptr;
+      at[i] = inside ? index + pixel * channels : nullptr;
     }
+    isa().unpool_rows(
+        dy, grad_pooled.stride, at, size.width, channels, add, grad_x.row(row * size.width),
+        grad_x.stride);
   });
 }
 
@@ -84,7 +82,7 @@ void run_cpu(Dtype, const MaxPool& p) {
   const cpu::Size size = size_of(p.shape);
   const int64_t channels = p.shape.channels;
   const cpu::Rows x = cpu::rows_of(p.x, channels), y = cpu::rows_of(p.y, channels);
-  cpu::parallel_for(0, size.pixels(), cpu::kPixels, [&](int64_t begin, int64_t end) {
+  cpu::for_each_range(size.pixels(), cpu::kPixels, [&](int64_t begin, int64_t end) {
     const cpu::Rows part{y.row(begin), y.stride, channels};
     cpu::max_pool(size, begin, end - begin, x, part, p.index);
   });

@@ -1,22 +1,35 @@
-// How the rows and columns of a product are shared among torch's threads. Each value is computed alike
-// in whichever part it is.
+// How work is shared among torch's threads. Each value is computed alike in whichever part it is.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "isa.h"
 
 namespace googlenet_fast::cpu {
 
+// Call function(begin, end) for ranges of `grain` of 0 .. count, on all threads. A thread that is done
+// with one takes the next: one that another program disturbs does fewer.
+template <typename F>
+void for_each_range(int64_t count, int64_t grain, const F& function) {
+  const int64_t ranges = (count + grain - 1) / grain, threads = torch::stable::get_num_threads();
+  std::atomic<int64_t> next = 0;
+  torch::stable::parallel_for(0, std::min(ranges, threads), 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < ranges;) {
+      function(i * grain, std::min(count, (i + 1) * grain));
+    }
+  });
+}
+
 struct Part {
   int64_t first, count;  // rows
   int64_t column, columns;
 };
 
-// As many blocks of rows for each thread as for the others. Where there are fewer blocks than threads,
+// Rows and columns of a product: as many blocks of rows for each thread as for the others. Where there are fewer blocks than threads,
 // these share a block's columns: then each reads its part of the weights alone.
 struct Parts {
   int64_t rows, columns, panels, blocks, groups;
@@ -53,9 +66,7 @@ template <typename F>
 void for_parts(int64_t rows, int64_t most, int64_t columns, const F& function) {
   if (rows == 0 || columns == 0) return;
   const Parts parts(rows, most, columns);
-  torch::stable::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) function(parts[i]);
-  });
+  for_each_range(parts.count(), 1, [&](int64_t i, int64_t) { function(parts[i]); });
 }
 
 }  // namespace googlenet_fast::cpu

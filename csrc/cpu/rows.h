@@ -66,15 +66,50 @@ inline void max_of_rows(
   });
 }
 
-inline void unpool_nine(
-    const float* const* dy, const uint8_t* const* index, int64_t channels, bool add, float* dx) {
+// value where the index is `number`, else zero.
+template <typename V>
+inline V where(IntegersOf<V> index, int number, V value) {
+  return index == number ? value : zero<V>();
+}
+
+inline void unpool(
+    const float* const* dy, const uint8_t* const* index, const int* numbers, int windows,
+    int64_t channels, float* dx) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    V sum = add ? load<V>(dx + c) : zero<V>();
-    for (int i = 0; i < 9; ++i) {
-      if (dy[i] == nullptr) continue;
-      sum += load_bytes<IntegersOf<V>>(index[i] + c) == i ? load<V>(dy[i] + c) : zero<V>();
+    V sum = zero<V>();
+    for (int i = 0; i < windows; ++i) {
+      sum += where(load_bytes<IntegersOf<V>>(index[i] + c), numbers[i], load<V>(dy[i] + c));
     }
     store(dx + c, sum);
+  });
+}
+
+// Each window adds to three pixels of the row, whose sums are complete one after the other.
+inline void unpool_rows(
+    const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t count,
+    int64_t channels, bool add, float* dx, int64_t dx_stride) {
+  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+    const auto finish = [&](int64_t pixel, V sum) {
+      float* const to = dx + pixel * dx_stride + c;
+      store(to, add ? load<V>(to) + sum : sum);
+    };
+    V left = zero<V>(), here = zero<V>();
+    for (int64_t i = 0; i < count; ++i) {
+      V right = zero<V>();
+#pragma GCC unroll 3
+      for (int row = 0; row < 3; ++row) {
+        if (dy[row] == nullptr) continue;
+        const int first = 6 - 3 * row;  // the windows above see the pixels in their last row
+        const V value = load<V>(dy[row] + i * dy_stride + c);
+        const IntegersOf<V> at = load_bytes<IntegersOf<V>>(index[row] + i * channels + c);
+        left += where(at, first, value);
+        here += where(at, first + 1, value);
+        right += where(at, first + 2, value);
+      }
+      if (i > 0) finish(i - 1, left);
+      left = here, here = right;
+    }
+    if (count > 0) finish(count - 1, left);
   });
 }
 

@@ -68,6 +68,17 @@ inline V zero() { return V{}; }
 template <typename V>
 inline V relu(V v) { return v < 0.0f ? zero<V>() : v; }
 
+// sum += a * b in the form that overwrites the sum: GCC may choose others, and then has to copy.
+inline void multiply_add(Vector& sum, float a, Vector b) {
+#if defined(__AVX512F__)
+  asm("vfmadd231ps %1, %2, %0" : "+v"(sum) : "v"(a - Vector{}), "v"(b));
+#elif defined(__AVX2__)
+  asm("vfmadd231ps %1, %2, %0" : "+x"(sum) : "x"(a - Vector{}), "x"(b));
+#else
+  sum += a * b;
+#endif
+}
+
 inline float square_root(float v) { return __builtin_sqrtf(v); }
 inline Vector square_root(Vector v) {
 #if defined(__AVX512F__)

@@ -5,18 +5,15 @@
 
 #include "stem.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "common.h"
 #include "isa.h"
+#include "parts.h"
 #include "scratch.h"
 
 namespace googlenet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 constexpr int64_t kTaps = 7, kStride = 2, kBorder = 3;
 constexpr int64_t kBandRows = 8;  // of the output
@@ -107,7 +104,7 @@ void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias,
   const Bands bands(size, x.channels);
   Scratch scratch;
   const float* const packed = prepared(w, scratch);
-  parallel_for(0, bands.count(), 1, [&](int64_t begin, int64_t end) {
+  for_each_range(bands.count(), 1, [&](int64_t begin, int64_t end) {
     Scratch own;
     float* const rows = own.take(bands.scratch());
     for (int64_t band = begin; band < end; ++band) {
@@ -130,7 +127,7 @@ void stem_weight_gradient(
   Scratch scratch;
   float* const partial = scratch.take(parts * part_size);
   std::fill_n(partial, parts * part_size, 0.0f);
-  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+  for_each_range(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       add_gradients(
           bands, part * bands.count() / parts, (part + 1) * bands.count() / parts, grad_y, mask, x,
@@ -151,7 +148,7 @@ void stem_input_gradient(const Size& size, Rows grad_y, Rows mask, const Filter&
   Scratch scratch;
   float* const packed = scratch.take(isa().packed_size(outputs, values));
   isa().pack(w.data, values, outputs, values, outputs, packed);
-  parallel_for(0, size.images, 1, [&](int64_t begin, int64_t end) {
+  for_each_range(size.images, 1, [&](int64_t begin, int64_t end) {
     Scratch own;
     const int64_t padded_size = (kStride * bands.height + kTaps) * bands.padded();
     float* const padded = own.take(padded_size);
