@@ -61,15 +61,21 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
   const Size size = size_of(s);
   const Filter weight = filter_of(s, p.weight);
   cpu::Scratch scratch;
-  const Rows masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
+  Rows grad_y = rows_of(p.grad_y, s.outputs);
   float* const sums = scratch.take(s.outputs);
-  mask_and_sum(size, rows_of(p.grad_y, s.outputs), rows_of(p.y, s.outputs), masked, sums);
+  if (p.y.data == nullptr) {
+    sum(size, grad_y, sums);
+  } else {
+    const Rows masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
+    mask_and_sum(size, grad_y, rows_of(p.y, s.outputs), masked, sums);
+    grad_y = masked;
+  }
   if (p.grad_x.data != nullptr) {
-    input_gradient(size, masked, weight, false, {}, rows_of(p.grad_x, s.channels));
+    input_gradient(size, grad_y, weight, false, {}, rows_of(p.grad_x, s.channels));
   }
   if (p.grads == nullptr) return;
   float* const grads = static_cast<float*>(p.grads);
-  weight_gradient(size, masked, rows_of(p.x, s.channels), s.taps, grads);
+  weight_gradient(size, grad_y, rows_of(p.x, s.channels), s.taps, grads);
   std::copy_n(sums, s.outputs, grads + weight.size());
 }
 

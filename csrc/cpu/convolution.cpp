@@ -210,7 +210,8 @@ void outer_product(
     const Size& size, Rows grad_y, int64_t channels, float* grad_w, const F& pack_rows) {
   const int64_t panel = isa().panel, pixels = size.pixels();
   if (pixels == 0) std::fill_n(grad_w, grad_y.channels * channels, 0.0f);
-  for_each_range(isa().panels(channels), ceil_div(isa().panels(channels), torch::stable::get_num_threads()), [&](int64_t begin, int64_t end) {
+  const int64_t panels = isa().panels(channels), threads = torch::stable::get_num_threads();
+  for_each_range(panels, ceil_div(panels, threads), [&](int64_t begin, int64_t end) {
     Scratch scratch;
     const int64_t column = begin * panel, columns = std::min(channels, end * panel) - column;
     float* const packed = scratch.take(isa().packed_size(kOuterRows, columns));
@@ -369,6 +370,8 @@ void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* 
       });
 }
 
+void sum(const Size& size, Rows grad, float* sums) { mask_and_sum(size, grad, {}, {}, sums); }
+
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums) {
   const int64_t pixels = size.pixels(), channels = grad.channels, parts = bias_partials(pixels);
   Scratch scratch;
@@ -377,8 +380,8 @@ void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* su
     for (int64_t part = begin; part < end; ++part) {
       for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
         isa().mask(
-            grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels, masked.row(i),
-            partial + part * channels);
+            grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels,
+            masked.data == nullptr ? nullptr : masked.row(i), partial + part * channels);
       }
     }
   });

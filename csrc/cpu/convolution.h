@@ -76,8 +76,10 @@ void max_pool(
 // grad_x = the gradient of that pool, for grad_pooled of its maxima, plus what is there if `add`.
 void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x);
 
-// masked = 0 where mask (data null: nowhere) is zero or less, else grad; sums (channels,) = its sum
-// over the pixels. masked may be grad.
+// masked = 0 where mask is zero or less, else grad; sums (channels,) = its sum over the pixels.
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums);
+
+// sums (channels,) = the sum of grad over the pixels.
+void sum(const Size& size, Rows grad, float* sums);
 
 }  // namespace googlenet_fast::cpu

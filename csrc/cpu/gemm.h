@@ -11,10 +11,14 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 // Rows of a panel whose loop's own instructions are shared.
 constexpr int kUnrolled = 4;
 
-// kRows rows of C in kWide vectors = A · B plus what is there if `add`, plus a bias, clipped if `relu`.
-struct Tile {
+// Rows of a panel that fits the first-level cache beside the rows that pass by.
+constexpr int64_t kDepth = 5120 / kPanel;
+
+// Tiles of kRows rows of C, one below the other, in kWide vectors = A · B plus what is there if `add`,
+// plus a bias, clipped if `relu`.
+struct Tiles {
   const float* a;
-  int64_t a_stride;  // from one row of the tile to the next, or from one k to the next if kTransposed
+  int64_t a_stride;  // from one row to the next; kTransposed: kRows values for each k lie side by side
   const float* b;    // a panel
   int64_t depth, parts, part_stride;
   float* c;
@@ -36,89 +40,87 @@ template <int kRows, int kWide, typename F>
 // The sums begin with what they are added to, and stay in registers to the end. A function of its own,
 // whose caller's variables take no registers from them.
 template <int kRows, int kWide, bool kTransposed>
-[[gnu::noinline]] void multiply_tile(const Tile& t) {
-  Vector sums[kRows][kWide] = {};
-  if (t.bias != nullptr) {
-    for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = load<Vector>(t.bias + v * kLanes); });
-  }
-  float* const c = t.c;
-  const int64_t c_stride = t.c_stride;
-  if (t.add) {
-    for_each_sum<kRows, kWide>(
-        [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
-  }
+[[gnu::noinline]] void multiply_tiles(const Tiles& t, int64_t tiles) {
   const float* rows[kRows];
   for (int r = 0; r < kRows; ++r) {
     rows[r] = kTransposed ? t.a + r : t.a + r * t.a_stride;
-    asm("" : "+r"(rows[r]));
+    asm("" : "+r"(rows[r]));  // or GCC makes up more addresses than there are registers
   }
-  const float* b = t.b;
-  const int64_t depth = t.depth, part_stride = t.part_stride;
-  for (int64_t part = 0; part < t.parts; ++part) {
+  const int64_t depth = t.depth, c_stride = t.c_stride, part_stride = t.part_stride;
+  const int64_t next = kRows * t.a_stride - t.parts * part_stride;
+  float* c = t.c;
+  for (; tiles > 0; --tiles) {
+    Vector sums[kRows][kWide] = {};
+    if (t.bias != nullptr) {
+      for_each_sum<kRows, kWide>(
+          [&](int r, int v) { sums[r][v] = load<Vector>(t.bias + v * kLanes); });
+    }
+    if (t.add) {
+      for_each_sum<kRows, kWide>(
+          [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
+    }
+    const float* b = t.b;
     const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
-      const float* const row = b + i * kPanel;
       Vector right[kWide];
 #pragma GCC unroll 2
-      for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(row + v * kLanes);
+      for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(b + i * kPanel + v * kLanes);
       for_each_sum<kRows, kWide>([&](int r, int v) {
         const float left = kTransposed ? rows[0][(k + i) * kRows + r] : rows[r][k + i];
         multiply_add(sums[r][v], left, right[v]);
       });
     };
-    int64_t k = 0;
-    for (; k + kUnrolled <= depth; k += kUnrolled, b += kUnrolled * kPanel) {
+    for (int64_t part = 0; part < t.parts; ++part) {
+      int64_t k = 0;
+      for (; k + kUnrolled <= depth; k += kUnrolled, b += kUnrolled * kPanel) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kUnrolled; ++i) add_products(k, i);
+        for (int i = 0; i < kUnrolled; ++i) add_products(k, i);
+      }
+      for (; k < depth; ++k, b += kPanel) add_products(k, 0);
+      for (int r = 0; r < kRows; ++r) rows[r] += part_stride;
     }
-    for (; k < depth; ++k, b += kPanel) add_products(k, 0);
-    for (int r = 0; r < kRows; ++r) rows[r] += part_stride;
+    if (t.relu) for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = relu(sums[r][v]); });
+    for_each_sum<kRows, kWide>(
+        [&](int r, int v) { store(c + r * c_stride + v * kLanes, sums[r][v]); });
+    c += kRows * c_stride;
+    for (int r = 0; r < kRows; ++r) rows[r] += next;
   }
-  if (t.relu) for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = relu(sums[r][v]); });
-  for_each_sum<kRows, kWide>([&](int r, int v) { store(c + r * c_stride + v * kLanes, sums[r][v]); });
 }
 
-// The tile at the right border of C, which has only `columns` there: by way of a whole one.
+// The tiles at the right border of C, which has only `columns` there: by way of whole ones.
 template <int kRows, int kWide, bool kTransposed>
-void multiply_border(Tile t, int64_t columns) {
+void multiply_border(Tiles t, int64_t tiles, int64_t columns) {
   constexpr int64_t kColumns = kWide * kLanes;
   float whole[kRows * kColumns] = {}, bias[kColumns] = {};
   const auto copy = [=](const float* from, float* to) {
     for (int64_t i = 0; i < columns; ++i) to[i] = from[i];
   };
-  float* const c = t.c;
-  const int64_t c_stride = t.c_stride;
-  if (t.add) {
-    for (int r = 0; r < kRows; ++r) copy(c + r * c_stride, whole + r * kColumns);
-  }
   if (t.bias != nullptr) {
     copy(t.bias, bias);
     t.bias = bias;
   }
+  float* c = t.c;
+  const int64_t c_stride = t.c_stride;
   t.c = whole, t.c_stride = kColumns;
-  multiply_tile<kRows, kWide, kTransposed>(t);
-  for (int r = 0; r < kRows; ++r) copy(whole + r * kColumns, c + r * c_stride);
+  for (; tiles > 0; --tiles, c += kRows * c_stride, t.a += kRows * t.a_stride) {
+    if (t.add) {
+      for (int r = 0; r < kRows; ++r) copy(c + r * c_stride, whole + r * kColumns);
+    }
+    multiply_tiles<kRows, kWide, kTransposed>(t, 1);
+    for (int r = 0; r < kRows; ++r) copy(whole + r * kColumns, c + r * c_stride);
+  }
 }
 
-// The rows of C that `t` begins, as tiles; `b_size`: values of a panel.
+// The tiles' `columns` of C from t.c on; `b_size`: values of a panel.
 template <int kRows, bool kTransposed>
-inline void multiply_panels(Tile t, int64_t b_size, int64_t columns) {
+inline void multiply_panels(Tiles t, int64_t tiles, int64_t b_size, int64_t columns) {
   for (; columns >= kPanel; columns -= kPanel) {
-    multiply_tile<kRows, kVectors, kTransposed>(t);
+    multiply_tiles<kRows, kVectors, kTransposed>(t, tiles);
     t.b += b_size, t.c += kPanel;
     if (t.bias != nullptr) t.bias += kPanel;
   }
-  if (columns > kLanes) multiply_border<kRows, kVectors, kTransposed>(t, columns);
-  else if (columns == kLanes) multiply_tile<kRows, 1, kTransposed>(t);
-  else if (columns > 0) multiply_border<kRows, 1, kTransposed>(t, columns);
-}
-
-template <int kRows>
-void multiply_rows(const Product& p, int64_t row) {
-  const Tile tile{
-      .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
-      .parts = p.parts, .part_stride = p.part_stride, .c = p.c + row * p.c_stride,
-      .c_stride = p.c_stride, .bias = p.bias, .add = p.add, .relu = p.relu};
-  multiply_panels<kRows, false>(tile, p.parts * p.depth * kPanel, p.columns);
+  if (columns > kLanes) multiply_border<kRows, kVectors, kTransposed>(t, tiles, columns);
+  else if (columns == kLanes) multiply_tiles<kRows, 1, kTransposed>(t, tiles);
+  else if (columns > 0) multiply_border<kRows, 1, kTransposed>(t, tiles, columns);
 }
 
 // Call function<n>() for n = count, which is 1 .. kMost.
@@ -130,19 +132,37 @@ inline void with_constant(int64_t count, const F& function) {
   }
 }
 
-// Call function<n>(first) for tiles of n rows, at most kTileRows and all about as many: a tile of few
-// rows takes longer for each.
+// Call function<n>(first row, tiles) for tiles of n rows, at most kTileRows and all about as many: a
+// tile of few rows takes longer for each.
 template <typename F>
-inline void for_each_tile(int64_t rows, const F& function) {
+inline void for_each_height(int64_t rows, const F& function) {
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t first = i * rows / tiles, count = (i + 1) * rows / tiles - first;
-    with_constant<kTileRows>(count, [&]<int kRows>() { function.template operator()<kRows>(first); });
-  }
+  if (tiles == 0) return;
+  const int64_t low = rows / tiles, higher = rows % tiles;
+  const auto call = [&](int64_t height, int64_t first, int64_t count) {
+    if (count == 0) return;
+    with_constant<kTileRows>(
+        height, [&]<int kRows>() { function.template operator()<kRows>(first, count); });
+  };
+  call(low + 1, 0, higher);
+  call(low, higher * (low + 1), tiles - higher);
 }
 
+// A panel that fits the first-level cache stays there while all rows pass by; else the rows of a tile
+// stay while all panels pass by.
 inline void multiply(const Product& p) {
-  for_each_tile(p.rows, [&]<int kRows>(int64_t row) { multiply_rows<kRows>(p, row); });
+  const int64_t depth = p.parts * p.depth;
+  for_each_height(p.rows, [&]<int kRows>(int64_t first, int64_t tiles) {
+    const int64_t together = depth <= kDepth ? tiles : 1;
+    for (int64_t i = 0; i < tiles; i += together) {
+      const int64_t row = first + i * kRows;
+      const Tiles t{
+          .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
+          .parts = p.parts, .part_stride = p.part_stride, .c = p.c + row * p.c_stride,
+          .c_stride = p.c_stride, .bias = p.bias, .add = p.add, .relu = p.relu};
+      multiply_panels<kRows, false>(t, together, depth * kPanel, p.columns);
+    }
+  });
 }
 
 template <int kRows>
@@ -151,15 +171,17 @@ void multiply_outputs(const OuterProduct& p, int64_t output) {
   for (int64_t k = 0; k < p.rows; ++k) {
     std::memcpy(a + k * kRows, p.a + k * p.a_stride + output, sizeof(float) * kRows);
   }
-  const Tile tile{
-      .a = a, .a_stride = kRows, .b = p.b, .depth = p.rows, .parts = 1, .part_stride = 0,
+  const Tiles t{
+      .a = a, .a_stride = 0, .b = p.b, .depth = p.rows, .parts = 1, .part_stride = 0,
       .c = p.c + output * p.c_stride, .c_stride = p.c_stride, .bias = nullptr, .add = p.add,
       .relu = false};
-  multiply_panels<kRows, true>(tile, p.b_rows * kPanel, p.columns);
+  multiply_panels<kRows, true>(t, 1, p.b_rows * kPanel, p.columns);
 }
 
 inline void multiply_transposed(const OuterProduct& p) {
-  for_each_tile(p.outputs, [&]<int kRows>(int64_t output) { multiply_outputs<kRows>(p, output); });
+  for_each_height(p.outputs, [&]<int kRows>(int64_t first, int64_t tiles) {
+    for (int64_t i = 0; i < tiles; ++i) multiply_outputs<kRows>(p, first + i * kRows);
+  });
 }
 
 inline void pack(

@@ -125,7 +125,7 @@ void run_cpu(Dtype, const InceptionBackward& p) {
   input_gradient(size, g.b5, f.w5, false, p.reduce_relu ? r.r5 : Rows{}, into.r5);
   if (p.grad_x.data != nullptr) write_grad_x(p, f, masked, grad_r);
   if (p.grads == nullptr) return;
-  mask_and_sum(size, grad_r, {}, grad_r, reduce_sums);
+  sum(size, grad_r, reduce_sums);
   const Gradients grads(f, static_cast<float*>(p.grads));
   weight_gradients(p, f, masked, grad_r, grads);
   std::copy_n(sums, s.c1, grads.b_in);

@@ -127,7 +127,7 @@ struct Isa {
       const float* grad, const float* x, int64_t channels, int size, float scale, float beta,
       float k, float* wide, float* grad_x);
 
-  // y = 0 where mask is zero or less, else grad, and sums += y; mask or sums may be null.
+  // y = 0 where mask is zero or less, else grad, and sums += y; mask, y or sums may be null.
   void (*mask)(
       const float* grad, const float* mask, int64_t channels, float* y, float* sums);
 };

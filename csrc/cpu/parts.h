@@ -29,8 +29,9 @@ struct Part {
   int64_t column, columns;
 };
 
-// Rows and columns of a product: as many blocks of rows for each thread as for the others. Where there are fewer blocks than threads,
-// these share a block's columns: then each reads its part of the weights alone.
+// Rows and columns of a product: as many blocks of rows for each thread as for the others. Where there
+// are fewer blocks than threads, these share a block's columns: then each reads its part of the weights
+// alone.
 struct Parts {
   int64_t rows, columns, panels, blocks, groups;
 

@@ -198,7 +198,7 @@ inline void mask(const float* grad, const float* mask, int64_t channels, float* 
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     V value = load<V>(grad + c);
     if (mask != nullptr) value = load<V>(mask + c) <= 0.0f ? zero<V>() : value;
-    store(y + c, value);
+    if (y != nullptr) store(y + c, value);
     if (sums != nullptr) store(sums + c, load<V>(sums + c) + value);
   });
 }
