@@ -4,6 +4,7 @@ GoogLeNet on a CPU beside every peer that is installed, by batch and number of t
 """
 
 import argparse
+import math
 import platform
 import re
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from benchmarks.bench_cpu_model import peak_memory, time_peers, workers
 from benchmarks.cpu_peak import measured_peak
@@ -27,6 +29,7 @@ from benchmarks.network import (
     stages,
 )
 from googlenet_fast.errors import run_command
+from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops.selection import call_of
 from googlenet_fast.ops.work import work
 
@@ -37,8 +40,8 @@ BATCHES, THREADS = (1, 4, 16, 64), (1, 2)
 COMPILED, COMPILED_CASE = "torch.compile channels_last", (2, 16)
 """Compiling takes a minute or two a case, so it is timed at one number of threads and batch."""
 
-WINOGRAD = {1: 1.0, 3: 4.0, 5: 25 / 9, 7: 1.0}
-"""Multiplications that F(4x4,3x3) and F(2x2,5x5) save, by the side of the filter."""
+TILES = {3: 4, 5: 2}
+"""Side of the outputs of a tile of Winograd's F(4x4,3x3) and F(2x2,5x5), by that of the filter."""
 
 Rows = dict[tuple[str, int, int], dict[str, float]]
 """Images a second of each peer, by mode, threads and batch."""
@@ -66,12 +69,12 @@ against the best other.
 ## Bounds
 
 An image's convolutions take {direct[0]:.1f} and {direct[1]:.1f} GFLOP in training and inference,
-with Winograd's F(4x4,3x3) and F(2x2,5x5) {fast[0]:.1f} and {fast[1]:.1f}; the fused ops read and
-write {bytes[0]:.0f} and {bytes[1]:.0f} MB. The times are those at the rates of large products
-of matrices and of copies, measured after the peers. *Both* is their sum, for what is multiplied
-passes through memory before and after; Winograd's transforms, partial tiles at borders and the
-optimizer come on top. *Reached* is the share of it at batch 16, and *ratio* what it would be
-against the best other there.
+with the whole tiles of Winograd's F(4x4,3x3) and F(2x2,5x5) {fast[0]:.1f} and {fast[1]:.1f}; the
+fused ops read and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers
+{update:.0f} MB a step of training. The times are those at the rates of large products of matrices
+and of copies, measured after the peers, at batch 16. *Both* is their sum, for what is multiplied
+passes through memory before and after; Winograd's transforms come on top. *Reached* is the share
+of it at batch 16, and *ratio* what it would be against the best other there.
 
 {bounds}
 
@@ -136,8 +139,11 @@ def operations(*, training: bool, winograd: bool) -> float:
         for conv in convs:
             if isinstance(conv, Convolution):
                 passes = (2 if conv.name == "conv1" else 3) if training else 1
-                saved = WINOGRAD[conv.taps] if winograd else 1.0
-                total += passes * 2 * conv.side**2 * conv.weight / saved
+                products: float = conv.side**2
+                if winograd and conv.taps in TILES:
+                    tiles = math.ceil(conv.side / TILES[conv.taps]) ** 2
+                    products = 36 * tiles / conv.taps**2
+                total += passes * 2 * products * conv.weight
     return total
 
 
@@ -150,6 +156,15 @@ def traffic(*, training: bool) -> float:
         for stage in fused_stages(training=training)
     ]
     return sum(work(call.op, (training, *call_of(call.arguments)[1:]), 1).bytes for call in calls)
+
+
+def update_traffic() -> int:
+    """Bytes of a step's update: SGD reads parameter, gradient and momentum and writes two of them;
+    classifiers read their weights for both passes and write their gradient."""
+    with torch.device("meta"):
+        network = GoogLeNet("paper", lrn=False)
+    classifiers = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
+    return 4 * (5 * sum(p.numel() for p in network.parameters()) + 3 * classifiers)
 
 
 def bounds(rows: Rows) -> Iterator[str]:
@@ -167,7 +182,8 @@ def bounds(rows: Rows) -> Iterator[str]:
                 1e3 * operations(training=training, winograd=w) / (peak.tflops * 1e12)
                 for w in (False, True)
             )
-            memory = 1e3 * traffic(training=training) / (peak.tbps * 1e12)
+            update = update_traffic() / BATCHES[2] if training else 0
+            memory = 1e3 * (traffic(training=training) + update) / (peak.tbps * 1e12)
             both = 1e3 / (fast + memory)
             speeds = rows[mode, threads, BATCHES[2]]
             best_other = max(speed for peer, speed in speeds.items() if peer != OURS)
@@ -233,6 +249,7 @@ def main() -> None:
         direct=[operations(training=t, winograd=False) / 1e9 for t in (True, False)],
         fast=[operations(training=t, winograd=True) / 1e9 for t in (True, False)],
         bytes=[traffic(training=t) / 1e6 for t in (True, False)],
+        update=update_traffic() / 1e6,
         bounds="\n".join(bounds(rows)),
         memory=", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in memory.items()),
     )

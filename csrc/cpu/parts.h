@@ -15,6 +15,7 @@ namespace googlenet_fast::cpu {
 // with one takes the next: one that another program disturbs does fewer.
 template <typename F>
 void for_each_range(int64_t count, int64_t grain, const F& function) {
+  if (count == 0) return;  // and the grain may be 0
   const int64_t ranges = (count + grain - 1) / grain, threads = torch::stable::get_num_threads();
   std::atomic<int64_t> next = 0;
   torch::stable::parallel_for(0, std::min(ranges, threads), 1, [&](int64_t, int64_t) {
