@@ -78,13 +78,13 @@ void run_cpu(Dtype, const BiasReluPoolBackward& p) {
   const PoolShape& s = p.shape;
   const int64_t inputs = int64_t(s.images) * s.height * s.width, parts = bias_partials(inputs);
   float* const partial = static_cast<float*>(p.partial);
-  cpu::for_each_range(parts, 1, [&](int64_t part, int64_t) {
+  cpu::for_each_task(parts, [&](int64_t part) {
     float* const sums = partial == nullptr ? nullptr : partial + part * s.channels;
     if (sums != nullptr) std::fill_n(sums, s.channels, 0.0f);
     for (int64_t i = part * inputs / parts; i < (part + 1) * inputs / parts; ++i) {
       float* const grad_x = static_cast<float*>(p.grad_x.data) + i * p.grad_x.stride;
       unpool_pixel(p, i, grad_x);
-      if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, grad_x, sums);
+      if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, nullptr, sums);
     }
   });
   if (p.grad_bias == nullptr) return;

@@ -63,9 +63,7 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
   cpu::Scratch scratch;
   Rows grad_y = rows_of(p.grad_y, s.outputs);
   float* const sums = scratch.take(s.outputs);
-  if (p.y.data == nullptr) {
-    sum(size, grad_y, sums);
-  } else {
+  if (p.y.data != nullptr) {
     const Rows masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
     mask_and_sum(size, grad_y, rows_of(p.y, s.outputs), masked, sums);
     grad_y = masked;
@@ -74,6 +72,7 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
     input_gradient(size, grad_y, weight, false, {}, rows_of(p.grad_x, s.channels));
   }
   if (p.grads == nullptr) return;
+  if (p.y.data == nullptr) sum(size, grad_y, sums);
   float* const grads = static_cast<float*>(p.grads);
   weight_gradient(size, grad_y, rows_of(p.x, s.channels), s.taps, grads);
   std::copy_n(sums, s.outputs, grads + weight.size());

@@ -89,20 +89,18 @@ struct Filters {
 void transform_forward(const Filter& w, float* u) {
   const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
   const int64_t stride = Filters{u, w.channels, w.outputs}.stride();
-  for_each_range(isa().panels(w.outputs), 1, [&](int64_t begin, int64_t end) {
+  for_each_task(isa().panels(w.outputs), [&](int64_t j) {
     Scratch own;
     float* const turned = own.take(taps * tap_size);
-    for (int64_t j = begin; j < end; ++j) {
-      const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        isa().pack_transposed(
-            rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
-            turned + tap * tap_size);
-      }
-      for (int64_t c = 0; c < w.channels; ++c) {
-        isa().transform_filter(
-            turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, stride);
-      }
+    const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      isa().pack_transposed(
+          rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
+          turned + tap * tap_size);
+    }
+    for (int64_t c = 0; c < w.channels; ++c) {
+      isa().transform_filter(
+          turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, stride);
     }
   });
 }
@@ -269,12 +267,10 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   for (int64_t first = 0; first < tiling.count(); first += most) {
     const int64_t count = std::min(most, tiling.count() - first);
     transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
-    for_each_range(kFrequencies, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t f = begin; f < end; ++f) {
-        isa().multiply_transposed(
-            {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
-             outputs, channels, first > 0});
-      }
+    for_each_task(kFrequencies, [&](int64_t f) {
+      isa().multiply_transposed(
+          {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
+           outputs, channels, first > 0});
     });
   }
   for_each_range(outputs, 8, [&](int64_t begin, int64_t end) {
@@ -376,13 +372,11 @@ void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* su
   const int64_t pixels = size.pixels(), channels = grad.channels, parts = bias_partials(pixels);
   Scratch scratch;
   float* const partial = take_zeros(parts * channels, scratch);
-  for_each_range(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
-        isa().mask(
-            grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels,
-            masked.data == nullptr ? nullptr : masked.row(i), partial + part * channels);
-      }
+  for_each_task(parts, [&](int64_t part) {
+    for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
+      isa().mask(
+          grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels,
+          masked.data == nullptr ? nullptr : masked.row(i), partial + part * channels);
     }
   });
   add_parts<float>(partial, parts, channels, sums);

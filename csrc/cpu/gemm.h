@@ -12,7 +12,7 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 constexpr int kUnrolled = 4;
 
 // Rows of a panel that fits the first-level cache beside the rows that pass by.
-constexpr int64_t kDepth = 5120 / kPanel;
+constexpr int64_t kPanelDepth = 5120 / kPanel;
 
 // Tiles of kRows rows of C, one below the other, in kWide vectors = A · B plus what is there if `add`,
 // plus a bias, clipped if `relu`.
@@ -153,7 +153,7 @@ inline void for_each_height(int64_t rows, const F& function) {
 inline void multiply(const Product& p) {
   const int64_t depth = p.parts * p.depth;
   for_each_height(p.rows, [&]<int kRows>(int64_t first, int64_t tiles) {
-    const int64_t together = depth <= kDepth ? tiles : 1;
+    const int64_t together = depth <= kPanelDepth ? tiles : 1;
     for (int64_t i = 0; i < tiles; i += together) {
       const int64_t row = first + i * kRows;
       const Tiles t{

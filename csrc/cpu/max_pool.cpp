@@ -54,7 +54,7 @@ void max_pool(
 
 void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x) {
   const int64_t channels = grad_x.channels;
-  for_each_range(size.images * size.height, 1, [&](int64_t row, int64_t) {
+  for_each_task(size.images * size.height, [&](int64_t row) {
     const int64_t y = row % size.height;
     const float* dy[3];
     const uint8_t* at[3];

@@ -25,6 +25,12 @@ void for_each_range(int64_t count, int64_t grain, const F& function) {
   });
 }
 
+// Call function(i) for 0 .. count likewise, one by one.
+template <typename F>
+void for_each_task(int64_t count, const F& function) {
+  for_each_range(count, 1, [&](int64_t i, int64_t) { function(i); });
+}
+
 struct Part {
   int64_t first, count;  // rows
   int64_t column, columns;
@@ -68,7 +74,7 @@ template <typename F>
 void for_parts(int64_t rows, int64_t most, int64_t columns, const F& function) {
   if (rows == 0 || columns == 0) return;
   const Parts parts(rows, most, columns);
-  for_each_range(parts.count(), 1, [&](int64_t i, int64_t) { function(parts[i]); });
+  for_each_task(parts.count(), [&](int64_t i) { function(parts[i]); });
 }
 
 }  // namespace googlenet_fast::cpu

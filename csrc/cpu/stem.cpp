@@ -104,17 +104,15 @@ void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias,
   const Bands bands(size, x.channels);
   Scratch scratch;
   const float* const packed = prepared(w, scratch);
-  for_each_range(bands.count(), 1, [&](int64_t begin, int64_t end) {
+  for_each_task(bands.count(), [&](int64_t band) {
     Scratch own;
     float* const rows = own.take(bands.scratch());
-    for (int64_t band = begin; band < end; ++band) {
-      bands.copy(band, x, rows);
-      for (int64_t row = 0; row < bands.rows(band); ++row) {
-        isa().multiply(
-            {rows + kStride * row * bands.padded(), kStride * x.channels, packed,
-             y.row(bands.pixel(band, row)), y.stride, bands.width, y.channels, bands.depth(), bias,
-             relu, false, kTaps, bands.padded()});
-      }
+    bands.copy(band, x, rows);
+    for (int64_t row = 0; row < bands.rows(band); ++row) {
+      isa().multiply(
+          {rows + kStride * row * bands.padded(), kStride * x.channels, packed,
+           y.row(bands.pixel(band, row)), y.stride, bands.width, y.channels, bands.depth(), bias,
+           relu, false, kTaps, bands.padded()});
     }
   });
 }
@@ -127,12 +125,10 @@ void stem_weight_gradient(
   Scratch scratch;
   float* const partial = scratch.take(parts * part_size);
   std::fill_n(partial, parts * part_size, 0.0f);
-  for_each_range(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      add_gradients(
-          bands, part * bands.count() / parts, (part + 1) * bands.count() / parts, grad_y, mask, x,
-          partial + part * part_size);
-    }
+  for_each_task(parts, [&](int64_t part) {
+    add_gradients(
+        bands, part * bands.count() / parts, (part + 1) * bands.count() / parts, grad_y, mask, x,
+        partial + part * part_size);
   });
   float* const total = scratch.take(part_size);
   add_parts<float>(partial, parts, part_size, total);
@@ -148,33 +144,31 @@ void stem_input_gradient(const Size& size, Rows grad_y, Rows mask, const Filter&
   Scratch scratch;
   float* const packed = scratch.take(isa().packed_size(outputs, values));
   isa().pack(w.data, values, outputs, values, outputs, packed);
-  for_each_range(size.images, 1, [&](int64_t begin, int64_t end) {
+  for_each_task(size.images, [&](int64_t image) {
     Scratch own;
     const int64_t padded_size = (kStride * bands.height + kTaps) * bands.padded();
     float* const padded = own.take(padded_size);
     float* const masked = own.take(bands.width * outputs);
     float* const patches = own.take(bands.width * values);
-    for (int64_t image = begin; image < end; ++image) {
-      std::fill_n(padded, padded_size, 0.0f);
-      for (int64_t row = 0; row < bands.height; ++row) {
-        const int64_t first = (image * bands.height + row) * bands.width;
-        mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
-        isa().multiply(
-            {masked, outputs, packed, patches, values, bands.width, values, outputs, nullptr, false,
-             false});
-        for (int64_t i = 0; i < bands.width * kTaps; ++i) {
-          const float* const from = patches + i * bands.depth();
-          float* const to = padded + (kStride * row + i % kTaps) * bands.padded() +
-                            kStride * (i / kTaps) * bands.channels;
-          for (int64_t j = 0; j < bands.depth(); ++j) to[j] += from[j];
-        }
+    std::fill_n(padded, padded_size, 0.0f);
+    for (int64_t row = 0; row < bands.height; ++row) {
+      const int64_t first = (image * bands.height + row) * bands.width;
+      mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
+      isa().multiply(
+          {masked, outputs, packed, patches, values, bands.width, values, outputs, nullptr, false,
+           false});
+      for (int64_t i = 0; i < bands.width * kTaps; ++i) {
+        const float* const from = patches + i * bands.depth();
+        float* const to = padded + (kStride * row + i % kTaps) * bands.padded() +
+                          kStride * (i / kTaps) * bands.channels;
+        for (int64_t j = 0; j < bands.depth(); ++j) to[j] += from[j];
       }
-      for (int64_t i = 0; i < size.height * size.width; ++i) {
-        const int64_t y = i / size.width + kBorder, at = i % size.width + kBorder;
-        std::copy_n(
-            padded + y * bands.padded() + at * bands.channels, bands.channels,
-            grad_x.row(image * size.height * size.width + i));
-      }
+    }
+    for (int64_t i = 0; i < size.height * size.width; ++i) {
+      const int64_t y = i / size.width + kBorder, at = i % size.width + kBorder;
+      std::copy_n(
+          padded + y * bands.padded() + at * bands.channels, bands.channels,
+          grad_x.row(image * size.height * size.width + i));
     }
   });
 }
