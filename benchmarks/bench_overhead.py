@@ -98,7 +98,8 @@ def case(op: str) -> tuple[Function, Function, list[Tensor], list[Tensor]]:
         torch.cat([part.detach() for part in reduction[i::2]]).requires_grad_() for i in (0, 1)
     ]
     rest = [*weights(3), *weights(5), *weights(1)]
-    prepared = ops.prepare_inception(stacked[0].detach(), *(w.detach() for w in rest[::2]))
+    w_in, w3, w5, wp = (w.detach() for w in (stacked[0], *rest[::2]))
+    prepared = ops.prepare_inception(w_in, w3, w5, wp, *x.shape[2:])
     cases: dict[str, tuple[Function, Function, list[Tensor], list[Tensor]]] = {
         "inception": (
             inception_chain,

@@ -22,14 +22,19 @@ struct ConvBiasRelu {
   Matrix y;  // (pixels of the output, outputs), written
 };
 
-// A weight as the forward pass multiplies by it, for the instruction set of this machine.
+// A weight as the forward pass multiplies images of a size by it, for the instruction set of this
+// machine.
 struct PrepareWeight {
+  int64_t height, width;
   int64_t outputs, channels;
   int taps;
   const void* weight;  // (outputs, taps, taps, channels), dense
   void* prepared;      // prepared_size() values of fp32, written
 };
 int64_t prepared_size(const PrepareWeight& p);
+
+// Prepared weights are the same for all sizes of images with the same of this.
+int tile_points(int64_t height, int64_t width, int taps);
 
 struct ConvBiasReluBackward {
   ConvShape shape;

@@ -47,7 +47,7 @@ Tensor forward(
   } else {
     const ConvShape& s = p.shape;
     p.prepared =
-        prepared_data("conv_bias_relu_prepared", *prepared, s.outputs, s.channels, s.taps);
+        prepared_data("conv_bias_relu_prepared", *prepared, x, s.outputs, s.channels, s.taps);
   }
   const Tensor y = empty_channels_last(
       x, x.scalar_type(), p.shape.outputs, output_side(p.shape.height, stride),
@@ -73,10 +73,11 @@ Tensor conv_bias_relu_prepared(
   return forward(x, weight, bias, relu, stride, &prepared);
 }
 
-Tensor prepare_weight(Tensor weight) {
+Tensor prepare_weight(Tensor weight, int64_t height, int64_t width) {
   const Tensor dense = dense_weight("prepare_weight", weight);
-  PrepareWeight p{weight.size(0), weight.size(1), static_cast<int>(weight.size(2)),
-                  dense.data_ptr(), nullptr};
+  PrepareWeight p{
+      height, width, weight.size(0), weight.size(1), static_cast<int>(weight.size(2)),
+      dense.data_ptr(), nullptr};
   STD_TORCH_CHECK(
       p.taps == 1 || p.taps == 3 || p.taps == 5 || p.taps == 7,
       "prepare_weight: the kernels for CPUs take weights of 1x1, 3x3, 5x5 and 7x7");
@@ -84,6 +85,10 @@ Tensor prepare_weight(Tensor weight) {
   p.prepared = prepared.data_ptr();
   run(dense, p);
   return prepared;
+}
+
+int64_t tile_points_of(Tensor weight, int64_t height, int64_t width) {
+  return tile_points(height, width, static_cast<int>(weight.size(2)));
 }
 
 std::tuple<Tensor, Tensor> conv_bias_relu_backward(
@@ -120,5 +125,6 @@ REGISTER_CPU(m) {
   m.impl("conv_bias_relu", TORCH_BOX(&googlenet_fast::conv_bias_relu));
   m.impl("conv_bias_relu_prepared", TORCH_BOX(&googlenet_fast::conv_bias_relu_prepared));
   m.impl("prepare_weight", TORCH_BOX(&googlenet_fast::prepare_weight));
+  m.impl("tile_points", TORCH_BOX(&googlenet_fast::tile_points_of));
   m.impl("conv_bias_relu_backward", TORCH_BOX(&googlenet_fast::conv_bias_relu_backward));
 }

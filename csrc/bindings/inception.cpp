@@ -19,10 +19,11 @@ InceptionWeights pointers_to(const std::vector<Tensor>& weights) {
       weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
 }
 
-PreparedWeights pointers_to(const std::vector<Tensor>& prepared, const InceptionShape& s) {
+PreparedWeights pointers_to(
+    const std::vector<Tensor>& prepared, const Tensor& x, const InceptionShape& s) {
   STD_TORCH_CHECK(prepared.size() == 5, "inception_prepared: give five prepared weights");
   const auto data = [&](int i, int64_t outputs, int64_t channels, int taps) {
-    return prepared_data("inception_prepared", prepared[i], outputs, channels, taps);
+    return prepared_data("inception_prepared", prepared[i], x, outputs, channels, taps);
   };
   return {
       data(0, s.c1, s.channels, 1), data(1, s.reductions(), s.channels, 1),
@@ -63,7 +64,7 @@ std::tuple<Tensor, Tensor, Optional> forward(
     weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
     p.weights = pointers_to(weights);
   } else {
-    p.prepared = pointers_to(*prepared, p.shape);
+    p.prepared = pointers_to(*prepared, x, p.shape);
   }
   std::vector<Tensor> biases;
   if (b_in.has_value()) {

@@ -20,6 +20,8 @@ Filter filter_of(const ConvShape& s, const void* weight) {
   return {static_cast<const float*>(weight), s.outputs, s.taps, s.channels};
 }
 
+Size size_of(const PrepareWeight& p) { return {1, p.height, p.width}; }
+
 Filter filter_of(const PrepareWeight& p) {
   return {static_cast<const float*>(p.weight), p.outputs, p.taps, p.channels};
 }
@@ -49,10 +51,16 @@ void run_cpu(Dtype, const ConvBiasRelu& p) {
   run(size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
 }
 
-int64_t prepared_size(const PrepareWeight& p) { return cpu::prepared_size(filter_of(p)); }
+int64_t prepared_size(const PrepareWeight& p) {
+  return cpu::prepared_size(size_of(p), filter_of(p));
+}
 
 void run_cpu(Dtype, const PrepareWeight& p) {
-  cpu::prepare(filter_of(p), static_cast<float*>(p.prepared));
+  cpu::prepare(size_of(p), filter_of(p), static_cast<float*>(p.prepared));
+}
+
+int tile_points(int64_t height, int64_t width, int taps) {
+  return cpu::tile_points({1, height, width}, taps);
 }
 
 void run_cpu(Dtype, const ConvBiasReluBackward& p) {

@@ -36,33 +36,51 @@ void multiply(
   });
 }
 
-// Tiles of Winograd's convolutions: `side` x `side` outputs from 6x6 inputs.
-struct Tiling {
+// An image's tiles of Winograd's convolutions.
+struct Tiling : WinogradTile {
   Size size;
-  int taps, side;
   int64_t down, across;
 
-  Tiling(const Size& size, int taps)
-      : size(size), taps(taps), side(7 - taps), down(ceil_div(size.height, side)),
-        across(ceil_div(size.width, side)) {}
+  Tiling(const Size& size, WinogradTile tile)
+      : WinogradTile(tile), size(size), down(ceil_div(size.height, side())),
+        across(ceil_div(size.width, side())) {}
 
   int64_t count() const { return size.images * down * across; }
 
   // The n x n pixels of a tile, from `border` above and left of its outputs; `outside` for those
   // beyond the image.
-  template <typename T>
-  void pixels(int64_t tile, int n, int border, T* data, int64_t stride, T* outside, T** found) const {
+  void pixels(
+      int64_t tile, int n, int border, float* data, int64_t stride, float* outside,
+      float** found) const {
     const int64_t image = tile / (down * across), rest = tile % (down * across);
-    const int64_t top = rest / across * side - border, left = rest % across * side - border;
-    for (int i = 0; i < n * n; ++i) {
-      const int64_t y = top + i / n, x = left + i % n;
-      const bool inside = y >= 0 && y < size.height && x >= 0 && x < size.width;
-      found[i] = inside ? data + ((image * size.height + y) * size.width + x) * stride : outside;
+    const int64_t top = rest / across * side() - border, left = rest % across * side() - border;
+    for (int64_t y = top; y < top + n; ++y) {
+      const int64_t row = (image * size.height + y) * size.width;
+      for (int64_t x = left; x < left + n; ++x) {
+        const bool inside = y >= 0 && y < size.height && x >= 0 && x < size.width;
+        *found++ = inside ? data + (row + x) * stride : outside;
+      }
     }
   }
 };
 
-bool by_winograd(const Filter& w) { return w.taps == 3 || w.taps == 5; }
+// The tile that needs the fewest products for an image, and for its filters: reading these takes
+// about as long as the products of kFilters tiles. It must not depend on the number of images, or an
+// image's values would.
+Tiling tiling_of(const Size& size, int taps) {
+  constexpr int64_t kFilters = 2;
+  const auto cost = [&](const Tiling& tiling) {
+    return tiling.frequencies() * (tiling.down * tiling.across + kFilters);
+  };
+  Tiling best(size, {kMostPoints, taps});
+  for (const int points : {7, 6}) {
+    const Tiling other(size, {points, taps});
+    if (cost(other) < cost(best)) best = other;
+  }
+  return best;
+}
+
+bool by_winograd(int taps) { return taps == 3 || taps == 5; }
 
 float* take_zeros(int64_t count, Scratch& scratch) {
   float* const zeros = scratch.take(count);
@@ -70,25 +88,26 @@ float* take_zeros(int64_t count, Scratch& scratch) {
   return zeros;
 }
 
-// Values from one frequency's matrix of `size` to the next one's. A transform goes through all 36 at
-// once: an odd number of cache lines apart, they are in different sets of the caches.
+// Values from one frequency's matrix of `size` to the next one's. A transform goes through all of them
+// at once: an odd number of cache lines apart, they are in different sets of the caches.
 int64_t frequency_stride(int64_t size) {
   return (ceil_div(size, kLine) | 1) * kLine;
 }
 
-// Transformed filters, packed as B of the products of the 36 frequencies: of depth `depth`.
+// Transformed filters, packed as B of the products of all frequencies: of depth `depth`.
 struct Filters {
+  WinogradTile tile;
   const float* data;
   int64_t depth, columns;
 
   int64_t stride() const { return frequency_stride(isa().packed_size(depth, columns)); }
-  int64_t size() const { return kFrequencies * stride(); }
+  int64_t size() const { return tile.frequencies() * stride(); }
 };
 
 // From channels to outputs: a panel's filters are turned to have its outputs side by side first.
-void transform_forward(const Filter& w, float* u) {
+void transform_forward(WinogradTile tile, const Filter& w, float* u) {
   const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
-  const int64_t stride = Filters{u, w.channels, w.outputs}.stride();
+  const int64_t stride = Filters{tile, u, w.channels, w.outputs}.stride();
   for_each_task(isa().panels(w.outputs), [&](int64_t j) {
     Scratch own;
     float* const turned = own.take(taps * tap_size);
@@ -100,14 +119,14 @@ void transform_forward(const Filter& w, float* u) {
     }
     for (int64_t c = 0; c < w.channels; ++c) {
       isa().transform_filter(
-          turned + c * panel, tap_size, panel, w.taps, false, u + j * tap_size + c * panel, stride);
+          tile, turned + c * panel, tap_size, panel, false, u + (j * w.channels + c) * panel, stride);
     }
   });
 }
 
 // From outputs back to channels: filters turned around.
-Filters transform_backward(const Filter& w, Scratch& scratch) {
-  Filters filters{nullptr, w.outputs, w.channels};
+Filters transform_backward(WinogradTile tile, const Filter& w, Scratch& scratch) {
+  Filters filters{tile, nullptr, w.outputs, w.channels};
   const int64_t panel = isa().panel, stride = filters.stride();
   float* const u = scratch.take(filters.size());
   filters.data = u;
@@ -116,9 +135,9 @@ Filters transform_backward(const Filter& w, Scratch& scratch) {
       for (int64_t c = 0; c < w.channels; c += panel) {
         const int64_t count = std::min(panel, w.channels - c);
         float* const row = u + c * w.outputs + k * panel;
-        isa().transform_filter(w.rows(k, 1).data + c, w.channels, count, w.taps, true, row, stride);
+        isa().transform_filter(tile, w.rows(k, 1).data + c, w.channels, count, true, row, stride);
         if (count == panel) continue;
-        for (int64_t f = 0; f < kFrequencies; ++f) {
+        for (int64_t f = 0; f < tile.frequencies(); ++f) {
           std::fill(row + f * stride + count, row + f * stride + panel, 0.0f);
         }
       }
@@ -135,7 +154,7 @@ struct Blocking {
 
   explicit Blocking(const Filters& filters)
       : columns(std::min(filters.columns, kPanels * isa().panel)) {
-    const int64_t bytes = kFrequencies * (filters.depth + columns) * sizeof(float);
+    const int64_t bytes = filters.tile.frequencies() * (filters.depth + columns) * sizeof(float);
     tiles = std::max(second_level_cache() * 3 / 4 / bytes, 2 * isa().tile_rows);
   }
 
@@ -143,31 +162,31 @@ struct Blocking {
   static constexpr int64_t kPanels = 4;
 };
 
-// v (36, tiles, channels), the transformed inputs of `count` tiles.
+// v (frequencies, tiles, channels), the transformed inputs of `count` tiles.
 void transform_inputs(
     const Tiling& tiling, int64_t first, int64_t count, Rows x, float* zeros, float* v) {
   const int64_t stride = frequency_stride(count * x.channels);
   for (int64_t t = 0; t < count; ++t) {
-    float* in[36];
-    tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-    isa().transform_input(in, x.channels, v + t * x.channels, stride, x.channels, 0);
+    float* in[kMostFrequencies];
+    tiling.pixels(first + t, tiling.points, tiling.taps / 2, x.data, x.stride, zeros, in);
+    isa().transform_input(tiling, in, x.channels, v + t * x.channels, stride, x.channels, 0);
   }
 }
 
-// y of `count` tiles from m (36, tiles, channels).
+// y of `count` tiles from m (frequencies, tiles, channels); pixels beyond the image go to `outside`.
 void transform_outputs(
     const Tiling& tiling, int64_t first, int64_t count, const float* m, const float* bias, bool relu,
-    Rows mask, Rows y) {
+    Rows mask, Rows y, float* outside) {
   const int64_t stride = frequency_stride(count * y.channels);
   for (int64_t t = 0; t < count; ++t) {
-    float* out[16];
-    float* masks[16];
-    tiling.pixels<float>(first + t, tiling.side, 0, y.data, y.stride, nullptr, out);
+    float* out[kMostFrequencies];
+    float* masks[kMostFrequencies];
+    tiling.pixels(first + t, tiling.side(), 0, y.data, y.stride, outside, out);
     if (mask.data != nullptr) {
-      tiling.pixels<float>(first + t, tiling.side, 0, mask.data, mask.stride, nullptr, masks);
+      tiling.pixels(first + t, tiling.side(), 0, mask.data, mask.stride, outside, masks);
     }
     isa().transform_output(
-        m + t * y.channels, stride, y.channels, tiling.side, out, bias, relu,
+        tiling, m + t * y.channels, stride, y.channels, out, bias, relu,
         mask.data == nullptr ? nullptr : masks);
   }
 }
@@ -181,14 +200,15 @@ void convolve_tiles(
     Scratch scratch;
     const int64_t count = part.count, end = part.column + part.columns;
     float* const zeros = take_zeros(x.channels, scratch);
+    float* const outside = take_zeros(blocking.columns, scratch);
     const int64_t v_stride = frequency_stride(count * x.channels);
-    float* const v = scratch.take(kFrequencies * v_stride);
-    float* const m = scratch.take(kFrequencies * frequency_stride(count * blocking.columns));
+    float* const v = scratch.take(tiling.frequencies() * v_stride);
+    float* const m = scratch.take(tiling.frequencies() * frequency_stride(count * blocking.columns));
     transform_inputs(tiling, part.first, count, x, zeros, v);
     for (int64_t column = part.column; column < end; column += blocking.columns) {
       const int64_t columns = std::min(blocking.columns, end - column);
       const int64_t m_stride = frequency_stride(count * columns);
-      for (int64_t f = 0; f < kFrequencies; ++f) {
+      for (int64_t f = 0; f < tiling.frequencies(); ++f) {
         isa().multiply(
             {v + f * v_stride, x.channels,
              filters.data + f * filters.stride() + column * x.channels, m + f * m_stride, columns,
@@ -196,7 +216,8 @@ void convolve_tiles(
       }
       transform_outputs(
           tiling, part.first, count, m, bias == nullptr ? nullptr : bias + column, relu,
-          mask.data == nullptr ? mask : mask.columns(column, columns), y.columns(column, columns));
+          mask.data == nullptr ? mask : mask.columns(column, columns), y.columns(column, columns),
+          outside);
     }
   });
 }
@@ -223,8 +244,8 @@ void outer_product(
   });
 }
 
-// v (36, packed (tiles, channels)), the transformed inputs of `count` tiles, and dm (36, tiles,
-// outputs), the gradients of what the inverse transform reads.
+// v (frequencies, packed (tiles, channels)), the transformed inputs of `count` tiles, and dm
+// (frequencies, tiles, outputs), the gradients of what the inverse transform reads.
 void transform_for_weights(
     const Tiling& tiling, int64_t first, int64_t count, int64_t most, Rows grad_y, Rows x, float* v,
     float* dm) {
@@ -235,12 +256,12 @@ void transform_for_weights(
     Scratch scratch;
     float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
     for (int64_t t = begin; t < end; ++t) {
-      float *in[36], *out[16];
-      tiling.pixels(first + t, 6, tiling.taps / 2, x.data, x.stride, zeros, in);
-      isa().transform_input(in, x.channels, v + t * panel, v_stride, panel, most * panel);
-      tiling.pixels(first + t, tiling.side, 0, grad_y.data, grad_y.stride, zeros, out);
+      float *in[kMostFrequencies], *out[kMostFrequencies];
+      tiling.pixels(first + t, tiling.points, tiling.taps / 2, x.data, x.stride, zeros, in);
+      isa().transform_input(tiling, in, x.channels, v + t * panel, v_stride, panel, most * panel);
+      tiling.pixels(first + t, tiling.side(), 0, grad_y.data, grad_y.stride, zeros, out);
       isa().transform_output_adjoint(
-          out, grad_y.channels, tiling.side, dm + t * grad_y.channels, dm_stride);
+          tiling, out, grad_y.channels, dm + t * grad_y.channels, dm_stride);
     }
   });
 }
@@ -252,22 +273,25 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
     return;
   }
   Scratch scratch;
-  const int64_t most = std::min(kOuterRows, tiling.count());
+  // Larger batches of tiles would leave the third-level cache, smaller ones add to du more often.
+  constexpr int64_t kFewest = 96;
+  static_assert(2 * kFewest <= kOuterRows);
+  const int64_t most = ceil_div(tiling.count(), std::max<int64_t>(1, tiling.count() / kFewest));
   const int64_t v_size = isa().packed_size(most, channels), v_stride = frequency_stride(v_size);
   const int64_t dm_stride = frequency_stride(most * outputs);
   const int64_t du_stride = frequency_stride(outputs * channels);
-  float* const v = scratch.take(kFrequencies * v_stride);
-  float* const dm = scratch.take(kFrequencies * dm_stride);
-  float* const du = scratch.take(kFrequencies * du_stride);
+  float* const v = scratch.take(tiling.frequencies() * v_stride);
+  float* const dm = scratch.take(tiling.frequencies() * dm_stride);
+  float* const du = scratch.take(tiling.frequencies() * du_stride);
   if (channels % panel != 0) {  // the last panel is filled up
-    for (int64_t f = 0; f < kFrequencies; ++f) {
+    for (int64_t f = 0; f < tiling.frequencies(); ++f) {
       std::fill_n(v + f * v_stride + v_size - most * panel, most * panel, 0.0f);
     }
   }
   for (int64_t first = 0; first < tiling.count(); first += most) {
     const int64_t count = std::min(most, tiling.count() - first);
     transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
-    for_each_task(kFrequencies, [&](int64_t f) {
+    for_each_task(tiling.frequencies(), [&](int64_t f) {
       isa().multiply_transposed(
           {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
            outputs, channels, first > 0});
@@ -276,7 +300,7 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   for_each_range(outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       isa().transform_filter_adjoint(
-          du + k * channels, du_stride, channels, tiling.taps,
+          tiling, du + k * channels, du_stride, channels,
           grad_w + k * tiling.taps * tiling.taps * channels);
     }
   });
@@ -284,13 +308,19 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
 
 }  // namespace
 
-int64_t prepared_size(const Filter& w) {
-  if (by_winograd(w)) return Filters{nullptr, w.channels, w.outputs}.size();
+int tile_points(const Size& size, int taps) {
+  return by_winograd(taps) ? tiling_of(size, taps).points : 0;
+}
+
+int64_t prepared_size(const Size& size, const Filter& w) {
+  if (by_winograd(w.taps)) {
+    return Filters{tiling_of(size, w.taps), nullptr, w.channels, w.outputs}.size();
+  }
   return isa().packed_size(w.taps * w.taps * w.channels, w.outputs);
 }
 
-void prepare(const Filter& w, float* prepared) {
-  if (by_winograd(w)) return transform_forward(w, prepared);
+void prepare(const Size& size, const Filter& w, float* prepared) {
+  if (by_winograd(w.taps)) return transform_forward(tiling_of(size, w.taps), w, prepared);
   const int64_t depth = w.taps * w.taps * w.channels;
   for_panels(w.outputs, [&](int64_t column, int64_t columns) {
     isa().pack_transposed(
@@ -298,20 +328,21 @@ void prepare(const Filter& w, float* prepared) {
   });
 }
 
-const float* prepared(const Filter& w, Scratch& scratch) {
+const float* prepared(const Size& size, const Filter& w, Scratch& scratch) {
   if (w.prepared != nullptr) return w.prepared;
-  float* const values = scratch.take(prepared_size(w));
-  prepare(w, values);
+  float* const values = scratch.take(prepared_size(size, w));
+  prepare(size, w, values);
   return values;
 }
 
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
   if (size.pixels() == 0) return;
   Scratch scratch;
-  const float* const packed = prepared(w, scratch);
-  if (w.taps > 1) {
-    const Filters filters{packed, w.channels, w.outputs};
-    return convolve_tiles(Tiling(size, w.taps), x, filters, bias, relu, {}, y);
+  const float* const packed = prepared(size, w, scratch);
+  if (by_winograd(w.taps)) {
+    const Tiling tiling = tiling_of(size, w.taps);
+    const Filters filters{tiling, packed, w.channels, w.outputs};
+    return convolve_tiles(tiling, x, filters, bias, relu, {}, y);
   }
   multiply(size, x, packed, y, bias, relu, false);
 }
@@ -320,9 +351,10 @@ void input_gradient(
     const Size& size, Rows grad_y, const Filter& w, bool add, Rows mask, Rows grad_x) {
   if (size.pixels() == 0) return;
   Scratch scratch;
-  if (w.taps > 1) {
-    const Filters filters = transform_backward(w, scratch);
-    return convolve_tiles(Tiling(size, w.taps), grad_y, filters, nullptr, false, mask, grad_x);
+  if (by_winograd(w.taps)) {
+    const Tiling tiling = tiling_of(size, w.taps);
+    const Filters filters = transform_backward(tiling, w, scratch);
+    return convolve_tiles(tiling, grad_y, filters, nullptr, false, mask, grad_x);
   }
   float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
   for_panels(w.channels, [&](int64_t column, int64_t columns) {
@@ -333,7 +365,9 @@ void input_gradient(
 }
 
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
-  if (taps > 1) return weight_gradient_of_tiles(Tiling(size, taps), grad_y, x, grad_w);
+  if (by_winograd(taps)) {
+    return weight_gradient_of_tiles(tiling_of(size, taps), grad_y, x, grad_w);
+  }
   outer_product(
       size, grad_y, x.channels, grad_w,
       [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
@@ -344,7 +378,7 @@ void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* gra
 void pool_project(
     const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index) {
   Scratch scratch;
-  const float* const packed = prepared(w, scratch);
+  const float* const packed = prepared(size, w, scratch);
   for_parts(size.pixels(), kPixels, 1, [&](const Part& part) {  // all channels of some pixels
     Scratch own;
     const Rows pooled{own.take(part.count * x.channels), x.channels, x.channels};

@@ -43,12 +43,17 @@ struct Filter {
   }
 };
 
-// The weight as convolve(), pool_project() and convolve_stem() multiply by it: prepared_size() values.
-int64_t prepared_size(const Filter& w);
-void prepare(const Filter& w, float* prepared);
+// The weight as convolve(), pool_project() and convolve_stem() multiply images of that height and
+// width by it: prepared_size() values.
+int64_t prepared_size(const Size& size, const Filter& w);
+void prepare(const Size& size, const Filter& w, float* prepared);
+
+// What a prepared weight depends on besides the weight: the points of a tile of Winograd's convolution
+// (winograd.h) of such images, or 0 of other convolutions.
+int tile_points(const Size& size, int taps);
 
 // The weight prepared, now and in `scratch` unless it was before.
-const float* prepared(const Filter& w, Scratch& scratch);
+const float* prepared(const Size& size, const Filter& w, Scratch& scratch);
 
 // y = relu(conv(x, w) + bias), or without bias (null) or ReLU. Taps are 1, 3 or 5.
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y);

@@ -40,9 +40,16 @@ struct OuterProduct {
 };
 constexpr int64_t kOuterRows = 256;
 
-// Winograd's transforms work on tiles of 6x6 pixels and produce 36 matrices, one per "frequency".
-// F(4x4, 3x3) and F(2x2, 5x5) have the same tiles (Lavin and Gray 2015, arXiv:1509.09308).
-constexpr int64_t kFrequencies = 36;
+// A tile of Winograd's convolutions: side² outputs of taps² filters, from points² inputs, by products
+// of points² matrices, one per "frequency" (Lavin and Gray 2015, arXiv:1509.09308). Points are 6, 7 or
+// 8, taps 3 or 5.
+struct WinogradTile {
+  int points, taps;
+
+  int side() const { return points + 1 - taps; }
+  int frequencies() const { return points * points; }
+};
+constexpr int kMostPoints = 8, kMostFrequencies = kMostPoints * kMostPoints;
 
 constexpr int kLine = 16;  // floats in a line of the caches
 
@@ -65,31 +72,32 @@ struct Isa {
   void (*pack_transposed)(
       const float* b, int64_t stride, int64_t depth, int64_t columns, float* packed);
 
-  // Bᵀ d B of a tile: 36 pixels of `channels` values each. Frequency f of channel c goes to
+  // Bᵀ d B of a tile: points² pixels of `channels` values each. Frequency f of channel c goes to
   // v[f * frequency_stride + c / panel * panel_stride + c % panel].
   void (*transform_input)(
-      const float* const* pixels, int64_t channels, float* v, int64_t frequency_stride,
-      int64_t panel, int64_t panel_stride);
+      WinogradTile tile, const float* const* pixels, int64_t channels, float* v,
+      int64_t frequency_stride, int64_t panel, int64_t panel_stride);
 
-  // Aᵀ m A of a tile: `side` x `side` pixels, side 4 or 2; null pixels are left out. Adds a bias,
-  // clips, and writes zero where a mask (null, or pixels like the output's) is zero or less.
+  // Aᵀ m A of a tile: side² pixels. Adds a bias, clips, and writes zero where a mask (null, or pixels
+  // like the output's) is zero or less.
   void (*transform_output)(
-      const float* m, int64_t frequency_stride, int64_t channels, int side, float* const* pixels,
-      const float* bias, bool relu, const float* const* masks);
+      WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
+      float* const* pixels, const float* bias, bool relu, const float* const* masks);
 
   // A g Aᵀ: the adjoint of transform_output.
   void (*transform_output_adjoint)(
-      const float* const* pixels, int64_t channels, int side, float* dm, int64_t frequency_stride);
+      WinogradTile tile, const float* const* pixels, int64_t channels, float* dm,
+      int64_t frequency_stride);
 
   // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around.
   // Frequency f goes to the row u + f * frequency_stride.
   void (*transform_filter)(
-      const float* w, int64_t tap_stride, int64_t lanes, int taps, bool flipped, float* u,
+      WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
       int64_t frequency_stride);
 
   // Gᵀ u G: the adjoint of transform_filter, of channels side by side.
   void (*transform_filter_adjoint)(
-      const float* u, int64_t frequency_stride, int64_t channels, int taps, float* dw);
+      WinogradTile tile, const float* u, int64_t frequency_stride, int64_t channels, float* dw);
 
   // The maxima of a window's pixels, null ones left out, plus a bias (or null), clipped if `relu`.
   // `index`, if not null, gets the number of the maximum, the first of equal ones as PyTorch has

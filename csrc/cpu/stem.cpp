@@ -103,7 +103,7 @@ void add_gradients(
 void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
   const Bands bands(size, x.channels);
   Scratch scratch;
-  const float* const packed = prepared(w, scratch);
+  const float* const packed = prepared(size, w, scratch);
   for_each_task(bands.count(), [&](int64_t band) {
     Scratch own;
     float* const rows = own.take(bands.scratch());

@@ -1,7 +1,9 @@
-// Winograd's transforms for tiles of 6 points, 0, 1, -1, 2, -2 and infinity: F(4, 3) and F(2, 5).
+// Winograd's transforms for tiles of 6, 7 or 8 points: 0, 1, -1, 2, -2, then 1/2, then -1/2, and
+// infinity last.
 //
-// A convolution is Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A (Lavin and Gray 2015, arXiv:1509.09308). Both have the
-// same Bᵀ; row i of G is n_i (1, p_i, p_i², ...), column i of Aᵀ is (1, p_i, p_i², ...).
+// A convolution is Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A (Lavin and Gray 2015, arXiv:1509.09308). A evaluates a
+// polynomial at the points p_i, G too, times n_i = 1 / Π_{j≠i} (p_i - p_j), and row i of Bᵀ has the
+// coefficients of Π_{j≠i} (x - p_j); infinity takes no part in those products.
 #pragma once
 
 #include "isa.h"
@@ -9,77 +11,108 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
+template <int kPoints>
+constexpr float factor(int point) {  // n_i
+  constexpr float k6[] = {1.0f / 4, -1.0f / 6, -1.0f / 6, 1.0f / 24, 1.0f / 24, 1};
+  constexpr float k7[] = {-1.0f / 2, -1.0f / 3, 1.0f / 9, 1.0f / 36, -1.0f / 60, 32.0f / 45, 1};
+  constexpr float k8[] = {-1,        -2.0f / 9,  -2.0f / 9,  1.0f / 90,
+                          1.0f / 90, 32.0f / 45, 32.0f / 45, 1};
+  return kPoints == 6 ? k6[point] : kPoints == 7 ? k7[point] : k8[point];
+}
+
+// The terms a_k p^k of even and of odd k, added up.
+template <int kCount, typename V>
+[[gnu::always_inline]] inline void add_terms(const V* a, float p, V& even, V& odd) {
+  even = a[0], odd = p * a[1];
+  float power = p;
+#pragma GCC unroll 8
+  for (int k = 2; k < kCount; ++k) {
+    power *= p;
+    (k % 2 == 0 ? even : odd) += power * a[k];
+  }
+}
+
+// The polynomial of kCount coefficients at the points; at infinity its last coefficient.
+template <int kPoints, int kCount, typename V>
+[[gnu::always_inline]] inline void evaluate(const V* a, V* values) {
+  constexpr float kAbsolute[] = {1, 2, 0.5f};
+  values[0] = a[0];
+#pragma GCC unroll 3
+  for (int i = 0; 2 * i + 2 < kPoints; ++i) {
+    V even, odd;
+    add_terms<kCount>(a, kAbsolute[i], even, odd);
+    values[2 * i + 1] = even + odd;
+    values[2 * i + 2] = even - odd;
+  }
+  values[kPoints - 1] = a[kCount - 1];
+}
+
+// Its transpose: a_k = Σ_i p_i^k values_i.
+template <int kPoints, int kCount, typename V>
+[[gnu::always_inline]] inline void evaluate_adjoint(const V* values, V* a) {
+  const V sum1 = values[1] + values[2], difference1 = values[1] - values[2];
+  const V sum2 = values[3] + values[4], difference2 = values[3] - values[4];
+  V sum_half{}, difference_half{};
+  if constexpr (kPoints == 7) sum_half = difference_half = values[5];
+  if constexpr (kPoints == 8) {
+    sum_half = values[5] + values[6], difference_half = values[5] - values[6];
+  }
+  float power = 1;
+#pragma GCC unroll 8
+  for (int k = 0; k < kCount; ++k, power *= 2) {
+    const bool even = k % 2 == 0;
+    a[k] = (even ? sum1 : difference1) + power * (even ? sum2 : difference2);
+    if constexpr (kPoints > 6) a[k] += (even ? sum_half : difference_half) * (1 / power);
+  }
+  a[0] += values[0];
+  a[kCount - 1] += values[kPoints - 1];
+}
+
 template <typename V>
-inline void input_1d(const V* d, V* v) {  // Bᵀ d
-  v[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
-  const V even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
+inline V quintic(const V* d) {  // of x (x² - 1) (x² - 4)
+  return 4.0f * d[1] - 5.0f * d[3] + d[5];
+}
+
+// Bᵀ d. More points are more factors of the polynomials of six points: x - 1/2, or x² - 1/4.
+template <int kPoints, typename V>
+[[gnu::always_inline]] inline void input_1d(const V* d, V* v) {
+  V product[6];
+  const V* e = d;
+  if constexpr (kPoints > 6) {
+    constexpr float kConstant = kPoints == 7 ? 0.5f : 0.25f;
+#pragma GCC unroll 6
+    for (int k = 0; k < 6; ++k) product[k] = d[k + kPoints - 6] - kConstant * d[k];
+    e = product;
+  }
+  v[0] = 4.0f * e[0] - 5.0f * e[2] + e[4];
+  const V even = e[4] - 4.0f * e[2], odd = e[3] - 4.0f * e[1];
   v[1] = even + odd;
   v[2] = even - odd;
-  const V even2 = d[4] - d[2], odd2 = 2.0f * (d[3] - d[1]);
+  const V even2 = e[4] - e[2], odd2 = 2.0f * (e[3] - e[1]);
   v[3] = even2 + odd2;
   v[4] = even2 - odd2;
-  v[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+  if constexpr (kPoints == 7) v[5] = quintic(d);
+  if constexpr (kPoints == 8) {
+    const V low = 0.5f * quintic(d), high = quintic(d + 1);
+    v[5] = high + low;
+    v[6] = high - low;
+  }
+  v[kPoints - 1] = quintic(e);
 }
 
-template <int kSide, typename V>
-inline void output_1d(const V* m, V* y) {  // Aᵀ m
-  const V sum1 = m[1] + m[2], difference1 = m[1] - m[2];
-  const V sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-  y[0] = m[0] + sum1 + sum2;
-  y[1] = difference1 + 2.0f * difference2;
-  if constexpr (kSide == 4) {
-    y[2] = sum1 + 4.0f * sum2;
-    y[3] = difference1 + 8.0f * difference2;
-  }
-  y[kSide - 1] += m[5];
+template <int kPoints, int kTaps, typename V>
+[[gnu::always_inline]] inline void filter_1d(const V* w, V* u) {  // G w
+  evaluate<kPoints, kTaps>(w, u);
+#pragma GCC unroll 8
+  for (int i = 0; i < kPoints; ++i) u[i] *= factor<kPoints>(i);
 }
 
-template <int kSide, typename V>
-inline void output_adjoint_1d(const V* y, V* m) {  // A y
-  V even1 = y[0], odd1 = y[1], even2 = y[0], odd2 = 2.0f * y[1];
-  if constexpr (kSide == 4) {
-    even1 += y[2];
-    odd1 += y[3];
-    even2 += 4.0f * y[2];
-    odd2 += 8.0f * y[3];
-  }
-  m[0] = y[0];
-  m[1] = even1 + odd1;
-  m[2] = even1 - odd1;
-  m[3] = even2 + odd2;
-  m[4] = even2 - odd2;
-  m[5] = y[kSide - 1];
-}
-
-template <int kTaps, typename V>
-inline void filter_1d(const V* w, V* u) {  // G w
-  V even1 = w[0] + w[2], odd1 = w[1], even2 = w[0] + 4.0f * w[2], odd2 = 2.0f * w[1];
-  if constexpr (kTaps == 5) {
-    even1 += w[4];
-    odd1 += w[3];
-    even2 += 16.0f * w[4];
-    odd2 += 8.0f * w[3];
-  }
-  u[0] = w[0] * (1.0f / 4);
-  u[1] = (even1 + odd1) * (-1.0f / 6);
-  u[2] = (even1 - odd1) * (-1.0f / 6);
-  u[3] = (even2 + odd2) * (1.0f / 24);
-  u[4] = (even2 - odd2) * (1.0f / 24);
-  u[5] = w[kTaps - 1];
-}
-
-template <int kTaps, typename V>
-inline void filter_adjoint_1d(const V* u, V* w) {  // Gᵀ u
-  const V sum1 = (u[1] + u[2]) * (-1.0f / 6), difference1 = (u[1] - u[2]) * (-1.0f / 6);
-  const V sum2 = (u[3] + u[4]) * (1.0f / 24), difference2 = (u[3] - u[4]) * (1.0f / 24);
-  w[0] = u[0] * (1.0f / 4) + sum1 + sum2;
-  w[1] = difference1 + 2.0f * difference2;
-  w[2] = sum1 + 4.0f * sum2;
-  if constexpr (kTaps == 5) {
-    w[3] = difference1 + 8.0f * difference2;
-    w[4] = sum1 + 16.0f * sum2;
-  }
-  w[kTaps - 1] += u[5];
+template <int kPoints, int kTaps, typename V>
+[[gnu::always_inline]] inline void filter_adjoint_1d(const V* u, V* w) {  // Gᵀ u
+  V scaled[kPoints];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPoints; ++i) scaled[i] = factor<kPoints>(i) * u[i];
+  evaluate_adjoint<kPoints, kTaps>(scaled, w);
 }
 
 // Apply a transform of kIn to kOut points to the columns, then to the rows of a tile, whose points
@@ -88,120 +121,125 @@ inline void filter_adjoint_1d(const V* u, V* w) {  // Gᵀ u
 template <int kIn, int kOut, typename V, typename Read, typename Write, typename F>
 [[gnu::always_inline]] inline void transform_2d(Read read, Write write, F transform) {
   V half[kIn][kOut];  // transposed
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int x = 0; x < kIn; ++x) {
     V column[kIn];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int y = 0; y < kIn; ++y) column[y] = read(y, x);
     transform(column, half[x]);
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int y = 0; y < kOut; ++y) {
     V row[kIn], out[kOut];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int x = 0; x < kIn; ++x) row[x] = half[x][y];
     transform(row, out);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int x = 0; x < kOut; ++x) write(y, x, out[x]);
   }
 }
 
-inline void transform_input(
-    const float* const* pixels, int64_t channels, float* v, int64_t frequency_stride, int64_t panel,
-    int64_t panel_stride) {
-  for (int64_t first = 0; first < channels; first += panel) {
-    float* const to = v + first / panel * panel_stride;
-    const int64_t count = channels - first < panel ? channels - first : panel;
-    for_each_vector(count, [&]<typename V>(int64_t c, V) {
-      transform_2d<6, 6, V>(
-          [=](int y, int x) { return load<V>(pixels[6 * y + x] + first + c); },
-          [=](int y, int x, V value) { store(to + (6 * y + x) * frequency_stride + c, value); },
-          [](const V* a, V* b) { input_1d(a, b); });
-    });
-  }
+// Call function<points>() for a tile's.
+template <typename F>
+inline void with_points(int points, const F& function) {
+  if (points == 6) function.template operator()<6>();
+  else if (points == 7) function.template operator()<7>();
+  else function.template operator()<8>();
 }
 
-template <int kSide>
-void transform_output_of(
-    const float* m, int64_t frequency_stride, int64_t channels, float* const* pixels,
-    const float* bias, bool clip, const float* const* masks) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    const V shift = bias == nullptr ? zero<V>() : load<V>(bias + c);
-    transform_2d<6, kSide, V>(
-        [=](int y, int x) { return load<V>(m + (6 * y + x) * frequency_stride + c); },
-        [=](int y, int x, V value) {
-          const int i = kSide * y + x;
-          if (pixels[i] == nullptr) return;
-          value += shift;
-          if (clip) value = relu(value);
-          if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
-          store(pixels[i] + c, value);
-        },
-        [](const V* a, V* b) { output_1d<kSide>(a, b); });
+// Call function<points, taps, side>() for a tile's.
+template <typename F>
+inline void with_tile(WinogradTile tile, const F& function) {
+  with_points(tile.points, [&]<int kPoints>() {
+    if (tile.taps == 3) function.template operator()<kPoints, 3, kPoints - 2>();
+    else function.template operator()<kPoints, 5, kPoints - 4>();
+  });
+}
+
+inline void transform_input(
+    WinogradTile tile, const float* const* pixels, int64_t channels, float* v,
+    int64_t frequency_stride, int64_t panel, int64_t panel_stride) {
+  with_points(tile.points, [&]<int kPoints>() {
+    for (int64_t first = 0; first < channels; first += panel) {
+      float* const to = v + first / panel * panel_stride;
+      const int64_t count = channels - first < panel ? channels - first : panel;
+      for_each_vector(count, [&]<typename V>(int64_t c, V) {
+        transform_2d<kPoints, kPoints, V>(
+            [=](int y, int x) { return load<V>(pixels[kPoints * y + x] + first + c); },
+            [=](int y, int x, V value) {
+              store(to + (kPoints * y + x) * frequency_stride + c, value);
+            },
+            [](const V* a, V* b) { input_1d<kPoints>(a, b); });
+      });
+    }
   });
 }
 
 inline void transform_output(
-    const float* m, int64_t frequency_stride, int64_t channels, int side, float* const* pixels,
-    const float* bias, bool clip, const float* const* masks) {
-  const auto transform = side == 4 ? transform_output_of<4> : transform_output_of<2>;
-  transform(m, frequency_stride, channels, pixels, bias, clip, masks);
-}
-
-template <int kSide>
-void transform_output_adjoint_of(
-    const float* const* pixels, int64_t channels, float* dm, int64_t frequency_stride) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    transform_2d<kSide, 6, V>(
-        [=](int y, int x) { return load<V>(pixels[kSide * y + x] + c); },
-        [=](int y, int x, V value) { store(dm + (6 * y + x) * frequency_stride + c, value); },
-        [](const V* a, V* b) { output_adjoint_1d<kSide>(a, b); });
+    WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
+    float* const* pixels, const float* bias, bool clip, const float* const* masks) {
+  const float least = clip ? 0 : -__builtin_inff();
+  with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
+    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+      const V lowest = least + zero<V>();
+      const V shift = bias == nullptr ? zero<V>() : load<V>(bias + c);
+      transform_2d<kPoints, kSide, V>(
+          [=](int y, int x) { return load<V>(m + (kPoints * y + x) * frequency_stride + c); },
+          [=](int y, int x, V value) {
+            const int i = kSide * y + x;
+            value += shift;
+            value = value < lowest ? lowest : value;
+            if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
+            store(pixels[i] + c, value);
+          },
+          [](const V* a, V* b) { evaluate_adjoint<kPoints, kSide>(a, b); });
+    });
   });
 }
 
 inline void transform_output_adjoint(
-    const float* const* pixels, int64_t channels, int side, float* dm, int64_t frequency_stride) {
-  const auto transform = side == 4 ? transform_output_adjoint_of<4> : transform_output_adjoint_of<2>;
-  transform(pixels, channels, dm, frequency_stride);
-}
-
-template <int kTaps>
-void transform_filter_of(
-    const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
+    WinogradTile tile, const float* const* pixels, int64_t channels, float* dm,
     int64_t frequency_stride) {
-  for_each_vector(lanes, [&]<typename V>(int64_t i, V) {
-    transform_2d<kTaps, 6, V>(
-        [=](int y, int x) {
-          const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
-          return load<V>(w + tap * tap_stride + i);
-        },
-        [=](int y, int x, V value) { store(u + (6 * y + x) * frequency_stride + i, value); },
-        [](const V* a, V* b) { filter_1d<kTaps>(a, b); });
+  with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
+    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+      transform_2d<kSide, kPoints, V>(
+          [=](int y, int x) { return load<V>(pixels[kSide * y + x] + c); },
+          [=](int y, int x, V value) {
+            store(dm + (kPoints * y + x) * frequency_stride + c, value);
+          },
+          [](const V* a, V* b) { evaluate<kPoints, kSide>(a, b); });
+    });
   });
 }
 
 inline void transform_filter(
-    const float* w, int64_t tap_stride, int64_t lanes, int taps, bool flipped, float* u,
+    WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
     int64_t frequency_stride) {
-  const auto transform = taps == 3 ? transform_filter_of<3> : transform_filter_of<5>;
-  transform(w, tap_stride, lanes, flipped, u, frequency_stride);
-}
-
-template <int kTaps>
-void transform_filter_adjoint_of(
-    const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    transform_2d<6, kTaps, V>(
-        [=](int y, int x) { return load<V>(u + (6 * y + x) * frequency_stride + c); },
-        [=](int y, int x, V value) { store(dw + (kTaps * y + x) * channels + c, value); },
-        [](const V* a, V* b) { filter_adjoint_1d<kTaps>(a, b); });
+  with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
+    for_each_vector(lanes, [&]<typename V>(int64_t i, V) {
+      transform_2d<kTaps, kPoints, V>(
+          [=](int y, int x) {
+            const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
+            return load<V>(w + tap * tap_stride + i);
+          },
+          [=](int y, int x, V value) {
+            store(u + (kPoints * y + x) * frequency_stride + i, value);
+          },
+          [](const V* a, V* b) { filter_1d<kPoints, kTaps>(a, b); });
+    });
   });
 }
 
 inline void transform_filter_adjoint(
-    const float* u, int64_t frequency_stride, int64_t channels, int taps, float* dw) {
-  const auto transform = taps == 3 ? transform_filter_adjoint_of<3> : transform_filter_adjoint_of<5>;
-  transform(u, frequency_stride, channels, dw);
+    WinogradTile tile, const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
+  with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
+    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+      transform_2d<kPoints, kTaps, V>(
+          [=](int y, int x) { return load<V>(u + (kPoints * y + x) * frequency_stride + c); },
+          [=](int y, int x, V value) { store(dw + (kTaps * y + x) * channels + c, value); },
+          [](const V* a, V* b) { filter_adjoint_1d<kPoints, kTaps>(a, b); });
+    });
+  });
 }
 
 }  // namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA

@@ -25,6 +25,7 @@ from googlenet_fast.ops import (
     max_pool,
     prepare_inception,
 )
+from googlenet_fast.ops.prepared import tile_points
 
 
 class Widths(NamedTuple):
@@ -71,8 +72,12 @@ class Inception(nn.Module):
         if any(conv.normalizes for conv in convs):
             return self._forward_batch_norm(x)
         (w_in, b_in), (w3, b3), (w5, b5), (wp, bp) = (conv.parameters_folded() for conv in convs)
-        weights = (w_in, w3, w5, wp)
-        prepared = self._prepared.later(weights, partial(prepare_inception, *weights))
+        weights, size = (w_in, w3, w5, wp), x.shape[2:]
+        prepared = self._prepared.later(
+            weights,
+            partial(prepare_inception, *weights, *size),
+            lambda: tuple(tile_points(w.size(2), *size) for w in (w3, w5)),
+        )
         return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu, prepared)
 
     def _forward_training(self, x: Tensor) -> Tensor:

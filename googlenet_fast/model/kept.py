@@ -1,6 +1,6 @@
 """What inference computes from weights once and keeps until they change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """A value computed from tensors, and again when they changed.
+    """A value computed from tensors, or one for each of some variants; again when they changed.
 
     Tensors' versions tell of changes, but not of those by fused optimizers: `forget` at every
     switch between training and inference.
@@ -20,7 +20,7 @@ class Kept(Generic[T]):
     def __init__(self) -> None:
         self._sources: list[Tensor] = []
         self._versions: list[int] = []
-        self._value: T | None = None
+        self._values: dict[Hashable, T] = {}
 
     def __call__(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """Return the value, computed now unless it was before from these tensors as they are.
@@ -30,30 +30,41 @@ class Kept(Generic[T]):
         if not _may_keep(sources):
             self.forget()
             return compute()
-        return self._current(sources, compute)
+        return self._current(sources, compute, _no_variant)
 
-    def _current(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
+    def _current(
+        self, sources: Sequence[Tensor], compute: Callable[[], T], variant: Callable[[], Hashable]
+    ) -> T:
         versions = [source._version for source in sources]
         unchanged = versions == self._versions and all(
             kept.data_ptr() == source.data_ptr()
             for kept, source in zip(self._sources, sources, strict=True)
         )
-        if self._value is None or not unchanged:
-            self._value = compute()
+        if not unchanged:
+            self._values = {}
             self._versions = versions
             self._sources = [source.detach() for source in sources]  # keeps their memory theirs
-        return self._value
+        key = variant()
+        if key not in self._values:
+            self._values[key] = compute()
+        return self._values[key]
 
-    def later(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> Callable[[], T] | None:
-        """Return what gives the value when called, or None where it is not kept."""
+    def later(
+        self, sources: Sequence[Tensor], compute: Callable[[], T], variant: Callable[[], Hashable]
+    ) -> Callable[[], T] | None:
+        """Return what gives the value of a variant when called, or None where it is not kept."""
         if _may_keep(sources):
-            return partial(self._current, sources, compute)
+            return partial(self._current, sources, compute, variant)
         self.forget()
         return None
 
     def forget(self) -> None:
         """Compute anew next time."""
-        self._sources, self._versions, self._value = [], [], None
+        self._sources, self._versions, self._values = [], [], {}
+
+
+def _no_variant() -> None:
+    """Tell the only variant's name."""
 
 
 def _may_keep(sources: Sequence[Tensor]) -> bool:

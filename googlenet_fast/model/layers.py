@@ -13,6 +13,7 @@ from googlenet_fast.model import folding
 from googlenet_fast.model.kept import Kept
 from googlenet_fast.model.presets import Preset
 from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu, prepare_weight
+from googlenet_fast.ops.prepared import tile_points
 
 
 class Conv(nn.Module):
@@ -82,7 +83,12 @@ class Conv(nn.Module):
         return bias_relu_pool(y, bias, relu=self.relu, ceil_mode=ceil_mode)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        prepared = self._prepared.later([weight], partial(prepare_weight, weight))
+        height, width = x.shape[2:]
+        prepared = self._prepared.later(
+            [weight],
+            partial(prepare_weight, weight, height, width),
+            partial(tile_points, weight.size(2), height, width),
+        )
         return conv_bias_relu(x, weight, bias, relu, self.conv.stride[0], prepared)
 
 

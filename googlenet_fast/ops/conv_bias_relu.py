@@ -35,8 +35,8 @@ def conv_bias_relu(
         bias: (K,), or None.
         relu: clip at zero.
         stride: of the filter; the kernels take 1 or, of 7x7 on CPUs, 2.
-        prepared: gives `prepare_weight` of the weight as it is; called where the compiled kernels
-            for CPUs run without gradients.
+        prepared: gives `prepare_weight` of the weight for such images; called where the compiled
+            kernels for CPUs run without gradients.
 
     Returns:
         (N, K, H / stride, W / stride), rounded up, in the dtype of `x`, channels_last.

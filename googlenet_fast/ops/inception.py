@@ -47,8 +47,8 @@ def inception(
         wp: (Cp, C, 1, 1), applied to the 3x3 maxima of `x` at stride 1, padded.
         bp: (Cp,).
         reduce_relu: clip the reductions too.
-        prepared: gives `prepare_inception` of the weights as they are; called where the compiled
-            kernels for CPUs run without gradients.
+        prepared: gives `prepare_inception` of the weights for such images; called where the
+            compiled kernels for CPUs run without gradients.
 
     Returns:
         (N, C1 + C3 + C5 + Cp, H, W) in the dtype of `x`, channels_last.
@@ -78,10 +78,12 @@ def inception(
     return inception_reference(*arguments)
 
 
-def prepare_inception(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> list[Tensor]:
-    """Return the weights of an Inception block prepared for inference on this CPU."""
+def prepare_inception(
+    w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor, height: int, width: int
+) -> list[Tensor]:
+    """Return the weights of an Inception block as `prepare_weight` does each."""
     w1, *reductions = w_in.split(_sibling_widths(w_in, w3, w5))
-    return [prepare_weight(w) for w in (w1, torch.cat(reductions), w3, w5, wp)]
+    return [prepare_weight(w, height, width) for w in (w1, torch.cat(reductions), w3, w5, wp)]
 
 
 def inception_reference(

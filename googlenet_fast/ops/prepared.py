@@ -4,26 +4,38 @@ A kernel rearranges its weights, or transforms them for Winograd's convolution, 
 inference, where they stay, that can be done once.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from googlenet_fast.ops.library import LIBRARY, TAGS
 
 
-def prepare_weight(weight: Tensor) -> Tensor:
+def prepare_weight(weight: Tensor, height: int, width: int) -> Tensor:
     """Return a row of values for `conv_bias_relu` and `inception`, of this machine alone.
 
     Args:
         weight: (K, C, T, T), on a CPU; T is 1, 3, 5 or 7.
+        height: of the images that are multiplied by it, and of others with the same `tile_points`.
+        width: of them.
     """
-    return torch.ops.googlenet_fast.prepare_weight.default(weight)
+    return torch.ops.googlenet_fast.prepare_weight.default(weight, height, width)
 
 
-def _fake(weight: Tensor) -> Tensor:
+@lru_cache(maxsize=1024)
+def tile_points(taps: int, height: int, width: int) -> int:
+    """Return the points of a tile of Winograd's convolution of such images, 0 of other filters."""
+    weight = torch.empty(1, 1, taps, taps)  # says which device's op
+    return torch.ops.googlenet_fast.tile_points.default(weight, height, width)
+
+
+def _fake(weight: Tensor, height: int, width: int) -> Tensor:
     """Describe a row whose length the instruction set decides."""
     size = torch.library.get_ctx().new_dynamic_size()
     return weight.new_empty(size, dtype=torch.float32)
 
 
-LIBRARY.define("prepare_weight(Tensor weight) -> Tensor", tags=TAGS)
+LIBRARY.define("prepare_weight(Tensor weight, int height, int width) -> Tensor", tags=TAGS)
+LIBRARY.define("tile_points(Tensor weight, int height, int width) -> int", tags=TAGS)
 torch.library.register_fake("googlenet_fast::prepare_weight", _fake, lib=LIBRARY)

@@ -1,16 +1,17 @@
 """Weights that inference prepared once are prepared again after any change."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from googlenet_fast.model import inception, layers
 from googlenet_fast.model.inception import Inception, Widths
 from googlenet_fast.model.layers import Conv
 from googlenet_fast.model.presets import PRESETS
-from googlenet_fast.ops import extension, use_impl
+from googlenet_fast.ops import extension, prepare_weight, use_impl
 
 pytestmark = pytest.mark.skipif(
     extension.missing_part("cpu") is not None, reason="the extension has no CPU part"
@@ -33,9 +34,9 @@ def preparations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def spy(holder: ModuleType, name: str) -> None:
         prepare = getattr(holder, name)
 
-        def prepare_and_note(*weights: Tensor) -> object:
+        def prepare_and_note(*arguments: Any) -> object:
             prepared.append(name)
-            return prepare(*weights)
+            return prepare(*arguments)
 
         monkeypatch.setattr(holder, name, prepare_and_note)
 
@@ -44,8 +45,8 @@ def preparations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return prepared
 
 
-def check(module: nn.Module) -> None:
-    x = torch.randn(2, 24, 9, 9)
+def check(module: nn.Module, height: int = 9, width: int = 9) -> None:
+    x = torch.randn(2, 24, height, width)
     with torch.no_grad():
         found = module(x)
         with use_impl("reference"):
@@ -69,6 +70,13 @@ def test_once_and_again_after_a_change(module: nn.Module, preparations: list[str
     assert len(preparations) == 4
 
 
+def test_once_for_all_images_of_the_same_tiles(module: nn.Module, preparations: list[str]) -> None:
+    for _ in range(2):
+        for height, width in [(14, 14), (28, 28), (30, 28), (15, 15)]:
+            check(module, height, width)
+    assert len(preparations) == 2
+
+
 @pytest.mark.parametrize("switch", [True, False])
 def test_a_step_that_no_version_tells_of(module: nn.Module, switch: bool) -> None:
     """Fused optimizers leave versions as they are."""
@@ -86,3 +94,10 @@ def test_weights_that_do_not_fit() -> None:
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3)
     with torch.no_grad(), pytest.raises(RuntimeError, match="not what prepare_weight makes"):
         torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, torch.zeros(7))
+
+
+def test_weights_for_images_of_another_size() -> None:
+    x, weight = torch.randn(1, 3, 14, 14), torch.randn(4, 3, 3, 3)
+    prepared = prepare_weight(weight, 28, 28)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="for images of 14x14"):
+        torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, prepared)

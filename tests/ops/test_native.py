@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from googlenet_fast.ops import extension
+from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.trial import Trial, random_arguments
 
 pytestmark = pytest.mark.skipif(
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 FORWARD, GRADIENTS = 1e-5, 1e-4
 """Relative error, in norm, allowed to Winograd's convolutions in fp32."""
+
+POINTS = {(3, 6): 7, (3, 7): 14, (3, 8): 28, (5, 6): 2, (5, 7): 3, (5, 8): 15}
+"""A side of images for filters and points of Winograd's tiles."""
 
 
 def block(c: int, c1: int, r3: int, c3: int, r5: int, c5: int, cp: int, bias: bool) -> list[Any]:
@@ -50,6 +54,14 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         (1, 3, 2, 11),
         [((35, 3, 5, 5), torch.float32), ((35,), torch.float32), True],
     ),
+    **{
+        f"{taps}x{taps} of {points} points": (
+            "conv_bias_relu",
+            (2, 21, side, side),
+            [((19, 21, taps, taps), torch.float32), ((19,), torch.float32), True],
+        )
+        for (taps, points), side in POINTS.items()
+    },
     "stem": (
         "conv_bias_relu",
         (2, 3, 37, 18),
@@ -99,6 +111,14 @@ def test_native_kernels(case: str) -> None:
 def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor]:
     torch.set_num_threads(threads)
     return Trial(op, arguments, None).run("native")
+
+
+def test_tiles_by_filter_and_size() -> None:
+    """Those of the network among them: 56, 28, 14 and 7 pixels a side."""
+    sizes = [*POINTS.items(), ((3, 8), 56), ((5, 8), 28), ((5, 8), 14), ((5, 8), 7)]
+    for (taps, points), side in sizes:
+        assert tile_points(taps, side, side) == points
+    assert tile_points(1, 28, 28) == tile_points(7, 224, 224) == 0
 
 
 @pytest.mark.parametrize("case", CASES)
