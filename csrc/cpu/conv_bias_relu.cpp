@@ -77,7 +77,7 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
     grad_y = masked;
   }
   if (p.grad_x.data != nullptr) {
-    input_gradient(size, grad_y, weight, false, {}, rows_of(p.grad_x, s.channels));
+    input_gradient(size, grad_y, weight, {}, rows_of(p.grad_x, s.channels));
   }
   if (p.grads == nullptr) return;
   if (p.y.data == nullptr) sum(size, grad_y, sums);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "common.h"
 #include "isa.h"
@@ -27,12 +28,12 @@ void for_panels(int64_t columns, const F& function) {
 
 // c = a · packed, for all pixels.
 void multiply(
-    const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add) {
+    const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu) {
   for_parts(size.pixels(), kPixels, c.channels, [&](const Part& part) {
     isa().multiply(
         {a.row(part.first), a.stride, packed + part.column * a.channels,
          c.row(part.first) + part.column, c.stride, part.count, part.columns, a.channels,
-         bias == nullptr ? nullptr : bias + part.column, relu, add});
+         bias == nullptr ? nullptr : bias + part.column, relu, false});
   });
 }
 
@@ -306,6 +307,31 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   });
 }
 
+// The weight of a 1x1 convolution as its input gradient multiplies by it.
+const float* pack_backward(const Filter& w, Scratch& scratch) {
+  float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
+  for_panels(w.channels, [&](int64_t column, int64_t columns) {
+    isa().pack(
+        w.data + column, w.channels, w.outputs, columns, w.outputs, packed + column * w.outputs);
+  });
+  return packed;
+}
+
+// Some of a sibling's values.
+void multiply_sibling(const Size& size, Rows x, const Sibling& s, Part part, uint8_t* index) {
+  Scratch scratch;
+  Rows rows{x.row(part.first), x.stride, x.channels};
+  if (s.pooled) {
+    part.columns = s.w.outputs;
+    rows = {scratch.take(part.count * x.channels), x.channels, x.channels};
+    max_pool(size, part.first, part.count, x, rows, index);
+  }
+  isa().multiply(
+      {rows.data, rows.stride, s.w.prepared + part.column * x.channels,
+       s.y.row(part.first) + part.column, s.y.stride, part.count, part.columns, x.channels,
+       s.bias == nullptr ? nullptr : s.bias + part.column, s.relu, false});
+}
+
 }  // namespace
 
 int tile_points(const Size& size, int taps) {
@@ -344,11 +370,10 @@ void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool
     const Filters filters{tiling, packed, w.channels, w.outputs};
     return convolve_tiles(tiling, x, filters, bias, relu, {}, y);
   }
-  multiply(size, x, packed, y, bias, relu, false);
+  multiply(size, x, packed, y, bias, relu);
 }
 
-void input_gradient(
-    const Size& size, Rows grad_y, const Filter& w, bool add, Rows mask, Rows grad_x) {
+void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, Rows grad_x) {
   if (size.pixels() == 0) return;
   Scratch scratch;
   if (by_winograd(w.taps)) {
@@ -356,12 +381,7 @@ void input_gradient(
     const Filters filters = transform_backward(tiling, w, scratch);
     return convolve_tiles(tiling, grad_y, filters, nullptr, false, mask, grad_x);
   }
-  float* const packed = scratch.take(isa().packed_size(w.outputs, w.channels));
-  for_panels(w.channels, [&](int64_t column, int64_t columns) {
-    isa().pack(
-        w.data + column, w.channels, w.outputs, columns, w.outputs, packed + column * w.outputs);
-  });
-  multiply(size, grad_y, packed, grad_x, nullptr, false, add);
+  multiply(size, grad_y, pack_backward(w, scratch), grad_x, nullptr, false);
 }
 
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
@@ -375,17 +395,59 @@ void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* gra
       });
 }
 
-void pool_project(
-    const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index) {
+void convolve_siblings(
+    const Size& size, Rows x, std::span<Sibling> siblings, uint8_t* index) {
+  if (size.pixels() == 0) return;
   Scratch scratch;
-  const float* const packed = prepared(size, w, scratch);
-  for_parts(size.pixels(), kPixels, 1, [&](const Part& part) {  // all channels of some pixels
-    Scratch own;
-    const Rows pooled{own.take(part.count * x.channels), x.channels, x.channels};
-    max_pool(size, part.first, part.count, x, pooled, index);
-    isa().multiply(
-        {pooled.data, pooled.stride, packed, y.row(part.first), y.stride, part.count, y.channels,
-         x.channels, bias, true, false});
+  std::vector<Parts> parts;
+  int64_t count = 0;
+  for (Sibling& s : siblings) {
+    s.w.prepared = prepared(size, s.w, scratch);
+    // A window's maxima serve all columns.
+    parts.emplace_back(size.pixels(), kPixels, s.pooled ? 1 : s.w.outputs);
+    count = std::max(count, parts.back().count());
+  }
+  for_each_task(count, [&](int64_t i) {
+    for (size_t k = 0; k < siblings.size(); ++k) {
+      if (i < parts[k].count()) multiply_sibling(size, x, siblings[k], parts[k][i], index);
+    }
+  });
+}
+
+void siblings_input_gradient(
+    const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
+    const uint8_t* index, Rows grad_x) {
+  if (size.pixels() == 0) return;
+  const int64_t channels = grad_x.channels;
+  Scratch scratch;
+  const Rows grad_pooled{scratch.take(size.pixels() * channels), channels, channels};
+  input_gradient(size, pooled.grad_y, pooled.w, {}, grad_pooled);
+  const float* const packed[] = {
+      pack_backward(siblings[0].w, scratch), pack_backward(siblings[1].w, scratch)};
+  // As many columns at a time as keep their weights in a half of the second-level cache.
+  const int64_t depth = siblings[0].w.outputs + siblings[1].w.outputs;
+  const int64_t weights = second_level_cache() / 2 / (depth * sizeof(float));
+  const int64_t width = isa().panels(std::clamp<int64_t>(weights, 1, channels)) * isa().panel;
+  const Parts parts(
+      size.images * size.height, std::max<int64_t>(1, kPixels / size.width), width);
+  for_each_task(ceil_div(channels, width) * parts.count(), [&](int64_t i) {
+    Part part = parts[i % parts.count()];
+    part.column += i / parts.count() * width;
+    part.columns = std::min(part.columns, channels - part.column);
+    if (part.columns <= 0) return;
+    const int64_t first = part.first * size.width;
+    const Rows columns = grad_x.columns(part.column, part.columns);
+    for (int k = 0; k < 2; ++k) {
+      const auto& [w, grad_y] = siblings[k];
+      isa().multiply(
+          {grad_y.row(first), grad_y.stride, packed[k] + part.column * w.outputs, columns.row(first),
+           columns.stride, part.count * size.width, part.columns, w.outputs, nullptr, false, k > 0});
+    }
+    for (int64_t row = part.first; row < part.first + part.count; ++row) {
+      unpool(
+          size, row, grad_pooled.columns(part.column, part.columns), index + part.column, channels,
+          true, columns);
+    }
   });
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "../kernels.h"
 #include "scratch.h"
@@ -58,19 +59,38 @@ const float* prepared(const Size& size, const Filter& w, Scratch& scratch);
 // y = relu(conv(x, w) + bias), or without bias (null) or ReLU. Taps are 1, 3 or 5.
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y);
 
-// grad_x = the input gradient for grad_y, plus what is there if `add` (of 1x1 only); zero where
-// `mask` (data null: none), like x, is zero or less (of 3x3 and 5x5 only).
-void input_gradient(
-    const Size& size, Rows grad_y, const Filter& w, bool add, Rows mask, Rows grad_x);
+// grad_x = the input gradient for grad_y; zero where `mask` (data null: none), like x, is zero or less
+// (of 3x3 and 5x5 only).
+void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, Rows grad_x);
 
 // grad_w (outputs, taps, taps, channels) = the weight gradient.
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w);
 
-// y = relu(project(the maxima of 3x3 windows, stride 1) + bias), and their index as of max_pool().
-void pool_project(
-    const Size& size, Rows x, const Filter& w, const float* bias, Rows y, uint8_t* index);
+// One of several 1x1 convolutions of the same x: y = relu(conv(x, w) + bias), or without bias (null) or
+// ReLU; or of the maxima of the 3x3 windows around the pixels of x.
+struct Sibling {
+  Filter w;
+  const float* bias;
+  bool relu;
+  Rows y;
+  bool pooled = false;
+};
 
-// grad_w of pool_project.
+// All of them, in one pass over x; the maxima's index as of max_pool().
+void convolve_siblings(const Size& size, Rows x, std::span<Sibling> siblings, uint8_t* index);
+
+// What one of them gave, for its gradient.
+struct SiblingGradient {
+  Filter w;
+  Rows grad_y;
+};
+
+// grad_x = the input gradient of two siblings and of a pooled one, in one pass.
+void siblings_input_gradient(
+    const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
+    const uint8_t* index, Rows grad_x);
+
+// grad_w of a pooled one.
 void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w);
 
 // y (count, channels) = max over windows of 3x3, stride 1, of the pixels from `first` on; `index`
@@ -78,8 +98,11 @@ void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* 
 void max_pool(
     const Size& size, int64_t first, int64_t count, Rows x, Rows y, uint8_t* index);
 
-// grad_x = the gradient of that pool, for grad_pooled of its maxima, plus what is there if `add`.
-void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x);
+// grad_x = the gradient of that pool, for grad_pooled of its maxima, plus what is there if `add`; of the
+// pixels of one row of one image. On this thread.
+void unpool(
+    const Size& size, int64_t row, Rows grad_pooled, const uint8_t* index, int64_t index_stride,
+    bool add, Rows grad_x);
 
 // masked = 0 where mask is zero or less, else grad; sums (channels,) = its sum over the pixels.
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums);

@@ -12,6 +12,7 @@ namespace {
 
 using cpu::Filter;
 using cpu::Rows;
+using cpu::Sibling;
 using cpu::rows_of;
 using cpu::Size;
 
@@ -72,17 +73,13 @@ void weight_gradients(
 }
 
 void write_grad_x(const InceptionBackward& p, const Filters& f, Rows masked, Rows grad_r) {
-  const Size size = size_of(p.shape);
-  const Branches g(p.shape, masked);
-  const int64_t channels = p.shape.channels;
-  const Rows grad_x = rows_of(p.grad_x, channels);
-  cpu::Scratch scratch;
-  const Rows grad_pooled{scratch.take(size.pixels() * channels), channels, channels};
-  input_gradient(size, g.project, f.project, false, {}, grad_pooled);
-  input_gradient(size, g.b1, f.in.rows(0, p.shape.c1), false, {}, grad_x);
-  const Filter reduce = f.in.rows(p.shape.c1, p.shape.reductions());
-  input_gradient(size, grad_r, reduce, true, {}, grad_x);
-  unpool(size, grad_pooled, p.index, true, grad_x);
+  const InceptionShape& s = p.shape;
+  const Size size = size_of(s);
+  const Branches g(s, masked);
+  const Filter one = f.in.rows(0, s.c1), reduce = f.in.rows(s.c1, s.reductions());
+  siblings_input_gradient(
+      size, {{one, g.b1}, {reduce, grad_r}}, {f.project, g.project}, p.index,
+      rows_of(p.grad_x, s.channels));
 }
 
 }  // namespace
@@ -100,11 +97,13 @@ void run_cpu(Dtype, const Inception& p) {
   const Reductions reduced(s, r);
   const float* const b_in = floats(p.b_in);
   const float* const b_reduce = b_in == nullptr ? nullptr : b_in + s.c1;
-  convolve(size, x, one, b_in, true, y.b1);
-  convolve(size, x, reduce, b_reduce, p.reduce_relu, r);
+  Sibling siblings[] = {
+      {one, b_in, true, y.b1},
+      {reduce, b_reduce, p.reduce_relu, r},
+      {f.project, floats(p.bp), true, y.project, true}};
+  convolve_siblings(size, x, siblings, p.index);
   convolve(size, reduced.r3, f.w3, floats(p.b3), true, y.b3);
   convolve(size, reduced.r5, f.w5, floats(p.b5), true, y.b5);
-  pool_project(size, x, f.project, floats(p.bp), y.project, p.index);
 }
 
 void run_cpu(Dtype, const InceptionBackward& p) {
@@ -121,8 +120,8 @@ void run_cpu(Dtype, const InceptionBackward& p) {
   const Branches g(s, masked);
   const Reductions into(s, grad_r);
   const Reductions r(s, rows_of(p.r, s.reductions()));
-  input_gradient(size, g.b3, f.w3, false, p.reduce_relu ? r.r3 : Rows{}, into.r3);
-  input_gradient(size, g.b5, f.w5, false, p.reduce_relu ? r.r5 : Rows{}, into.r5);
+  input_gradient(size, g.b3, f.w3, p.reduce_relu ? r.r3 : Rows{}, into.r3);
+  input_gradient(size, g.b5, f.w5, p.reduce_relu ? r.r5 : Rows{}, into.r5);
   if (p.grad_x.data != nullptr) write_grad_x(p, f, masked, grad_r);
   if (p.grads == nullptr) return;
   sum(size, grad_r, reduce_sums);

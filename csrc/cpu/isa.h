@@ -121,8 +121,8 @@ struct Isa {
   // dx of a row of `count` adjacent pixels = the gradient of the 3x3 windows around them and around
   // the pixels of the rows above and below (null at a border), plus what is there if `add`.
   void (*unpool_rows)(
-      const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t count,
-      int64_t channels, bool add, float* dx, int64_t dx_stride);
+      const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
+      int64_t count, int64_t channels, bool add, float* dx, int64_t dx_stride);
 
   // y = x * s^-beta with s = k + scale * the sum of the squares of the `size` channels around;
   // `wide` has room for channels + size values.

@@ -52,22 +52,21 @@ void max_pool(
   }
 }
 
-void unpool(const Size& size, Rows grad_pooled, const uint8_t* index, bool add, Rows grad_x) {
-  const int64_t channels = grad_x.channels;
-  for_each_task(size.images * size.height, [&](int64_t row) {
-    const int64_t y = row % size.height;
-    const float* dy[3];
-    const uint8_t* at[3];
-    for (int i = 0; i < 3; ++i) {
-      const bool inside = y + i > 0 && y + i <= size.height;
-      const int64_t pixel = (row + i - 1) * size.width;
-      dy[i] = inside ? grad_pooled.row(pixel) : nullptr;
-      at[i] = inside ? index + pixel * channels : nullptr;
-    }
-    isa().unpool_rows(
-        dy, grad_pooled.stride, at, size.width, channels, add, grad_x.row(row * size.width),
-        grad_x.stride);
-  });
+void unpool(
+    const Size& size, int64_t row, Rows grad_pooled, const uint8_t* index, int64_t index_stride,
+    bool add, Rows grad_x) {
+  const int64_t y = row % size.height;
+  const float* dy[3];
+  const uint8_t* at[3];
+  for (int i = 0; i < 3; ++i) {
+    const bool inside = y + i > 0 && y + i <= size.height;
+    const int64_t pixel = (row + i - 1) * size.width;
+    dy[i] = inside ? grad_pooled.row(pixel) : nullptr;
+    at[i] = inside ? index + pixel * index_stride : nullptr;
+  }
+  isa().unpool_rows(
+      dy, grad_pooled.stride, at, index_stride, size.width, grad_x.channels, add,
+      grad_x.row(row * size.width), grad_x.stride);
 }
 
 }  // namespace cpu
@@ -89,10 +88,13 @@ void run_cpu(Dtype, const MaxPool& p) {
 }
 
 void run_cpu(Dtype, const MaxPoolBackward& p) {
+  const cpu::Size size = size_of(p.shape);
   const int64_t channels = p.shape.channels;
-  cpu::unpool(
-      size_of(p.shape), cpu::rows_of(p.grad_y, channels), p.index, false,
-      cpu::rows_of(p.grad_x, channels));
+  const cpu::Rows grad_y = cpu::rows_of(p.grad_y, channels);
+  const cpu::Rows grad_x = cpu::rows_of(p.grad_x, channels);
+  cpu::for_each_task(size.images * size.height, [&](int64_t row) {
+    cpu::unpool(size, row, grad_y, p.index, channels, false, grad_x);
+  });
 }
 
 }  // namespace googlenet_fast

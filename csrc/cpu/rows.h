@@ -86,8 +86,8 @@ inline void unpool(
 
 // Each window adds to three pixels of the row, whose sums are complete one after the other.
 inline void unpool_rows(
-    const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t count,
-    int64_t channels, bool add, float* dx, int64_t dx_stride) {
+    const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
+    int64_t count, int64_t channels, bool add, float* dx, int64_t dx_stride) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     const auto finish = [&](int64_t pixel, V sum) {
       float* const to = dx + pixel * dx_stride + c;
@@ -101,7 +101,7 @@ inline void unpool_rows(
         if (dy[row] == nullptr) continue;
         const int first = 6 - 3 * row;  // the windows above see the pixels in their last row
         const V value = load<V>(dy[row] + i * dy_stride + c);
-        const IntegersOf<V> at = load_bytes<IntegersOf<V>>(index[row] + i * channels + c);
+        const IntegersOf<V> at = load_bytes<IntegersOf<V>>(index[row] + i * index_stride + c);
         left += where(at, first, value);
         here += where(at, first + 1, value);
         right += where(at, first + 2, value);
