@@ -30,6 +30,7 @@ from benchmarks.network import (
 )
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
+from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.selection import call_of
 from googlenet_fast.ops.work import work
 
@@ -39,9 +40,6 @@ BATCHES, THREADS = (1, 4, 16, 64), (1, 2)
 
 COMPILED, COMPILED_CASE = "torch.compile channels_last", (2, 16)
 """Compiling takes a minute or two a case, so it is timed at one number of threads and batch."""
-
-TILES = {3: 4, 5: 2}
-"""Side of the outputs of a tile of Winograd's F(4x4,3x3) and F(2x2,5x5), by that of the filter."""
 
 Rows = dict[tuple[str, int, int], dict[str, float]]
 """Images a second of each peer, by mode, threads and batch."""
@@ -69,12 +67,12 @@ against the best other.
 ## Bounds
 
 An image's convolutions take {direct[0]:.1f} and {direct[1]:.1f} GFLOP in training and inference,
-with the whole tiles of Winograd's F(4x4,3x3) and F(2x2,5x5) {fast[0]:.1f} and {fast[1]:.1f}; the
-fused ops read and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers
-{update:.0f} MB a step of training. The times are those at the rates of large products of matrices
-and of copies, measured after the peers, at batch 16. *Both* is their sum, for what is multiplied
-passes through memory before and after; Winograd's transforms come on top. *Reached* is the share
-of it at batch 16, and *ratio* what it would be against the best other there.
+with the whole tiles of Winograd's that are taken {fast[0]:.1f} and {fast[1]:.1f}; the fused ops read
+and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers {update:.0f} MB a
+step of training. The times are those at the rates of large products of matrices and of copies,
+measured after the peers, at batch 16. *Both* is their sum, for what is multiplied passes through
+memory before and after; Winograd's transforms come on top. *Reached* is the share of it at batch 16,
+and *ratio* what it would be against the best other there.
 
 {bounds}
 
@@ -140,9 +138,10 @@ def operations(*, training: bool, winograd: bool) -> float:
             if isinstance(conv, Convolution):
                 passes = (2 if conv.name == "conv1" else 3) if training else 1
                 products: float = conv.side**2
-                if winograd and conv.taps in TILES:
-                    tiles = math.ceil(conv.side / TILES[conv.taps]) ** 2
-                    products = 36 * tiles / conv.taps**2
+                points = tile_points(conv.taps, conv.side, conv.side)
+                if winograd and points > 0:
+                    tiles = math.ceil(conv.side / (points + 1 - conv.taps)) ** 2
+                    products = points**2 * tiles / conv.taps**2
                 total += passes * 2 * products * conv.weight
     return total
 
