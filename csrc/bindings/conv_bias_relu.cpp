@@ -81,6 +81,8 @@ Tensor prepare_weight(Tensor weight, int64_t height, int64_t width) {
   STD_TORCH_CHECK(
       p.taps == 1 || p.taps == 3 || p.taps == 5 || p.taps == 7,
       "prepare_weight: the kernels for CPUs take weights of 1x1, 3x3, 5x5 and 7x7");
+  STD_TORCH_CHECK(
+      height >= 0 && width >= 0, "prepare_weight: images of ", height, "x", width, " do not exist");
   const Tensor prepared = torch::stable::empty({prepared_size(p)}, ScalarType::Float);
   p.prepared = prepared.data_ptr();
   run(dense, p);

@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         [*block(512, 128, 128, 256, 24, 64, 64, True), True],
     ),
     "paddleclas": ("inception", (3, 40, 13, 7), [*block(40, 33, 17, 20, 8, 4, 12, False), False]),
+    "few pixels": ("inception", (1, 40, 3, 3), [*block(40, 33, 17, 20, 8, 4, 12, True), True]),
     "one pixel": ("inception", (1, 5, 1, 1), [*block(5, 2, 3, 4, 2, 3, 1, True), True]),
     "no images": ("inception", (0, 5, 6, 6), [*block(5, 2, 3, 4, 2, 3, 1, True), True]),
     "1x1": ("conv_bias_relu", (2, 21, 7, 5), [((50, 21, 1, 1), torch.float32), None, False]),
