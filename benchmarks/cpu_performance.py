@@ -67,12 +67,12 @@ against the best other.
 ## Bounds
 
 An image's convolutions take {direct[0]:.1f} and {direct[1]:.1f} GFLOP in training and inference,
-with the whole tiles of Winograd's that are taken {fast[0]:.1f} and {fast[1]:.1f}; the fused ops read
-and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers {update:.0f} MB a
-step of training. The times are those at the rates of large products of matrices and of copies,
-measured after the peers, at batch 16. *Both* is their sum, for what is multiplied passes through
-memory before and after; Winograd's transforms come on top. *Reached* is the share of it at batch 16,
-and *ratio* what it would be against the best other there.
+with the whole tiles of Winograd's that are taken {fast[0]:.1f} and {fast[1]:.1f}; the fused ops
+read and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers
+{update:.0f} MB a step of training. The times are those at the rates of large products of matrices
+and of copies, measured after the peers, at batch 16. *Both* is their sum, for what is multiplied
+passes through memory before and after; Winograd's transforms come on top. *Reached* is the share
+of it at batch 16, and *ratio* what it would be against the best other there.
 
 {bounds}
 
