@@ -26,14 +26,20 @@ void for_panels(int64_t columns, const F& function) {
   });
 }
 
+// A part of c = a · packed, for the rows of `a` from the part's first on.
+void multiply_part(
+    const Part& part, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add) {
+  isa().multiply(
+      {a.data, a.stride, packed + part.column * a.channels, c.row(part.first) + part.column,
+       c.stride, part.count, part.columns, a.channels,
+       bias == nullptr ? nullptr : bias + part.column, relu, add});
+}
+
 // c = a · packed, for all pixels.
 void multiply(
     const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu) {
   for_parts(size.pixels(), kPixels, c.channels, [&](const Part& part) {
-    isa().multiply(
-        {a.row(part.first), a.stride, packed + part.column * a.channels,
-         c.row(part.first) + part.column, c.stride, part.count, part.columns, a.channels,
-         bias == nullptr ? nullptr : bias + part.column, relu, false});
+    multiply_part(part, a.from(part.first), packed, c, bias, relu, false);
   });
 }
 
@@ -320,16 +326,13 @@ const float* pack_backward(const Filter& w, Scratch& scratch) {
 // Some of a sibling's values.
 void multiply_sibling(const Size& size, Rows x, const Sibling& s, Part part, uint8_t* index) {
   Scratch scratch;
-  Rows rows{x.row(part.first), x.stride, x.channels};
+  Rows rows = x.from(part.first);
   if (s.pooled) {
     part.columns = s.w.outputs;
     rows = {scratch.take(part.count * x.channels), x.channels, x.channels};
     max_pool(size, part.first, part.count, x, rows, index);
   }
-  isa().multiply(
-      {rows.data, rows.stride, s.w.prepared + part.column * x.channels,
-       s.y.row(part.first) + part.column, s.y.stride, part.count, part.columns, x.channels,
-       s.bias == nullptr ? nullptr : s.bias + part.column, s.relu, false});
+  multiply_part(part, rows, s.w.prepared, s.y, s.bias, s.relu, false);
 }
 
 }  // namespace
@@ -424,29 +427,18 @@ void siblings_input_gradient(
   input_gradient(size, pooled.grad_y, pooled.w, {}, grad_pooled);
   const float* const packed[] = {
       pack_backward(siblings[0].w, scratch), pack_backward(siblings[1].w, scratch)};
-  // As many columns at a time as keep their weights in a half of the second-level cache.
-  const int64_t depth = siblings[0].w.outputs + siblings[1].w.outputs;
-  const int64_t weights = second_level_cache() / 2 / (depth * sizeof(float));
-  const int64_t width = isa().panels(std::clamp<int64_t>(weights, 1, channels)) * isa().panel;
-  const Parts parts(
-      size.images * size.height, std::max<int64_t>(1, kPixels / size.width), width);
-  for_each_task(ceil_div(channels, width) * parts.count(), [&](int64_t i) {
-    Part part = parts[i % parts.count()];
-    part.column += i / parts.count() * width;
-    part.columns = std::min(part.columns, channels - part.column);
-    if (part.columns <= 0) return;
-    const int64_t first = part.first * size.width;
-    const Rows columns = grad_x.columns(part.column, part.columns);
+  const int64_t rows = size.images * size.height;
+  for_parts(rows, std::max<int64_t>(1, kPixels / size.width), channels, [&](const Part& part) {
+    const Part pixels{
+        part.first * size.width, part.count * size.width, part.column, part.columns};
     for (int k = 0; k < 2; ++k) {
-      const auto& [w, grad_y] = siblings[k];
-      isa().multiply(
-          {grad_y.row(first), grad_y.stride, packed[k] + part.column * w.outputs, columns.row(first),
-           columns.stride, part.count * size.width, part.columns, w.outputs, nullptr, false, k > 0});
+      multiply_part(
+          pixels, siblings[k].grad_y.from(pixels.first), packed[k], grad_x, nullptr, false, k > 0);
     }
     for (int64_t row = part.first; row < part.first + part.count; ++row) {
       unpool(
           size, row, grad_pooled.columns(part.column, part.columns), index + part.column, channels,
-          true, columns);
+          true, grad_x.columns(part.column, part.columns));
     }
   });
 }

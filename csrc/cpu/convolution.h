@@ -24,6 +24,7 @@ struct Rows {
 
   Rows columns(int64_t first, int64_t count) const { return {data + first, stride, count}; }
   float* row(int64_t pixel) const { return data + pixel * stride; }
+  Rows from(int64_t pixel) const { return {row(pixel), stride, channels}; }
 };
 
 inline Rows rows_of(const Matrix& m, int64_t channels) {
@@ -44,7 +45,7 @@ struct Filter {
   }
 };
 
-// The weight as convolve(), pool_project() and convolve_stem() multiply images of that height and
+// The weight as convolve(), convolve_siblings() and convolve_stem() multiply images of that height and
 // width by it: prepared_size() values.
 int64_t prepared_size(const Size& size, const Filter& w);
 void prepare(const Size& size, const Filter& w, float* prepared);

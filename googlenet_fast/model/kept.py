@@ -30,7 +30,7 @@ class Kept(Generic[T]):
         if not _may_keep(sources):
             self.forget()
             return compute()
-        return self._current(sources, compute, _no_variant)
+        return self._current(sources, compute, lambda: None)
 
     def _current(
         self, sources: Sequence[Tensor], compute: Callable[[], T], variant: Callable[[], Hashable]
@@ -61,10 +61,6 @@ class Kept(Generic[T]):
     def forget(self) -> None:
         """Compute anew next time."""
         self._sources, self._versions, self._values = [], [], {}
-
-
-def _no_variant() -> None:
-    """Tell the only variant's name."""
 
 
 def _may_keep(sources: Sequence[Tensor]) -> bool:
