@@ -1,5 +1,5 @@
-// Bias, ReLU and 3x3/2 max pool: each output pixel reads its nine inputs; in the backward pass each
-// input pixel asks the windows that it is in.
+// Bias, ReLU and 3x3/2 max pool: each output pixel reads its nine inputs; in the backward pass each row
+// of input pixels asks the one or two rows of windows that it is in.
 
 #include "../bias_relu_pool.h"
 
@@ -14,39 +14,41 @@ namespace {
 
 constexpr int64_t kPixels = 16;  // pixels that are worth a thread
 
-// The windows that a row or a column is in, and its number there.
-struct Covering {
-  int64_t windows[2];
-  int numbers[2], count = 0;
-
-  Covering(int64_t i, int64_t all) {
-    for (int number = i % 2; number <= 2; number += 2) {
-      const int64_t window = (i - number) / 2;
-      if (i < number || window >= all) continue;
-      windows[count] = window;
-      numbers[count++] = number;
-    }
-  }
-};
-
-void unpool_pixel(const BiasReluPoolBackward& p, int64_t pixel, float* grad_x) {
+// One row of one image.
+void unpool_row(const BiasReluPoolBackward& p, int64_t row) {
   const PoolShape& s = p.shape;
-  const int64_t image = pixel / (int64_t(s.height) * s.width);
-  const Covering down(pixel / s.width % s.height, s.out_height);
-  const Covering across(pixel % s.width, s.out_width);
-  const float* grads[4];
-  const uint8_t* indices[4];
-  int numbers[4], windows = 0;
-  for (int i = 0; i < down.count; ++i) {
-    for (int j = 0; j < across.count; ++j, ++windows) {
-      const int64_t window =
-          (image * s.out_height + down.windows[i]) * s.out_width + across.windows[j];
-      grads[windows] = static_cast<const float*>(p.grad_y.data) + window * p.grad_y.stride;
-      indices[windows] = p.index + window * s.channels;
-      numbers[windows] = 3 * down.numbers[i] + across.numbers[j];
-    }
+  const int64_t image = row / s.height, y = row % s.height;
+  const float* grads[2];
+  const uint8_t* indices[2];
+  int numbers[2], rows = 0;
+  for (int64_t number = y % 2; number <= std::min<int64_t>(2, y); number += 2) {
+    const int64_t above = (y - number) / 2;
+    if (above >= s.out_height) continue;
+    const int64_t window = (image * s.out_height + above) * s.out_width;
+    grads[rows] = static_cast<const float*>(p.grad_y.data) + window * p.grad_y.stride;
+    indices[rows] = p.index + window * s.channels;
+    numbers[rows++] = static_cast<int>(number);
   }
-  cpu::isa().unpool(grads, indices, numbers, windows, s.channels, grad_x);
+  cpu::isa().unpool_halved(
+      grads, p.grad_y.stride, indices, s.channels, numbers, rows, s.out_width, s.width, s.channels,
+      static_cast<float*>(p.grad_x.data) + row * s.width * p.grad_x.stride, p.grad_x.stride);
+}
+
+void sum_bias(const BiasReluPoolBackward& p) {
+  const PoolShape& s = p.shape;
+  const int64_t windows = int64_t(s.images) * s.out_height * s.out_width;
+  const int64_t parts = bias_partials(int64_t(s.images) * s.height * s.width);
+  float* const partial = static_cast<float*>(p.partial);
+  cpu::for_each_task(parts, [&](int64_t part) {
+    float* const sums = partial + part * s.channels;
+    std::fill_n(sums, s.channels, 0.0f);
+    for (int64_t i = part * windows / parts; i < (part + 1) * windows / parts; ++i) {
+      cpu::isa().add_unclipped(
+          static_cast<const float*>(p.grad_y.data) + i * p.grad_y.stride,
+          p.index + i * s.channels, s.channels, sums);
+    }
+  });
+  cpu::add_parts<float>(partial, parts, s.channels, static_cast<float*>(p.grad_bias));
 }
 
 }  // namespace
@@ -76,19 +78,8 @@ void run_cpu(Dtype, const BiasReluPool& p) {
 
 void run_cpu(Dtype, const BiasReluPoolBackward& p) {
   const PoolShape& s = p.shape;
-  const int64_t inputs = int64_t(s.images) * s.height * s.width, parts = bias_partials(inputs);
-  float* const partial = static_cast<float*>(p.partial);
-  cpu::for_each_task(parts, [&](int64_t part) {
-    float* const sums = partial == nullptr ? nullptr : partial + part * s.channels;
-    if (sums != nullptr) std::fill_n(sums, s.channels, 0.0f);
-    for (int64_t i = part * inputs / parts; i < (part + 1) * inputs / parts; ++i) {
-      float* const grad_x = static_cast<float*>(p.grad_x.data) + i * p.grad_x.stride;
-      unpool_pixel(p, i, grad_x);
-      if (sums != nullptr) cpu::isa().mask(grad_x, nullptr, s.channels, nullptr, sums);
-    }
-  });
-  if (p.grad_bias == nullptr) return;
-  cpu::add_parts<float>(partial, parts, s.channels, static_cast<float*>(p.grad_bias));
+  cpu::for_each_task(int64_t(s.images) * s.height, [&](int64_t row) { unpool_row(p, row); });
+  if (p.grad_bias != nullptr) sum_bias(p);
 }
 
 }  // namespace googlenet_fast

@@ -124,10 +124,8 @@ void transform_forward(WinogradTile tile, const Filter& w, float* u) {
           rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
           turned + tap * tap_size);
     }
-    for (int64_t c = 0; c < w.channels; ++c) {
-      isa().transform_filter(
-          tile, turned + c * panel, tap_size, panel, false, u + (j * w.channels + c) * panel, stride);
-    }
+    isa().transform_filter(
+        tile, turned, tap_size, tap_size, false, u + j * tap_size, stride, panel);
   });
 }
 
@@ -135,18 +133,18 @@ void transform_forward(WinogradTile tile, const Filter& w, float* u) {
 Filters transform_backward(WinogradTile tile, const Filter& w, Scratch& scratch) {
   Filters filters{tile, nullptr, w.outputs, w.channels};
   const int64_t panel = isa().panel, stride = filters.stride();
+  const int64_t beyond = isa().panels(w.channels) * panel - w.channels;
   float* const u = scratch.take(filters.size());
   filters.data = u;
   for_each_range(w.outputs, 8, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      for (int64_t c = 0; c < w.channels; c += panel) {
-        const int64_t count = std::min(panel, w.channels - c);
-        float* const row = u + c * w.outputs + k * panel;
-        isa().transform_filter(tile, w.rows(k, 1).data + c, w.channels, count, true, row, stride);
-        if (count == panel) continue;
-        for (int64_t f = 0; f < tile.frequencies(); ++f) {
-          std::fill(row + f * stride + count, row + f * stride + panel, 0.0f);
-        }
+      isa().transform_filter(
+          tile, w.rows(k, 1).data, w.channels, w.channels, true, u + k * panel, stride,
+          w.outputs * panel);
+      if (beyond == 0) continue;  // the last panel is filled up
+      float* const last = u + w.channels / panel * w.outputs * panel + k * panel;
+      for (int64_t f = 0; f < tile.frequencies(); ++f) {
+        std::fill_n(last + f * stride + panel - beyond, beyond, 0.0f);
       }
     }
   });
@@ -176,7 +174,7 @@ void transform_inputs(
   for (int64_t t = 0; t < count; ++t) {
     float* in[kMostFrequencies];
     tiling.pixels(first + t, tiling.points, tiling.taps / 2, x.data, x.stride, zeros, in);
-    isa().transform_input(tiling, in, x.channels, v + t * x.channels, stride, x.channels, 0);
+    isa().transform_input(tiling, in, x.channels, v + t * x.channels, stride, isa().panel);
   }
 }
 
@@ -229,46 +227,77 @@ void convolve_tiles(
   });
 }
 
-// grad_w of a 1x1 convolution whose input's rows `pack_rows(first, count, column, columns, packed)`
-// packs: each thread has some columns, and adds up the pixels in their order.
-template <typename F>
-void outer_product(
-    const Size& size, Rows grad_y, int64_t channels, float* grad_w, const F& pack_rows) {
-  const int64_t panel = isa().panel, pixels = size.pixels();
-  if (pixels == 0) std::fill_n(grad_w, grad_y.channels * channels, 0.0f);
-  const int64_t panels = isa().panels(channels), threads = torch::stable::get_num_threads();
-  for_each_range(panels, ceil_div(panels, threads), [&](int64_t begin, int64_t end) {
-    Scratch scratch;
-    const int64_t column = begin * panel, columns = std::min(channels, end * panel) - column;
-    float* const packed = scratch.take(isa().packed_size(kOuterRows, columns));
-    for (int64_t first = 0; first < pixels; first += kOuterRows) {
-      const int64_t count = std::min(kOuterRows, pixels - first);
-      pack_rows(first, count, column, columns, packed);
-      isa().multiply_transposed(
-          {grad_y.row(first), grad_y.stride, packed, kOuterRows, grad_w + column, channels, count,
-           grad_y.channels, columns, first > 0});
+// Pixels whose outer products are computed at a time: a panel of theirs and one of their gradients' fit
+// the first-level cache.
+constexpr int64_t kOuterPixels = 192;
+
+void pack_pixels(Rows x, int64_t first, int64_t count, float* packed) {
+  isa().pack(x.row(first), x.stride, count, x.channels, kOuterPixels, packed);
+}
+
+// Of the maxima around the pixels.
+void pack_maxima(const Size& size, Rows x, int64_t first, int64_t count, float* packed) {
+  const int64_t panel = isa().panel;
+  for (int64_t c = 0; c < x.channels; c += panel, packed += kOuterPixels * panel) {
+    const int64_t channels = std::min(panel, x.channels - c);
+    if (channels < panel) std::fill_n(packed, count * panel, 0.0f);
+    max_pool(size, first, count, x.columns(c, channels), {packed, panel, channels}, nullptr);
+  }
+}
+
+// c (outputs, columns) = Aᵀ · B of two packed matrices of `rows` of `packed_rows`, plus C if `add`.
+void multiply_packed(
+    const float* a, const float* b, int64_t packed_rows, int64_t rows, int64_t outputs,
+    int64_t columns, float* c, int64_t c_stride, bool add) {
+  const int64_t panel = isa().panel;
+  for (int64_t k = 0; k < outputs; k += panel, a += packed_rows * panel, c += panel * c_stride) {
+    isa().multiply_transposed(
+        {a, panel, b, packed_rows, c, c_stride, rows, std::min(panel, outputs - k), columns, add});
+  }
+}
+
+// The columns of siblings' weight gradients that are of x's channels from `column` on: their pixels are
+// added up in their order.
+void add_outer_products(
+    const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x, int64_t column,
+    int64_t columns) {
+  Scratch scratch;
+  int64_t outputs = 0;
+  for (const SiblingWeightGradient& s : siblings) outputs = std::max(outputs, s.grad_y.channels);
+  float* const packed_x = scratch.take(isa().packed_size(kOuterPixels, columns));
+  float* const packed_grad = scratch.take(isa().packed_size(kOuterPixels, outputs));
+  const Rows part = x.columns(column, columns);
+  for (int64_t first = 0; first < size.pixels(); first += kOuterPixels) {
+    const int64_t count = std::min(kOuterPixels, size.pixels() - first);
+    pack_pixels(part, first, count, packed_x);
+    for (const SiblingWeightGradient& s : siblings) {
+      if (s.pooled) pack_maxima(size, part, first, count, packed_x);
+      pack_pixels(s.grad_y, first, count, packed_grad);
+      multiply_packed(
+          packed_grad, packed_x, kOuterPixels, count, s.grad_y.channels, columns, s.grad_w + column,
+          x.channels, first > 0);
     }
-  });
+  }
 }
 
 // v (frequencies, packed (tiles, channels)), the transformed inputs of `count` tiles, and dm
-// (frequencies, tiles, outputs), the gradients of what the inverse transform reads.
+// (frequencies, packed (tiles, outputs)), the gradients of what the inverse transform reads.
 void transform_for_weights(
     const Tiling& tiling, int64_t first, int64_t count, int64_t most, Rows grad_y, Rows x, float* v,
     float* dm) {
   const int64_t panel = isa().panel;
   const int64_t v_stride = frequency_stride(isa().packed_size(most, x.channels));
-  const int64_t dm_stride = frequency_stride(most * grad_y.channels);
+  const int64_t dm_stride = frequency_stride(isa().packed_size(most, grad_y.channels));
   for_each_range(count, 4, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
     for (int64_t t = begin; t < end; ++t) {
       float *in[kMostFrequencies], *out[kMostFrequencies];
       tiling.pixels(first + t, tiling.points, tiling.taps / 2, x.data, x.stride, zeros, in);
-      isa().transform_input(tiling, in, x.channels, v + t * panel, v_stride, panel, most * panel);
+      isa().transform_input(tiling, in, x.channels, v + t * panel, v_stride, most * panel);
       tiling.pixels(first + t, tiling.side(), 0, grad_y.data, grad_y.stride, zeros, out);
       isa().transform_output_adjoint(
-          tiling, out, grad_y.channels, dm + t * grad_y.channels, dm_stride);
+          tiling, out, grad_y.channels, dm + t * panel, dm_stride, most * panel);
     }
   });
 }
@@ -282,10 +311,9 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
   Scratch scratch;
   // Larger batches of tiles would leave the third-level cache, smaller ones add to du more often.
   constexpr int64_t kFewest = 96;
-  static_assert(2 * kFewest <= kOuterRows);
   const int64_t most = ceil_div(tiling.count(), std::max<int64_t>(1, tiling.count() / kFewest));
   const int64_t v_size = isa().packed_size(most, channels), v_stride = frequency_stride(v_size);
-  const int64_t dm_stride = frequency_stride(most * outputs);
+  const int64_t dm_stride = frequency_stride(isa().packed_size(most, outputs));
   const int64_t du_stride = frequency_stride(outputs * channels);
   float* const v = scratch.take(tiling.frequencies() * v_stride);
   float* const dm = scratch.take(tiling.frequencies() * dm_stride);
@@ -299,9 +327,9 @@ void weight_gradient_of_tiles(const Tiling& tiling, Rows grad_y, Rows x, float* 
     const int64_t count = std::min(most, tiling.count() - first);
     transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
     for_each_task(tiling.frequencies(), [&](int64_t f) {
-      isa().multiply_transposed(
-          {dm + f * dm_stride, outputs, v + f * v_stride, most, du + f * du_stride, channels, count,
-           outputs, channels, first > 0});
+      multiply_packed(
+          dm + f * dm_stride, v + f * v_stride, most, count, outputs, channels, du + f * du_stride,
+          channels, first > 0);
     });
   }
   for_each_range(outputs, 8, [&](int64_t begin, int64_t end) {
@@ -391,11 +419,8 @@ void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* gra
   if (by_winograd(taps)) {
     return weight_gradient_of_tiles(tiling_of(size, taps), grad_y, x, grad_w);
   }
-  outer_product(
-      size, grad_y, x.channels, grad_w,
-      [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
-        isa().pack(x.row(first) + column, x.stride, count, columns, kOuterRows, packed);
-      });
+  const SiblingWeightGradient only[] = {{grad_y, grad_w}};
+  siblings_weight_gradient(size, only, x);
 }
 
 void convolve_siblings(
@@ -443,15 +468,19 @@ void siblings_input_gradient(
   });
 }
 
-void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w) {
-  outer_product(
-      size, grad_y, x.channels, grad_w,
-      [&](int64_t first, int64_t count, int64_t column, int64_t columns, float* packed) {
-        Scratch own;
-        const Rows pooled{own.take(count * columns), columns, columns};
-        max_pool(size, first, count, x.columns(column, columns), pooled, nullptr);
-        isa().pack(pooled.data, columns, count, columns, kOuterRows, packed);
-      });
+void siblings_weight_gradient(
+    const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x) {
+  if (size.pixels() == 0) {
+    for (const SiblingWeightGradient& s : siblings) {
+      std::fill_n(s.grad_w, s.grad_y.channels * x.channels, 0.0f);
+    }
+  }
+  const int64_t panel = isa().panel, panels = isa().panels(x.channels);
+  const int64_t threads = torch::stable::get_num_threads();
+  for_each_range(panels, ceil_div(panels, threads), [&](int64_t begin, int64_t end) {
+    const int64_t column = begin * panel;
+    add_outer_products(size, siblings, x, column, std::min(x.channels, end * panel) - column);
+  });
 }
 
 void sum(const Size& size, Rows grad, float* sums) { mask_and_sum(size, grad, {}, {}, sums); }

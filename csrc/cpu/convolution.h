@@ -91,8 +91,15 @@ void siblings_input_gradient(
     const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
     const uint8_t* index, Rows grad_x);
 
-// grad_w of a pooled one.
-void pool_project_weight_gradient(const Size& size, Rows grad_y, Rows x, float* grad_w);
+struct SiblingWeightGradient {
+  Rows grad_y;
+  float* grad_w;  // (outputs, channels)
+  bool pooled = false;
+};
+
+// The weight gradients of siblings, in one pass over x; pooled ones come last.
+void siblings_weight_gradient(
+    const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x);
 
 // y (count, channels) = max over windows of 3x3, stride 1, of the pixels from `first` on; `index`
 // (all pixels, channels) gets where, if not null. On this thread.

@@ -11,6 +11,10 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 // Rows of a panel whose loop's own instructions are shared.
 constexpr int kUnrolled = 4;
 
+// Rows of a panel from the one that is read to the one that is fetched: processors that see what is read
+// next stop at the end of a page.
+constexpr int kAhead = 16;
+
 // Rows of a panel that fits the first-level cache beside the rows that pass by.
 constexpr int64_t kPanelDepth = 5120 / kPanel;
 
@@ -18,7 +22,7 @@ constexpr int64_t kPanelDepth = 5120 / kPanel;
 // plus a bias, clipped if `relu`.
 struct Tiles {
   const float* a;
-  int64_t a_stride;  // from one row to the next; kTransposed: kRows values for each k lie side by side
+  int64_t a_stride;  // from one row to the next; kTransposed: from one column to the next
   const float* b;    // a panel
   int64_t depth, parts, part_stride;
   float* c;
@@ -46,8 +50,9 @@ template <int kRows, int kWide, bool kTransposed>
     rows[r] = kTransposed ? t.a + r : t.a + r * t.a_stride;
     asm("" : "+r"(rows[r]));  // or GCC makes up more addresses than there are registers
   }
-  const int64_t depth = t.depth, c_stride = t.c_stride, part_stride = t.part_stride;
-  const int64_t next = kRows * t.a_stride - t.parts * part_stride;
+  const int64_t a_stride = t.a_stride, depth = t.depth, c_stride = t.c_stride;
+  const int64_t part_stride = t.part_stride;
+  const int64_t next = (kTransposed ? kRows : kRows * a_stride) - t.parts * part_stride;
   float* c = t.c;
   for (; tiles > 0; --tiles) {
     Vector sums[kRows][kWide] = {};
@@ -59,15 +64,19 @@ template <int kRows, int kWide, bool kTransposed>
       for_each_sum<kRows, kWide>(
           [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
     }
-    const float* b = t.b;
+    const float *b = t.b, *column = rows[0];  // of A, if transposed
     const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
       Vector right[kWide];
 #pragma GCC unroll 2
       for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(b + i * kPanel + v * kLanes);
+      if constexpr (!kTransposed) __builtin_prefetch(b + (i + kAhead) * kPanel);
       for_each_sum<kRows, kWide>([&](int r, int v) {
-        const float left = kTransposed ? rows[0][(k + i) * kRows + r] : rows[r][k + i];
-        multiply_add(sums[r][v], left, right[v]);
+        multiply_add(sums[r][v], kTransposed ? column[r] : rows[r][k + i], right[v]);
       });
+      if constexpr (kTransposed) {
+        column += a_stride;
+        asm("" : "+r"(column));
+      }
     };
     for (int64_t part = 0; part < t.parts; ++part) {
       int64_t k = 0;
@@ -101,7 +110,7 @@ void multiply_border(Tiles t, int64_t tiles, int64_t columns) {
   float* c = t.c;
   const int64_t c_stride = t.c_stride;
   t.c = whole, t.c_stride = kColumns;
-  for (; tiles > 0; --tiles, c += kRows * c_stride, t.a += kRows * t.a_stride) {
+  for (; tiles > 0; --tiles, c += kRows * c_stride, t.a += kTransposed ? kRows : kRows * t.a_stride) {
     if (t.add) {
       for (int r = 0; r < kRows; ++r) copy(c + r * c_stride, whole + r * kColumns);
     }
@@ -165,22 +174,13 @@ inline void multiply(const Product& p) {
   });
 }
 
-template <int kRows>
-void multiply_outputs(const OuterProduct& p, int64_t output) {
-  float a[kOuterRows * kRows];  // this tile's columns of A, side by side
-  for (int64_t k = 0; k < p.rows; ++k) {
-    std::memcpy(a + k * kRows, p.a + k * p.a_stride + output, sizeof(float) * kRows);
-  }
-  const Tiles t{
-      .a = a, .a_stride = 0, .b = p.b, .depth = p.rows, .parts = 1, .part_stride = 0,
-      .c = p.c + output * p.c_stride, .c_stride = p.c_stride, .bias = nullptr, .add = p.add,
-      .relu = false};
-  multiply_panels<kRows, true>(t, 1, p.b_rows * kPanel, p.columns);
-}
-
 inline void multiply_transposed(const OuterProduct& p) {
   for_each_height(p.outputs, [&]<int kRows>(int64_t first, int64_t tiles) {
-    for (int64_t i = 0; i < tiles; ++i) multiply_outputs<kRows>(p, first + i * kRows);
+    const Tiles t{
+        .a = p.a + first, .a_stride = p.a_stride, .b = p.b, .depth = p.rows, .parts = 1,
+        .part_stride = 0, .c = p.c + first * p.c_stride, .c_stride = p.c_stride, .bias = nullptr,
+        .add = p.add, .relu = false};
+    multiply_panels<kRows, true>(t, tiles, p.b_rows * kPanel, p.columns);
   });
 }
 

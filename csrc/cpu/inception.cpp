@@ -13,6 +13,7 @@ namespace {
 using cpu::Filter;
 using cpu::Rows;
 using cpu::Sibling;
+using cpu::SiblingWeightGradient;
 using cpu::rows_of;
 using cpu::Size;
 
@@ -67,9 +68,11 @@ void weight_gradients(
   const Reductions r(p.shape, rows_of(p.r, p.shape.reductions()));
   weight_gradient(size, g.b3, r.r3, f.w3.taps, grads.w3);
   weight_gradient(size, g.b5, r.r5, f.w5.taps, grads.w5);
-  weight_gradient(size, g.b1, x, 1, grads.w_in);
-  weight_gradient(size, grad_r, x, 1, grads.w_in + p.shape.c1 * p.shape.channels);
-  pool_project_weight_gradient(size, g.project, x, grads.wp);
+  const SiblingWeightGradient siblings[] = {
+      {g.b1, grads.w_in},
+      {grad_r, grads.w_in + p.shape.c1 * p.shape.channels},
+      {g.project, grads.wp, true}};
+  siblings_weight_gradient(size, siblings, x);
 }
 
 void write_grad_x(const InceptionBackward& p, const Filters& f, Rows masked, Rows grad_r) {

@@ -34,11 +34,9 @@ struct OuterProduct {
   int64_t b_rows;
   float* c;
   int64_t c_stride;
-  int64_t rows;  // at most kOuterRows
-  int64_t outputs, columns;
+  int64_t rows, outputs, columns;
   bool add;
 };
-constexpr int64_t kOuterRows = 256;
 
 // A tile of Winograd's convolutions: side² outputs of taps² filters, from points² inputs, by products
 // of points² matrices, one per "frequency" (Lavin and Gray 2015, arXiv:1509.09308). Points are 6, 7 or
@@ -76,7 +74,7 @@ struct Isa {
   // v[f * frequency_stride + c / panel * panel_stride + c % panel].
   void (*transform_input)(
       WinogradTile tile, const float* const* pixels, int64_t channels, float* v,
-      int64_t frequency_stride, int64_t panel, int64_t panel_stride);
+      int64_t frequency_stride, int64_t panel_stride);
 
   // Aᵀ m A of a tile: side² pixels. Adds a bias, clips, and writes zero where a mask (null, or pixels
   // like the output's) is zero or less.
@@ -84,16 +82,16 @@ struct Isa {
       WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
       float* const* pixels, const float* bias, bool relu, const float* const* masks);
 
-  // A g Aᵀ: the adjoint of transform_output.
+  // A g Aᵀ: the adjoint of transform_output. Writes like transform_input.
   void (*transform_output_adjoint)(
       WinogradTile tile, const float* const* pixels, int64_t channels, float* dm,
-      int64_t frequency_stride);
+      int64_t frequency_stride, int64_t panel_stride);
 
-  // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around.
-  // Frequency f goes to the row u + f * frequency_stride.
+  // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around. Writes like
+  // transform_input.
   void (*transform_filter)(
       WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
-      int64_t frequency_stride);
+      int64_t frequency_stride, int64_t panel_stride);
 
   // Gᵀ u G: the adjoint of transform_filter, of channels side by side.
   void (*transform_filter_adjoint)(
@@ -113,10 +111,15 @@ struct Isa {
       const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
       int64_t channels, float* y, int64_t y_stride);
 
-  // dx = the sum of dy of those of `windows` windows whose index is the pixel's number in them.
-  void (*unpool)(
-      const float* const* dy, const uint8_t* const* index, const int* numbers, int windows,
-      int64_t channels, float* dx);
+  // dx of a row of `width` adjacent pixels = the gradient of the 3x3/2 windows of `rows` rows (one above
+  // the other, or fewer), `count` in each; numbers: the row of pixels' own in them.
+  void (*unpool_halved)(
+      const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
+      const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
+      int64_t dx_stride);
+
+  // sums += dy of the windows that ReLU did not clip.
+  void (*add_unclipped)(const float* dy, const uint8_t* index, int64_t channels, float* sums);
 
   // dx of a row of `count` adjacent pixels = the gradient of the 3x3 windows around them and around
   // the pixels of the rows above and below (null at a border), plus what is there if `add`.

@@ -7,6 +7,19 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
+// Call function<V, vectors>(offset) for all of 0 .. n: by vectors side by side, enough to read whole lines
+// of the caches of each pixel, and the rest one by one.
+template <typename F>
+inline void for_each_lines(int64_t n, const F& function) {
+  constexpr int kTogether = 4;
+  int64_t c = 0;
+  for (; c + kTogether * kLanes <= n; c += kTogether * kLanes) {
+    function.template operator()<Vector, kTogether>(c);
+  }
+  for (; c + kLanes <= n; c += kLanes) function.template operator()<Vector, 1>(c);
+  for (; c < n; ++c) function.template operator()<float, 1>(c);
+}
+
 // The larger value; NaN counts as larger.
 template <typename V>
 inline auto is_larger(V x, V than) {
@@ -51,17 +64,24 @@ inline void max_of_nine(
 inline void max_of_rows(
     const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
     int64_t channels, float* y, int64_t y_stride) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+  for_each_lines(channels, [&]<typename V, int kTogether>(int64_t c) {
     const auto larger = [](V a, V b) { return is_larger(b, a) ? b : a; };
-    const auto column = [&](int64_t i) {
-      const auto pixel = [&](int row) { return load<V>(rows[row] + i * stride + c); };
+    const auto column = [&](int64_t i, int v) {
+      const auto pixel = [&](int row) { return load<V>(rows[row] + i * stride + c + v * kLanes); };
       return larger(larger(pixel(0), pixel(1)), pixel(2));
     };
-    V here = column(0), left = before ? column(-1) : here;
+    V left[kTogether], here[kTogether];
+    for (int v = 0; v < kTogether; ++v) {
+      here[v] = column(0, v);
+      left[v] = before ? column(-1, v) : here[v];
+    }
     for (int64_t i = 0; i < count; ++i) {
-      const V right = i + 1 < count || after ? column(i + 1) : here;
-      store(y + i * y_stride + c, larger(larger(left, here), right));
-      left = here, here = right;
+#pragma GCC unroll 4
+      for (int v = 0; v < kTogether; ++v) {
+        const V right = i + 1 < count || after ? column(i + 1, v) : here[v];
+        store(y + i * y_stride + c + v * kLanes, larger(larger(left[v], here[v]), right));
+        left[v] = here[v], here[v] = right;
+      }
     }
   });
 }
@@ -72,15 +92,33 @@ inline V where(IntegersOf<V> index, int number, V value) {
   return index == number ? value : zero<V>();
 }
 
-inline void unpool(
-    const float* const* dy, const uint8_t* const* index, const int* numbers, int windows,
-    int64_t channels, float* dx) {
+// Even pixels are in the first column of a window and in the last one of the window before.
+inline void unpool_halved(
+    const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
+    const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
+    int64_t dx_stride) {
+  for (int64_t i = 0; 2 * i < width; ++i, dx += 2 * dx_stride) {
+    const bool begins = i < count, ends = i > 0 && i <= count;
+    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
+      V even = zero<V>(), odd = zero<V>();
+      const auto passed = [&](int row, int64_t window, int number) {
+        const auto at = load_bytes<IntegersOf<V>>(index[row] + window * index_stride + c);
+        return where(at, 3 * numbers[row] + number, load<V>(dy[row] + window * dy_stride + c));
+      };
+      for (int row = 0; row < rows; ++row) {
+        if (begins) even += passed(row, i, 0), odd += passed(row, i, 1);
+        if (ends) even += passed(row, i - 1, 2);
+      }
+      store(dx + c, even);
+      if (2 * i + 1 < width) store(dx + dx_stride + c, odd);
+    });
+  }
+}
+
+inline void add_unclipped(const float* dy, const uint8_t* index, int64_t channels, float* sums) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    V sum = zero<V>();
-    for (int i = 0; i < windows; ++i) {
-      sum += where(load_bytes<IntegersOf<V>>(index[i] + c), numbers[i], load<V>(dy[i] + c));
-    }
-    store(dx + c, sum);
+    const IntegersOf<V> at = load_bytes<IntegersOf<V>>(index + c);
+    store(sums + c, load<V>(sums + c) + (at == kClipped ? zero<V>() : load<V>(dy + c)));
   });
 }
 
@@ -88,28 +126,32 @@ inline void unpool(
 inline void unpool_rows(
     const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
     int64_t count, int64_t channels, bool add, float* dx, int64_t dx_stride) {
-  for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-    const auto finish = [&](int64_t pixel, V sum) {
-      float* const to = dx + pixel * dx_stride + c;
-      store(to, add ? load<V>(to) + sum : sum);
+  for_each_lines(channels, [&]<typename V, int kTogether>(int64_t c) {
+    V left[kTogether] = {}, here[kTogether] = {};
+    const auto finish = [&](int64_t pixel, int v) {
+      float* const to = dx + pixel * dx_stride + c + v * kLanes;
+      store(to, add ? load<V>(to) + left[v] : left[v]);
     };
-    V left = zero<V>(), here = zero<V>();
     for (int64_t i = 0; i < count; ++i) {
-      V right = zero<V>();
+#pragma GCC unroll 4
+      for (int v = 0; v < kTogether; ++v) {
+        const int64_t channel = c + v * kLanes;
+        V right = zero<V>();
 #pragma GCC unroll 3
-      for (int row = 0; row < 3; ++row) {
-        if (dy[row] == nullptr) continue;
-        const int first = 6 - 3 * row;  // the windows above see the pixels in their last row
-        const V value = load<V>(dy[row] + i * dy_stride + c);
-        const IntegersOf<V> at = load_bytes<IntegersOf<V>>(index[row] + i * index_stride + c);
-        left += where(at, first, value);
-        here += where(at, first + 1, value);
-        right += where(at, first + 2, value);
+        for (int row = 0; row < 3; ++row) {
+          if (dy[row] == nullptr) continue;
+          const int first = 6 - 3 * row;  // the windows above see the pixels in their last row
+          const V value = load<V>(dy[row] + i * dy_stride + channel);
+          const auto at = load_bytes<IntegersOf<V>>(index[row] + i * index_stride + channel);
+          left[v] += where(at, first, value);
+          here[v] += where(at, first + 1, value);
+          right += where(at, first + 2, value);
+        }
+        if (i > 0) finish(i - 1, v);
+        left[v] = here[v], here[v] = right;
       }
-      if (i > 0) finish(i - 1, left);
-      left = here, here = right;
     }
-    if (count > 0) finish(count - 1, left);
+    for (int v = 0; v < kTogether && count > 0; ++v) finish(count - 1, v);
   });
 }
 

@@ -16,7 +16,8 @@ namespace googlenet_fast::cpu {
 namespace {
 
 constexpr int64_t kTaps = 7, kStride = 2, kBorder = 3;
-constexpr int64_t kBandRows = 8;  // of the output
+constexpr int64_t kBandRows = 8;   // of the output
+constexpr int64_t kPixels = 256;  // that are masked and packed at a time
 constexpr int64_t kParts = 16;    // sums of the weight gradient at most, whatever the threads
 
 // The images as bands of rows of outputs.
@@ -72,7 +73,7 @@ void mask_rows(
 // total (taps² * channels + 1, outputs) += the gradients of some bands; the last row is the bias's.
 void add_gradients(
     const Bands& bands, int64_t begin, int64_t end, Rows grad_y, Rows mask, Rows x, float* total) {
-  const int64_t outputs = grad_y.channels, depth = bands.depth(), most = kOuterRows;
+  const int64_t outputs = grad_y.channels, depth = bands.depth(), most = kPixels;
   Scratch scratch;
   float* const rows = scratch.take(bands.scratch());
   float* const masked = scratch.take(most * outputs);

@@ -115,27 +115,37 @@ template <int kPoints, int kTaps, typename V>
   evaluate_adjoint<kPoints, kTaps>(scaled, w);
 }
 
-// Apply a transform of kIn to kOut points to the columns, then to the rows of a tile, whose points
-// `read(y, x)` gives and `write(y, x, value)` takes. Inlined, or each point would fetch the addresses
-// that those have captured.
-template <int kIn, int kOut, typename V, typename Read, typename Write, typename F>
-[[gnu::always_inline]] inline void transform_2d(Read read, Write write, F transform) {
-  V half[kIn][kOut];  // transposed
+// Apply a transform of kIn to kOut points to the columns, then to the rows of a tile of `channels`, whose
+// points read<V>(y, x, channel) gives and write(y, x, channel, value) takes. A column's channels are
+// read one after the other, so that the processor sees what is read next. All is inlined, or each point
+// would fetch the addresses that those have captured.
+template <int kIn, int kOut, typename Read, typename Write, typename F>
+[[gnu::always_inline]] inline void transform_2d(
+    int64_t channels, Read read, Write write, F transform) {
+  constexpr int64_t kChannels = 64;  // of a tile that is half done, in the first-level cache
+  alignas(64) float half[kIn][kOut][kChannels];
+  for (int64_t first = 0; first < channels; first += kChannels) {
+    const int64_t count = channels - first < kChannels ? channels - first : kChannels;
+    for (int x = 0; x < kIn; ++x) {
+      for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
+        V column[kIn], out[kOut];
 #pragma GCC unroll 8
-  for (int x = 0; x < kIn; ++x) {
-    V column[kIn];
+        for (int y = 0; y < kIn; ++y) column[y] = read.template operator()<V>(y, x, first + c);
+        transform(column, out);
 #pragma GCC unroll 8
-    for (int y = 0; y < kIn; ++y) column[y] = read(y, x);
-    transform(column, half[x]);
-  }
+        for (int y = 0; y < kOut; ++y) store(&half[x][y][c], out[y]);
+      });
+    }
+    for (int y = 0; y < kOut; ++y) {
+      for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
+        V row[kIn], out[kOut];
 #pragma GCC unroll 8
-  for (int y = 0; y < kOut; ++y) {
-    V row[kIn], out[kOut];
+        for (int x = 0; x < kIn; ++x) row[x] = load<V>(&half[x][y][c]);
+        transform(row, out);
 #pragma GCC unroll 8
-    for (int x = 0; x < kIn; ++x) row[x] = half[x][y];
-    transform(row, out);
-#pragma GCC unroll 8
-    for (int x = 0; x < kOut; ++x) write(y, x, out[x]);
+        for (int x = 0; x < kOut; ++x) write(y, x, first + c, out[x]);
+      });
+    }
   }
 }
 
@@ -156,22 +166,23 @@ inline void with_tile(WinogradTile tile, const F& function) {
   });
 }
 
+// Where channel c is in a row that is packed in panels.
+inline int64_t packed_offset(int64_t c, int64_t panel_stride) {
+  return c / kPanel * panel_stride + c % kPanel;
+}
+
 inline void transform_input(
     WinogradTile tile, const float* const* pixels, int64_t channels, float* v,
-    int64_t frequency_stride, int64_t panel, int64_t panel_stride) {
+    int64_t frequency_stride, int64_t panel_stride) {
   with_points(tile.points, [&]<int kPoints>() {
-    for (int64_t first = 0; first < channels; first += panel) {
-      float* const to = v + first / panel * panel_stride;
-      const int64_t count = channels - first < panel ? channels - first : panel;
-      for_each_vector(count, [&]<typename V>(int64_t c, V) {
-        transform_2d<kPoints, kPoints, V>(
-            [=](int y, int x) { return load<V>(pixels[kPoints * y + x] + first + c); },
-            [=](int y, int x, V value) {
-              store(to + (kPoints * y + x) * frequency_stride + c, value);
-            },
-            [](const V* a, V* b) { input_1d<kPoints>(a, b); });
-      });
-    }
+    transform_2d<kPoints, kPoints>(
+        channels,
+        [=]<typename V>(int y, int x, int64_t c) { return load<V>(pixels[kPoints * y + x] + c); },
+        [=](int y, int x, int64_t c, auto value) {
+          float* const to = v + (kPoints * y + x) * frequency_stride;
+          store(to + packed_offset(c, panel_stride), value);
+        },
+        [](const auto* a, auto* b) { input_1d<kPoints>(a, b); });
   });
 }
 
@@ -180,65 +191,68 @@ inline void transform_output(
     float* const* pixels, const float* bias, bool clip, const float* const* masks) {
   const float least = clip ? 0 : -__builtin_inff();
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
-    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-      const V lowest = least + zero<V>();
-      const V shift = bias == nullptr ? zero<V>() : load<V>(bias + c);
-      transform_2d<kPoints, kSide, V>(
-          [=](int y, int x) { return load<V>(m + (kPoints * y + x) * frequency_stride + c); },
-          [=](int y, int x, V value) {
-            const int i = kSide * y + x;
-            value += shift;
-            value = value < lowest ? lowest : value;
-            if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
-            store(pixels[i] + c, value);
-          },
-          [](const V* a, V* b) { evaluate_adjoint<kPoints, kSide>(a, b); });
-    });
+    transform_2d<kPoints, kSide>(
+        channels,
+        [=]<typename V>(int y, int x, int64_t c) {
+          return load<V>(m + (kPoints * y + x) * frequency_stride + c);
+        },
+        [=]<typename V>(int y, int x, int64_t c, V value) {
+          const int i = kSide * y + x;
+          const V lowest = least + zero<V>();
+          value += bias == nullptr ? zero<V>() : load<V>(bias + c);
+          value = value < lowest ? lowest : value;
+          if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
+          store(pixels[i] + c, value);
+        },
+        [](const auto* a, auto* b) { evaluate_adjoint<kPoints, kSide>(a, b); });
   });
 }
 
 inline void transform_output_adjoint(
     WinogradTile tile, const float* const* pixels, int64_t channels, float* dm,
-    int64_t frequency_stride) {
+    int64_t frequency_stride, int64_t panel_stride) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
-    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-      transform_2d<kSide, kPoints, V>(
-          [=](int y, int x) { return load<V>(pixels[kSide * y + x] + c); },
-          [=](int y, int x, V value) {
-            store(dm + (kPoints * y + x) * frequency_stride + c, value);
-          },
-          [](const V* a, V* b) { evaluate<kPoints, kSide>(a, b); });
-    });
+    transform_2d<kSide, kPoints>(
+        channels,
+        [=]<typename V>(int y, int x, int64_t c) { return load<V>(pixels[kSide * y + x] + c); },
+        [=](int y, int x, int64_t c, auto value) {
+          float* const to = dm + (kPoints * y + x) * frequency_stride;
+          store(to + packed_offset(c, panel_stride), value);
+        },
+        [](const auto* a, auto* b) { evaluate<kPoints, kSide>(a, b); });
   });
 }
 
 inline void transform_filter(
     WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
-    int64_t frequency_stride) {
+    int64_t frequency_stride, int64_t panel_stride) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
-    for_each_vector(lanes, [&]<typename V>(int64_t i, V) {
-      transform_2d<kTaps, kPoints, V>(
-          [=](int y, int x) {
-            const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
-            return load<V>(w + tap * tap_stride + i);
-          },
-          [=](int y, int x, V value) {
-            store(u + (kPoints * y + x) * frequency_stride + i, value);
-          },
-          [](const V* a, V* b) { filter_1d<kPoints, kTaps>(a, b); });
-    });
+    transform_2d<kTaps, kPoints>(
+        lanes,
+        [=]<typename V>(int y, int x, int64_t i) {
+          const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
+          return load<V>(w + tap * tap_stride + i);
+        },
+        [=](int y, int x, int64_t i, auto value) {
+          float* const to = u + (kPoints * y + x) * frequency_stride;
+          store(to + packed_offset(i, panel_stride), value);
+        },
+        [](const auto* a, auto* b) { filter_1d<kPoints, kTaps>(a, b); });
   });
 }
 
 inline void transform_filter_adjoint(
     WinogradTile tile, const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
-    for_each_vector(channels, [&]<typename V>(int64_t c, V) {
-      transform_2d<kPoints, kTaps, V>(
-          [=](int y, int x) { return load<V>(u + (kPoints * y + x) * frequency_stride + c); },
-          [=](int y, int x, V value) { store(dw + (kTaps * y + x) * channels + c, value); },
-          [](const V* a, V* b) { filter_adjoint_1d<kPoints, kTaps>(a, b); });
-    });
+    transform_2d<kPoints, kTaps>(
+        channels,
+        [=]<typename V>(int y, int x, int64_t c) {
+          return load<V>(u + (kPoints * y + x) * frequency_stride + c);
+        },
+        [=](int y, int x, int64_t c, auto value) {
+          store(dw + (kTaps * y + x) * channels + c, value);
+        },
+        [](const auto* a, auto* b) { filter_adjoint_1d<kPoints, kTaps>(a, b); });
   });
 }
 
