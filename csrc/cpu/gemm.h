@@ -11,8 +11,8 @@ namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 // Rows of a panel whose loop's own instructions are shared.
 constexpr int kUnrolled = 4;
 
-// Rows of a panel from the one that is read to the one that is fetched: processors that see what is read
-// next stop at the end of a page.
+// Rows of a panel from the one that is read to the one that is fetched: processors that see ahead what
+// is read stop at the end of a page.
 constexpr int kAhead = 16;
 
 // Rows of a panel that fits the first-level cache beside the rows that pass by.

@@ -111,8 +111,8 @@ struct Isa {
       const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
       int64_t channels, float* y, int64_t y_stride);
 
-  // dx of a row of `width` adjacent pixels = the gradient of the 3x3/2 windows of `rows` rows (one above
-  // the other, or fewer), `count` in each; numbers: the row of pixels' own in them.
+  // dx of a row of `width` adjacent pixels = the gradient of the 3x3/2 windows that it is in: of `rows`
+  // rows (at most two), `count` in each. numbers: the row of pixels' own in them.
   void (*unpool_halved)(
       const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
       const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,

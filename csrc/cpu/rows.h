@@ -7,8 +7,8 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-// Call function<V, vectors>(offset) for all of 0 .. n: by vectors side by side, enough to read whole lines
-// of the caches of each pixel, and the rest one by one.
+// Call function<V, vectors>(offset) for all of 0 .. n: by vectors side by side, enough to read whole
+// lines of the caches of each pixel, and the rest one by one.
 template <typename F>
 inline void for_each_lines(int64_t n, const F& function) {
   constexpr int kTogether = 4;
@@ -26,19 +26,20 @@ inline auto is_larger(V x, V than) {
   return (x > than) | (x != x);
 }
 
-template <bool kIndex>
+// kAll: no pixel is left out.
+template <bool kIndex, bool kAll>
 void max_of_nine_with(
     const float* const* pixels, int64_t channels, const float* bias, bool clip, float* y,
     uint8_t* index) {
-  if (channels == 0) return;  // the data of a tensor without values is null
   constexpr int kClippedIndex = kClipped;
   int first = 0;
-  while (pixels[first] == nullptr) ++first;
+  while (!kAll && pixels[first] == nullptr) ++first;
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     V most = load<V>(pixels[first] + c);
     IntegersOf<V> at = first + IntegersOf<V>{};
-    for (int i = first + 1; i < 9; ++i) {
-      if (pixels[i] == nullptr) continue;
+#pragma GCC unroll 8
+    for (int i = 1; i < 9; ++i) {
+      if (!kAll && (i <= first || pixels[i] == nullptr)) continue;
       const V x = load<V>(pixels[i] + c);
       const auto larger = is_larger(x, most);
       most = larger ? x : most;
@@ -56,7 +57,12 @@ void max_of_nine_with(
 inline void max_of_nine(
     const float* const* pixels, int64_t channels, const float* bias, bool clip, float* y,
     uint8_t* index) {
-  const auto run = index == nullptr ? max_of_nine_with<false> : max_of_nine_with<true>;
+  if (channels == 0) return;  // the data of a tensor without values is null
+  bool all = true;
+  for (int i = 0; i < 9; ++i) all = all && pixels[i] != nullptr;
+  const auto run = index == nullptr
+                       ? (all ? max_of_nine_with<false, true> : max_of_nine_with<false, false>)
+                       : (all ? max_of_nine_with<true, true> : max_of_nine_with<true, false>);
   run(pixels, channels, bias, clip, y, index);
 }
 
