@@ -60,14 +60,18 @@ struct Bands {
   }
 };
 
-// masked (count, outputs) = grad_y of some pixels where mask lets it pass; sums (outputs,) += it.
-void mask_rows(
+// The rows of grad_y of some pixels, zero where mask (data null: none) is zero or less: those are written
+// to `masked` (count, outputs). sums (outputs,), if not null, += the rows.
+Rows mask_rows(
     Rows grad_y, Rows mask, int64_t first, int64_t count, float* masked, float* sums) {
   const int64_t outputs = grad_y.channels;
+  const bool masks = mask.data != nullptr;
   for (int64_t i = 0; i < count; ++i) {
-    const float* const passes = mask.data == nullptr ? nullptr : mask.row(first + i);
-    isa().mask(grad_y.row(first + i), passes, outputs, masked + i * outputs, sums);
+    isa().mask(
+        grad_y.row(first + i), masks ? mask.row(first + i) : nullptr, outputs,
+        masks ? masked + i * outputs : nullptr, sums);
   }
+  return masks ? Rows{masked, outputs, outputs} : grad_y.from(first);
 }
 
 // total (taps² * channels + 1, outputs) += the gradients of some bands; the last row is the bias's.
@@ -83,10 +87,10 @@ void add_gradients(
     for (int64_t row = 0; row < bands.rows(band); ++row) {
       for (int64_t first = 0; first < bands.width; first += most) {
         const int64_t count = std::min(most, bands.width - first);
-        mask_rows(
+        const Rows grads = mask_rows(
             grad_y, mask, bands.pixel(band, row) + first, count, masked,
             total + kTaps * depth * outputs);
-        isa().pack(masked, outputs, count, outputs, count, packed);
+        isa().pack(grads.data, grads.stride, count, outputs, count, packed);
         for (int64_t tap = 0; tap < kTaps; ++tap) {
           const float* const patches =
               rows + (kStride * row + tap) * bands.padded() + kStride * first * bands.channels;
@@ -154,9 +158,9 @@ void stem_input_gradient(const Size& size, Rows grad_y, Rows mask, const Filter&
     std::fill_n(padded, padded_size, 0.0f);
     for (int64_t row = 0; row < bands.height; ++row) {
       const int64_t first = (image * bands.height + row) * bands.width;
-      mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
+      const Rows grads = mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
       isa().multiply(
-          {masked, outputs, packed, patches, values, bands.width, values, outputs, nullptr, false,
+          {grads.data, grads.stride, packed, patches, values, bands.width, values, outputs, nullptr, false,
            false});
       for (int64_t i = 0; i < bands.width * kTaps; ++i) {
         const float* const from = patches + i * bands.depth();
