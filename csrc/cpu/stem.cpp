@@ -16,7 +16,7 @@ namespace googlenet_fast::cpu {
 namespace {
 
 constexpr int64_t kTaps = 7, kStride = 2, kBorder = 3;
-constexpr int64_t kBandRows = 8;   // of the output
+constexpr int64_t kBandRows = 8;  // of the output
 constexpr int64_t kPixels = 256;  // that are masked and packed at a time
 constexpr int64_t kParts = 16;    // sums of the weight gradient at most, whatever the threads
 
@@ -160,8 +160,8 @@ void stem_input_gradient(const Size& size, Rows grad_y, Rows mask, const Filter&
       const int64_t first = (image * bands.height + row) * bands.width;
       const Rows grads = mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
       isa().multiply(
-          {grads.data, grads.stride, packed, patches, values, bands.width, values, outputs, nullptr, false,
-           false});
+          {grads.data, grads.stride, packed, patches, values, bands.width, values, outputs, nullptr,
+           false, false});
       for (int64_t i = 0; i < bands.width * kTaps; ++i) {
         const float* const from = patches + i * bands.depth();
         float* const to = padded + (kStride * row + i % kTaps) * bands.padded() +

@@ -166,9 +166,13 @@ inline void with_tile(WinogradTile tile, const F& function) {
   });
 }
 
-// Where channel c is in a row that is packed in panels.
-inline int64_t packed_offset(int64_t c, int64_t panel_stride) {
-  return c / kPanel * panel_stride + c % kPanel;
+// Writes a tile's points as Isa::transform_input says.
+template <int kPoints>
+inline auto packed_writer(float* to, int64_t frequency_stride, int64_t panel_stride) {
+  return [=](int y, int x, int64_t c, auto value) __attribute__((always_inline)) {
+    float* const row = to + (kPoints * y + x) * frequency_stride;
+    store(row + c / kPanel * panel_stride + c % kPanel, value);
+  };
 }
 
 inline void transform_input(
@@ -178,10 +182,7 @@ inline void transform_input(
     transform_2d<kPoints, kPoints>(
         channels,
         [=]<typename V>(int y, int x, int64_t c) { return load<V>(pixels[kPoints * y + x] + c); },
-        [=](int y, int x, int64_t c, auto value) {
-          float* const to = v + (kPoints * y + x) * frequency_stride;
-          store(to + packed_offset(c, panel_stride), value);
-        },
+        packed_writer<kPoints>(v, frequency_stride, panel_stride),
         [](const auto* a, auto* b) { input_1d<kPoints>(a, b); });
   });
 }
@@ -215,10 +216,7 @@ inline void transform_output_adjoint(
     transform_2d<kSide, kPoints>(
         channels,
         [=]<typename V>(int y, int x, int64_t c) { return load<V>(pixels[kSide * y + x] + c); },
-        [=](int y, int x, int64_t c, auto value) {
-          float* const to = dm + (kPoints * y + x) * frequency_stride;
-          store(to + packed_offset(c, panel_stride), value);
-        },
+        packed_writer<kPoints>(dm, frequency_stride, panel_stride),
         [](const auto* a, auto* b) { evaluate<kPoints, kSide>(a, b); });
   });
 }
@@ -233,10 +231,7 @@ inline void transform_filter(
           const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
           return load<V>(w + tap * tap_stride + i);
         },
-        [=](int y, int x, int64_t i, auto value) {
-          float* const to = u + (kPoints * y + x) * frequency_stride;
-          store(to + packed_offset(i, panel_stride), value);
-        },
+        packed_writer<kPoints>(u, frequency_stride, panel_stride),
         [](const auto* a, auto* b) { filter_1d<kPoints, kTaps>(a, b); });
   });
 }
