@@ -363,6 +363,22 @@ void multiply_sibling(const Size& size, Rows x, const Sibling& s, Part part, uin
   multiply_part(part, rows, s.w.prepared, s.y, s.bias, s.relu, false);
 }
 
+// The gradient of the maxima at the pixels from `first` to `last`, for the part's columns. What a thread
+// computes for a part does not leave the caches.
+Rows pooled_gradient(
+    const SiblingGradient& pooled, const float* packed, int64_t first, int64_t last,
+    const Part& part, Scratch& scratch) {
+  const Rows grad{scratch.take((last - first) * part.columns), part.columns, part.columns};
+  for (int64_t pixel = first; pixel < last; pixel += kPixels) {
+    const int64_t count = std::min(kPixels, last - pixel);
+    isa().multiply(
+        {pooled.grad_y.row(pixel), pooled.grad_y.stride, packed + part.column * pooled.w.outputs,
+         grad.row(pixel - first), grad.stride, count, part.columns, pooled.w.outputs, nullptr, false,
+         false});
+  }
+  return grad;
+}
+
 }  // namespace
 
 int tile_points(const Size& size, int taps) {
@@ -446,24 +462,29 @@ void siblings_input_gradient(
     const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
     const uint8_t* index, Rows grad_x) {
   if (size.pixels() == 0) return;
-  const int64_t channels = grad_x.channels;
   Scratch scratch;
-  const Rows grad_pooled{scratch.take(size.pixels() * channels), channels, channels};
-  input_gradient(size, pooled.grad_y, pooled.w, {}, grad_pooled);
+  const float* const packed_pooled = pack_backward(pooled.w, scratch);
   const float* const packed[] = {
       pack_backward(siblings[0].w, scratch), pack_backward(siblings[1].w, scratch)};
-  const int64_t rows = size.images * size.height;
-  for_parts(rows, std::max<int64_t>(1, kPixels / size.width), channels, [&](const Part& part) {
-    const Part pixels{
-        part.first * size.width, part.count * size.width, part.column, part.columns};
-    for (int k = 0; k < 2; ++k) {
-      multiply_part(
-          pixels, siblings[k].grad_y.from(pixels.first), packed[k], grad_x, nullptr, false, k > 0);
-    }
-    for (int64_t row = part.first; row < part.first + part.count; ++row) {
-      unpool(
-          size, row, grad_pooled.columns(part.column, part.columns), index + part.column, channels,
-          true, grad_x.columns(part.column, part.columns));
+  const int64_t rows = size.images * size.height, step = std::max<int64_t>(1, kPixels / size.width);
+  for_parts(rows, size.height, grad_x.channels, [&](const Part& part) {
+    Scratch own;
+    const int64_t end = part.first + part.count;
+    // Windows of the image's rows above and below reach into the part.
+    const int64_t above = part.first % size.height > 0, below = end % size.height > 0;
+    const int64_t first = (part.first - above) * size.width, last = (end + below) * size.width;
+    const Rows grad_pooled = pooled_gradient(pooled, packed_pooled, first, last, part, own);
+    const Rows columns = grad_x.columns(part.column, part.columns);
+    for (int64_t row = part.first; row < end; row += step) {
+      const int64_t count = std::min(step, end - row);
+      const Part pixels{row * size.width, count * size.width, part.column, part.columns};
+      for (int k = 0; k < 2; ++k) {
+        multiply_part(
+            pixels, siblings[k].grad_y.from(pixels.first), packed[k], grad_x, nullptr, false, k > 0);
+      }
+      for (int64_t y = row; y < row + count; ++y) {
+        unpool(size, y, grad_pooled, first, index + part.column, grad_x.channels, true, columns);
+      }
     }
   });
 }

@@ -106,11 +106,11 @@ void siblings_weight_gradient(
 void max_pool(
     const Size& size, int64_t first, int64_t count, Rows x, Rows y, uint8_t* index);
 
-// grad_x = the gradient of that pool, for grad_pooled of its maxima, plus what is there if `add`; of the
-// pixels of one row of one image. On this thread.
+// grad_x = the gradient of that pool, for grad_pooled of its maxima from pixel `first` on, plus what is
+// there if `add`; of the pixels of one row of one image. On this thread.
 void unpool(
-    const Size& size, int64_t row, Rows grad_pooled, const uint8_t* index, int64_t index_stride,
-    bool add, Rows grad_x);
+    const Size& size, int64_t row, Rows grad_pooled, int64_t first, const uint8_t* index,
+    int64_t index_stride, bool add, Rows grad_x);
 
 // masked = 0 where mask is zero or less, else grad; sums (channels,) = its sum over the pixels.
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums);

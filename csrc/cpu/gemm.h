@@ -31,6 +31,13 @@ struct Tiles {
   bool add, relu;
 };
 
+// Fetch the lines at p + r * stride, to be written if kWrite.
+template <int kRows, bool kWrite>
+[[gnu::always_inline]] inline void fetch_rows(const float* p, int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) __builtin_prefetch(p + r * stride, kWrite);
+}
+
 // Call function(row, vector) for a tile's vectors, in code without a loop.
 template <int kRows, int kWide, typename F>
 [[gnu::always_inline]] inline void for_each_sum(const F& function) {
@@ -41,8 +48,9 @@ template <int kRows, int kWide, typename F>
   }
 }
 
-// The sums begin with what they are added to, and stay in registers to the end. A function of its own,
-// whose caller's variables take no registers from them.
+// The sums begin with what they are added to, and stay in registers to the end. Meanwhile the next tile's
+// rows of A and C are fetched, which often come from memory. A function of its own, whose caller's
+// variables take no registers from the sums.
 template <int kRows, int kWide, bool kTransposed>
 [[gnu::noinline]] void multiply_tiles(const Tiles& t, int64_t tiles) {
   const float* rows[kRows];
@@ -65,6 +73,7 @@ template <int kRows, int kWide, bool kTransposed>
           [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
     }
     const float *b = t.b, *column = rows[0];  // of A, if transposed
+    if constexpr (!kTransposed) fetch_rows<kRows, true>(c + kRows * c_stride, c_stride);
     const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
       Vector right[kWide];
 #pragma GCC unroll 2
@@ -81,6 +90,9 @@ template <int kRows, int kWide, bool kTransposed>
     for (int64_t part = 0; part < t.parts; ++part) {
       int64_t k = 0;
       for (; k + kUnrolled <= depth; k += kUnrolled, b += kUnrolled * kPanel) {
+        if constexpr (!kTransposed) {
+          if (k % kLine == 0) fetch_rows<kRows, false>(rows[0] + kRows * a_stride + k, a_stride);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i < kUnrolled; ++i) add_products(k, i);
       }

@@ -53,15 +53,15 @@ void max_pool(
 }
 
 void unpool(
-    const Size& size, int64_t row, Rows grad_pooled, const uint8_t* index, int64_t index_stride,
-    bool add, Rows grad_x) {
+    const Size& size, int64_t row, Rows grad_pooled, int64_t first, const uint8_t* index,
+    int64_t index_stride, bool add, Rows grad_x) {
   const int64_t y = row % size.height;
   const float* dy[3];
   const uint8_t* at[3];
   for (int i = 0; i < 3; ++i) {
     const bool inside = y + i > 0 && y + i <= size.height;
     const int64_t pixel = (row + i - 1) * size.width;
-    dy[i] = inside ? grad_pooled.row(pixel) : nullptr;
+    dy[i] = inside ? grad_pooled.row(pixel - first) : nullptr;
     at[i] = inside ? index + pixel * index_stride : nullptr;
   }
   isa().unpool_rows(
@@ -93,7 +93,7 @@ void run_cpu(Dtype, const MaxPoolBackward& p) {
   const cpu::Rows grad_y = cpu::rows_of(p.grad_y, channels);
   const cpu::Rows grad_x = cpu::rows_of(p.grad_x, channels);
   cpu::for_each_task(size.images * size.height, [&](int64_t row) {
-    cpu::unpool(size, row, grad_y, p.index, channels, false, grad_x);
+    cpu::unpool(size, row, grad_y, 0, p.index, channels, false, grad_x);
   });
 }
 
