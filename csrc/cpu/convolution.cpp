@@ -370,11 +370,10 @@ Rows pooled_gradient(
     const Part& part, Scratch& scratch) {
   const Rows grad{scratch.take((last - first) * part.columns), part.columns, part.columns};
   for (int64_t pixel = first; pixel < last; pixel += kPixels) {
-    const int64_t count = std::min(kPixels, last - pixel);
-    isa().multiply(
-        {pooled.grad_y.row(pixel), pooled.grad_y.stride, packed + part.column * pooled.w.outputs,
-         grad.row(pixel - first), grad.stride, count, part.columns, pooled.w.outputs, nullptr, false,
-         false});
+    const Part block{pixel - first, std::min(kPixels, last - pixel), 0, part.columns};
+    multiply_part(
+        block, pooled.grad_y.from(pixel), packed + part.column * pooled.w.outputs, grad, nullptr,
+        false, false);
   }
   return grad;
 }
