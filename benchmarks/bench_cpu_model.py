@@ -47,8 +47,7 @@ def time_peers(
 ) -> dict[str, Measurement]:
     """Time a step of each peer, this package first and the baseline.
 
-    Three steps before, from the same weights, show that all compute the same; after two more the
-    memory that they keep has stopped growing.
+    Three steps before, from the same weights, show that all compute the same.
     """
     values = {
         peer: np.array([worker.run(mode, batch)["value"] for _ in range(3)])
@@ -58,9 +57,6 @@ def time_peers(
     errors = {p: float(np.linalg.norm(v - ours) / np.linalg.norm(ours)) for p, v in values.items()}
     assert max(errors.values()) < TOLERANCE, errors
     steps = {peer: partial(worker.run, mode, batch) for peer, worker in started.items()}
-    for step in steps.values():
-        for _ in range(2):
-            step()
     return interleave(
         f"{mode}, batch {batch}",
         steps,
