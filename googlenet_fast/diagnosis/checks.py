@@ -19,6 +19,7 @@ from googlenet_fast.ops import (
     max_pool,
     use_impl,
 )
+from googlenet_fast.ops.verification import effective_dtype
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-2}
 """Relative error (norm) allowed beyond twice the reference's own in that dtype. In fp16, rounding
@@ -163,7 +164,8 @@ def compare(
     for dtype in dtypes:
         tensors = make_tensors(case, dtype, device)
         exact = outputs(case, "reference", [tensor.double() for tensor in tensors])
-        allowed = 2 * error(outputs(case, "reference", tensors), exact) + TOLERANCES[dtype]
+        own = error(outputs(case, "reference", tensors), exact)
+        allowed = 2 * own + TOLERANCES[effective_dtype(dtype, device)]
         try:
             found = error(outputs(case, implementation, tensors), exact)
         except Exception as exception:  # compilers fail in their own ways

@@ -107,10 +107,11 @@ def candidates(
     for name in names:
         reason = able[name](*arguments)
         if reason is None and (device_type, name) == ("cuda", "triton"):
-            if not can_verify():
-                continue
             device = f"cuda:{arguments[0].device.index}"
-            reason = why_not_verified(op, name, device, signature(arguments))
+            question = op, name, device, signature(arguments)
+            if not can_verify(*question):
+                continue
+            reason = why_not_verified(*question)
         yield name, reason
 
 

@@ -1,6 +1,7 @@
 """Times of functions that run on a GPU, side by side."""
 
 from collections.abc import Callable, Mapping
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -9,28 +10,48 @@ import torch
 ROUNDS = 7
 """Timed rounds, in which every function has its turn."""
 
+HEAD_START = 5e-3
+"""Seconds that a GPU is kept busy while the host launches the work to be timed."""
+
 Clock = Callable[[Callable[[], Any]], float]
 """Returns the seconds that a function takes."""
 
 
 class ColdGpuClock:
-    """Time on a GPU, whose caches hold nothing of the work when it begins."""
+    """Time on a GPU alone, whose caches hold nothing of the work when it begins.
+
+    The GPU fills memory first, for so long that the host has launched the work by then: else
+    small layers would be timed by how fast the host launches them.
+    """
 
     def __init__(self, device: str = "cuda") -> None:
         self._device = device
         size = torch.cuda.get_device_properties(device).L2_cache_size
         self._other = torch.empty(2 * size, dtype=torch.uint8, device=device)
+        self._fills = 100
+        self._fills = ceil(self._fills * HEAD_START / min(self._fill() for _ in range(3)))
 
     def __call__(self, work: Callable[[], Any]) -> float:
         """Return the seconds between two events around the work."""
         with torch.cuda.device(self._device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._occupy()
+            return self._seconds(work)
+
+    def _fill(self) -> float:
+        with torch.cuda.device(self._device):
+            return self._seconds(self._occupy)
+
+    def _occupy(self) -> None:
+        for _ in range(self._fills):
             self._other.zero_()
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end) / 1000
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
 
 
 def interleaved_medians(

@@ -7,7 +7,6 @@ versions and these kernel sources; what failed is tried again by the next proces
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from googlenet_fast.ops.records import read_record, write_record
+from googlenet_fast.ops.selection import calls_seen
 from googlenet_fast.ops.trial import Signature, Trial, random_arguments
 
 IMAGES, SIZE = 2, 14
@@ -32,11 +32,20 @@ altogether: one of 10^5 is an error of 3e-3, even in fp32."""
 RECORD = "checked-kernels"
 """Name of the record of what passed."""
 
+_found: dict[tuple[str, str, str, Signature], str | None] = {}
+"""Answers of `why_not_verified` in this process."""
+
 
 @torch._dynamo.assume_constant_result
-def can_verify() -> bool:
-    """Whether there is a GPU to check kernels on, free to run them: no CUDA graph is captured."""
-    return torch.cuda.is_available() and not torch.cuda.is_current_stream_capturing()
+def can_verify(op: str, implementation: str, device: str, call: Signature) -> bool:
+    """Whether there is a GPU to check a kernel on, free to run it, or it was checked before.
+
+    A GPU is not free while a CUDA graph is captured.
+    """
+    if not torch.cuda.is_available():
+        return False
+    known = (op, implementation, device, call) in _found
+    return known or not torch.cuda.is_current_stream_capturing()
 
 
 def signature(arguments: Sequence[Any]) -> Signature:
@@ -59,11 +68,13 @@ def why_not_verified(op: str, implementation: str, device: str, call: Signature)
         device: such as "cuda:0".
         call: what `signature` gives.
     """
-    return _remembered(op, implementation, device, call)
+    question = op, implementation, device, call
+    if question not in _found:
+        _found[question] = _ask(*question)
+    return _found[question]
 
 
-@cache
-def _remembered(op: str, implementation: str, device: str, call: Signature) -> str | None:
+def _ask(op: str, implementation: str, device: str, call: Signature) -> str | None:
     name = f"{op} {implementation} {call}"
     if name in read_record(RECORD, device):
         return None
@@ -87,7 +98,12 @@ def deviation(
     dtype = call[1]
     weights = [value[1] for value in call[2:] if isinstance(value, tuple) and len(value[0]) == 4]
     mixed = dtype if any(weight != dtype for weight in weights) else None
-    with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        calls_seen(),  # so that the caller's does not see these
+    ):
         try:
             arguments = random_arguments(call, device)
             exact = Trial(op, [_double(value) for value in arguments], None).run("reference")
@@ -96,13 +112,23 @@ def deviation(
             found = _errors(trial.run(implementation), exact)
         except Exception as error:  # compilers fail in their own ways; all mean: do not use it
             return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    of_output, of_gradients = FLOORS[dtype]
+    of_output, of_gradients = FLOORS[effective_dtype(dtype, device)]
     floors = [of_output, *[of_gradients] * (len(found) - 1)]
     for index, (off, reference, floor) in enumerate(zip(found, own, floors, strict=True)):
         if not off <= 2 * reference + floor:  # NaN fails too
             what = "output" if index == 0 else f"gradient {index}"
             return off, f"relative error {off:.1e} of the {what} in {dtype}"
     return max(found), None
+
+
+def effective_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    """Return the dtype whose rounding a product of `dtype` has on a device.
+
+    Where PyTorch's convolutions are allowed tf32, which has the 10 bits of fp16's mantissa, so are
+    the kernels'; cuDNN makes use of it for some shapes only.
+    """
+    tf32 = dtype == torch.float32 and device.startswith("cuda") and torch.backends.cudnn.allow_tf32
+    return torch.float16 if tf32 else dtype
 
 
 def _double(value: Any) -> Any:

@@ -40,6 +40,7 @@ def make_arguments(
     kernel: int = 5,
     bias: bool = True,
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> list[Any]:
     """Random input, weights and biases, each output of order 1; biases in fp32 or wider."""
     widths = BLOCKS[block] if isinstance(block, str) else block
@@ -55,7 +56,7 @@ def make_arguments(
         arguments.append(weight.to(dtype, memory_format=torch.channels_last))
         wide = torch.promote_types(dtype, torch.float32)
         arguments.append(torch.randn(out, dtype=wide) if bias else None)
-    return arguments
+    return [None if a is None else a.to(device) for a in arguments]
 
 
 def far_from_zero(arguments: list[Any]) -> list[Any]:
@@ -130,8 +131,8 @@ def test_gradcheck(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
-def test_fp16_activations_with_fp32_biases(implementation: str) -> None:
-    arguments = make_arguments("odd", dtype=torch.float16)
+def test_fp16_activations_with_fp32_biases(implementation: str, device: str) -> None:
+    arguments = make_arguments("odd", dtype=torch.float16, device=device)
     with use_impl(implementation):
         y = inception(*arguments)
     assert y.dtype == torch.float16
@@ -151,8 +152,8 @@ def test_fp16_activations_with_fp32_biases(implementation: str) -> None:
     ],
     ids=["NCHW", "slice of channels", "empty batch", "one pixel"],
 )
-def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor]) -> None:
-    x, *parameters = make_arguments("odd", dtype=torch.float32)
+def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor], device: str) -> None:
+    x, *parameters = make_arguments("odd", dtype=torch.float32, device=device)
     odd = layout(x).requires_grad_()
     with use_impl(implementation):
         y = inception(odd, *parameters)
@@ -164,8 +165,8 @@ def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor]) -> 
 
 
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
-def test_compiles_whole(implementation: str) -> None:
-    arguments = [a.requires_grad_() for a in make_arguments("odd") if a is not None]
+def test_compiles_whole(implementation: str, device: str) -> None:
+    arguments = [a.requires_grad_() for a in make_arguments("odd", device=device)]
     compiled = torch.compile(inception, fullgraph=True, backend="aot_eager")
     with use_impl(implementation):
         y, expected = compiled(*arguments), inception(*arguments)
@@ -178,11 +179,11 @@ def test_compiles_whole(implementation: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
-def test_autocast(implementation: str, dtype: torch.dtype) -> None:
-    if implementation == "triton" and dtype == torch.bfloat16:
+def test_autocast(implementation: str, dtype: torch.dtype, device: str) -> None:
+    if implementation == "triton" and dtype == torch.bfloat16 and device == "cpu":
         pytest.skip("Triton's interpreter multiplies bfloat16 wrongly")
-    arguments = [a.requires_grad_() for a in make_arguments("odd") if a is not None]
-    with torch.autocast("cpu", dtype=dtype), use_impl(implementation):
+    arguments = [a.requires_grad_() for a in make_arguments("odd", device=device)]
+    with torch.autocast(device, dtype=dtype), use_impl(implementation):
         y = inception(*arguments)
     assert y.dtype == dtype
     torch.testing.assert_close(

@@ -61,7 +61,7 @@ def test_the_fastest_goes_first_and_an_unknown_name_changes_nothing() -> None:
 
 
 def test_auto_goes_by_it_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "can_verify", lambda: True)
+    monkeypatch.setattr(dispatch, "can_verify", lambda *question: True)
     monkeypatch.setattr(dispatch, "why_not_verified", lambda *question: None)
     monkeypatch.setattr(dispatch, "_registry", {})
     register("op", {"cuda": {"triton": always, "aten": always, "reference": always}})

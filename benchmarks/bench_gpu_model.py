@@ -1,0 +1,145 @@
+"""Training steps and inference of GoogLeNet on a GPU in fp16, against PyTorch's modes.
+
+Images are on the GPU already. This package goes by what a search found fastest, as a long training
+run does.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.harness import interleave, relative_error
+from benchmarks.plain_googlenet import plain_googlenet, torch_framework
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.kernel_search import search
+from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.layers import Dropout
+from googlenet_fast.ops import use_impl
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+BATCHES = [int(batch) for batch in os.environ.get("GOOGLENET_FAST_BENCH_BATCHES", "64 256").split()]
+"""Images a step."""
+
+STEPS = 5
+"""Of a timing."""
+
+TOLERANCE = 5e-2
+"""Largest relative error, in norm, of logits against the plain network's in fp32."""
+
+Step = Callable[[], object]
+
+
+def ours() -> nn.Module:
+    """This package's network, without what the plain one does not have."""
+    network = GoogLeNet("paper", lrn=False)
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    return network
+
+
+def networks(batch: int) -> dict[str, nn.Module]:
+    """Networks with the same weights by name, the baseline first, channels_last on the GPU."""
+    torch.manual_seed(0)
+    plain = plain_googlenet(torch_framework())
+    found = {
+        "PyTorch": plain,
+        "PyTorch compiled": plain_googlenet(torch_framework()),
+        "this package": ours(),
+    }
+    for network in found.values():
+        network.load_state_dict(plain.state_dict())
+        network.to("cuda", memory_format=torch.channels_last)
+    found["PyTorch compiled"].compile(fullgraph=True, dynamic=False)
+    with distributed("cuda") as process:
+        lines = search(found["this package"], batch, 224, torch.float16, process)
+    print("", *lines, sep="\n")
+    return found
+
+
+def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
+    """Return a step of training in mixed precision."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, 0.9, fused=True)
+    scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.float16, cache_enabled=False):
+            main, *aux = (F.cross_entropy(logits, labels) for logits in network(images))
+            loss = main + 0.3 * sum(aux)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """Return a function that gives the logits."""
+    network.eval()
+
+    @torch.inference_mode()
+    def infer() -> Tensor:
+        with torch.autocast("cuda", torch.float16, cache_enabled=False):
+            return network(images)
+
+    return infer
+
+
+def captured(step: Step) -> Step:
+    """Return a step that launches a CUDA graph of it, which spares the host all other launches."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def repeated(step: Step) -> None:
+    """Run a step several times, so that launches of one overlap the work of another."""
+    for _ in range(STEPS):
+        step()
+
+
+def exact_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits in fp32, of plain PyTorch."""
+    with use_impl("reference"), torch.inference_mode():
+        return network.eval()(images.float())
+
+
+@pytest.mark.parametrize("launches", ["host", "graph"])
+@pytest.mark.parametrize("mode", ["training", "inference"])
+@pytest.mark.parametrize("batch", BATCHES)
+def bench_gpu_model(batch: int, mode: str, launches: str) -> None:
+    images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.float16)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (batch,), device="cuda")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        found = networks(batch)
+        exact = [exact_logits(found["PyTorch"], images)]
+        errors = {
+            name: relative_error([inference(network, images)()], exact)
+            for name, network in found.items()
+        }
+        assert max(errors.values()) < TOLERANCE, errors
+        make = partial(training, labels=labels) if mode == "training" else inference
+        steps = {name: make(network, images=images) for name, network in found.items()}
+        if launches == "graph":
+            steps = {name: captured(step) for name, step in steps.items()}
+        runs = {name: partial(repeated, step) for name, step in steps.items()}
+        title = f"{mode}, batch {batch}, {STEPS} steps launched by {launches}"
+        measured = interleave(title, runs, errors=errors)
+    for name, measurement in measured.items():
+        print(f"    {name}: {1000 * STEPS * batch / measurement.p50:.0f} img/s")
