@@ -49,11 +49,7 @@ def search(
     """
     entries = None
     if process.is_main:
-        calls = (
-            (op, call)
-            for op, call in calls_of(model, batch, image_size, amp, process.device)
-            if dispatch.is_contested(op)
-        )
+        calls = calls_of(model, batch, image_size, amp, process.device)
         entries = _entries(calls, batch, str(process.device), measure)
     entries = process.broadcast(entries)
     selection.adopt(entries, str(process.device))
@@ -63,7 +59,7 @@ def search(
 def calls_of(
     model: GoogLeNet, batch: int, image_size: int, amp: torch.dtype | None, device: torch.device
 ) -> list[tuple[str, Call]]:
-    """Return the calls of ops in training and in evaluation.
+    """Return the calls in training and in evaluation, of ops of which there is a choice.
 
     The network runs on fake tensors: nothing is computed, and no state of it changes.
     """

@@ -81,7 +81,8 @@ def choose(op: str, device_type: str, arguments: tuple[Any, ...]) -> str:
     Raises:
         UserError: the implementation asked for cannot take the call; lists those that can.
     """
-    note(op, arguments)
+    if is_contested(op):
+        note(op, arguments)
     if _requested != "auto":
         _check_name(VARIABLE, _requested)
         if any(_requested in names for names in _registry[op].values()):

@@ -13,6 +13,7 @@ from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
+from googlenet_fast.ops.max_pool import max_pool
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.prepared import prepare_weight
 from googlenet_fast.ops.triton_support import why_not_triton
@@ -123,7 +124,7 @@ def _inception_aten(
     bp: Tensor | None,
     reduce_relu: bool,
 ) -> Tensor:
-    """Run the siblings as one convolution, and bias, ReLU and concatenation as one pass."""
+    """Run the siblings as one convolution; bias, ReLU and concatenation are one pass."""
     x = x.contiguous(memory_format=torch.channels_last)
     widths = _sibling_widths(w_in, w3, w5)
     y1, r3, r5 = _conv(x, w_in, None).split(widths, dim=1)
@@ -131,8 +132,7 @@ def _inception_aten(
     if b_in is not None or reduce_relu:
         r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
         r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
-    pooled = F.max_pool2d(x, 3, stride=1, padding=1)
-    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
+    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(max_pool(x), wp, None)]
     return concat_bias_relu(branches, _given(b1, b3, b5, bp))
 
 

@@ -2,7 +2,8 @@
 
 A fused kernel can lose against the library's convolution. `auto` prefers what was measured on this
 GPU (`measure`, which training runs call; kept in the cache directory), else what the package's
-table `fastest.json` says, else the order in which implementations are registered.
+table `fastest.json` says, else the order in which implementations are registered. What is known of
+a call in fp16 serves in other dtypes too: an H100 chose alike in bf16, call by call.
 """
 
 import json
@@ -38,7 +39,8 @@ def by_speed(op: str, names: Sequence[str], arguments: Sequence[Any]) -> Sequenc
     """Return the names with the fastest first, where one is known to be, else as they are."""
     call = call_of(arguments)
     _load(f"cuda:{arguments[0].device.index or 0}")
-    fastest = _fastest.get((op, call))
+    in_fp16 = (call[0], torch.float16, *call[2:])
+    fastest = _fastest.get((op, call), _fastest.get((op, in_fp16)))
     if fastest is None or fastest not in names:
         return names
     return [fastest, *(name for name in names if name != fastest)]
@@ -46,7 +48,7 @@ def by_speed(op: str, names: Sequence[str], arguments: Sequence[Any]) -> Sequenc
 
 @contextmanager
 def calls_seen() -> Iterator[dict[tuple[str, Call], None]]:
-    """Collect the calls of ops inside the `with` block, but for those of several branches."""
+    """Collect the calls of ops of which there is a choice on a GPU, inside the `with` block."""
     global _seen
     previous, _seen = _seen, {}
     try:
@@ -57,7 +59,7 @@ def calls_seen() -> Iterator[dict[tuple[str, Call], None]]:
 
 def note(op: str, arguments: Sequence[Any]) -> None:
     """Show a call to `calls_seen`."""
-    if _seen is not None and isinstance(arguments[0], Tensor):
+    if _seen is not None:
         _seen[op, call_of(arguments)] = None
 
 

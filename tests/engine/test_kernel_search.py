@@ -91,6 +91,7 @@ def search_together(rank: int, store: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="needs two GPUs, or none")
 def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
     cache = {"GOOGLENET_FAST_CACHE": str(tmp_path / "cache")}
     finish(

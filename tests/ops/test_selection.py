@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.fastest import TABLE, table
-from googlenet_fast.ops import conv_bias_relu, dispatch, records, selection, timing
+from benchmarks.fastest import BATCH, SIZE, models, table
+from googlenet_fast.engine.kernel_search import calls_of
+from googlenet_fast.ops import conv_bias_relu, dispatch, max_pool, records, selection, timing
 from googlenet_fast.ops.dispatch import always, choose, register
 from googlenet_fast.ops.selection import (
     adopt,
@@ -60,6 +61,16 @@ def test_the_fastest_goes_first_and_an_unknown_name_changes_nothing() -> None:
     assert by_speed("op", names, example()) == names
 
 
+def test_what_is_known_in_fp16_serves_in_other_dtypes() -> None:
+    x, *rest = example()
+    names = ["triton", "aten", "reference"]
+    adopt([entry("op", call_of((x.half(), *rest)), 8, {"aten": 1.0})], "cuda:0")
+    assert by_speed("op", names, (x, *rest))[0] == "aten"
+    adopt([entry("op", call_of((x, *rest)), 8, {"reference": 1.0})], "cuda:0")
+    assert by_speed("op", names, (x, *rest))[0] == "reference"
+    assert by_speed("op", names, (x.bfloat16(), *rest))[0] == "aten"
+
+
 def test_auto_goes_by_it_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "can_verify", lambda *question: True)
     monkeypatch.setattr(dispatch, "why_not_verified", lambda *question: None)
@@ -102,12 +113,22 @@ def test_larger_batches_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selection._fastest["op", call] == "aten"
 
 
-def test_the_committed_table_is_up_to_date() -> None:
-    assert TABLE.read_text() == table(), "run python -m benchmarks.fastest"
-    chosen = {min(e["seconds"], key=e["seconds"].get) for e in committed()}
-    assert chosen == {"triton", "aten"}
-    for found in committed():
-        assert set(found["seconds"]) <= dispatch.implementations(found["op"], "cuda").keys()
+def test_the_committed_table_knows_every_call_of_the_networks() -> None:
+    known = {(found["op"], decode(found["call"])): found["seconds"] for found in committed()}
+    for model in models():
+        for op, call in calls_of(model, BATCH, SIZE, None, torch.device("cuda", 0)):
+            in_fp16 = (call[0], torch.float16, *call[2:])
+            assert set(known[op, in_fp16]) < dispatch.implementations(op, "cuda").keys()
+    assert {min(seconds, key=seconds.__getitem__) for seconds in known.values()} == {
+        *("triton", "aten", "cuda")
+    }
+
+
+def test_the_table_has_the_entries_of_its_batch_to_three_digits() -> None:
+    call = call_of(example())
+    entries = [entry("op", call, batch, {"aten": 0.000123456}) for batch in (BATCH, 1)]
+    found = json.loads(table("a GPU", entries))
+    assert found == {"gpu": "a GPU", "entries": [entry("op", call, BATCH, {"aten": 0.000123})]}
 
 
 def fake_medians(runs: Mapping[str, Callable[[], Any]], device: str) -> dict[str, float]:
@@ -146,6 +167,7 @@ def test_calls_are_seen_where_there_is_a_choice() -> None:
         conv_bias_relu(x, weight)
         conv_bias_relu(x[:1], weight)
         conv_bias_relu(torch.empty(2, 5, 7, 6), torch.empty(4, 5, 3, 3))
+        max_pool(x)
     assert list(seen) == [("conv_bias_relu", call_of((x, weight, None, True, 1)))]
 
 
