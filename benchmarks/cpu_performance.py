@@ -138,7 +138,7 @@ def operations(*, training: bool, winograd: bool) -> float:
             if isinstance(conv, Convolution):
                 passes = (2 if conv.name == "conv1" else 3) if training else 1
                 products: float = conv.side**2
-                points = tile_points(conv.taps, conv.side, conv.side)
+                points = tile_points(conv.channels, conv.taps, conv.side, conv.side)
                 if winograd and points > 0:
                     tiles = math.ceil(conv.side / (points + 1 - conv.taps)) ** 2
                     products = points**2 * tiles / conv.taps**2

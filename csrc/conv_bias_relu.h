@@ -34,7 +34,7 @@ struct PrepareWeight {
 int64_t prepared_size(const PrepareWeight& p);
 
 // Prepared weights are the same for all sizes of images with the same of this.
-int tile_points(int64_t height, int64_t width, int taps);
+int tile_points(int64_t height, int64_t width, int taps, int64_t channels);
 
 struct ConvBiasReluBackward {
   ConvShape shape;

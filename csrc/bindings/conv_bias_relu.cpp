@@ -90,7 +90,7 @@ Tensor prepare_weight(Tensor weight, int64_t height, int64_t width) {
 }
 
 int64_t tile_points_of(Tensor weight, int64_t height, int64_t width) {
-  return tile_points(height, width, static_cast<int>(weight.size(2)));
+  return tile_points(height, width, static_cast<int>(weight.size(2)), weight.size(1));
 }
 
 std::tuple<Tensor, Tensor> conv_bias_relu_backward(

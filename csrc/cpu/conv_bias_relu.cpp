@@ -59,8 +59,8 @@ void run_cpu(Dtype, const PrepareWeight& p) {
   cpu::prepare(size_of(p), filter_of(p), static_cast<float*>(p.prepared));
 }
 
-int tile_points(int64_t height, int64_t width, int taps) {
-  return cpu::tile_points({1, height, width}, taps);
+int tile_points(int64_t height, int64_t width, int taps, int64_t channels) {
+  return cpu::tile_points({1, height, width}, taps, channels);
 }
 
 void run_cpu(Dtype, const ConvBiasReluBackward& p) {

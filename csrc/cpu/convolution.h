@@ -52,7 +52,7 @@ void prepare(const Size& size, const Filter& w, float* prepared);
 
 // What a prepared weight depends on besides the weight: the points of a tile of Winograd's convolution
 // (winograd.h) of such images, or 0 of other convolutions.
-int tile_points(const Size& size, int taps);
+int tile_points(const Size& size, int taps, int64_t channels);
 
 // The weight prepared, now and in `scratch` unless it was before.
 const float* prepared(const Size& size, const Filter& w, Scratch& scratch);

@@ -39,15 +39,15 @@ struct OuterProduct {
 };
 
 // A tile of Winograd's convolutions: side² outputs of taps² filters, from points² inputs, by products
-// of points² matrices, one per "frequency" (Lavin and Gray 2015, arXiv:1509.09308). Points are 6, 7 or
-// 8, taps 3 or 5.
+// of points² matrices, one per "frequency" (Lavin and Gray 2015, arXiv:1509.09308). Points are 6 to
+// 9, taps 3 or 5.
 struct WinogradTile {
   int points, taps;
 
   int side() const { return points + 1 - taps; }
   int frequencies() const { return points * points; }
 };
-constexpr int kMostPoints = 8, kMostFrequencies = kMostPoints * kMostPoints;
+constexpr int kMostPoints = 9, kMostFrequencies = kMostPoints * kMostPoints;
 
 constexpr int kLine = 16;  // floats in a line of the caches
 

@@ -1,5 +1,4 @@
-// Winograd's transforms for tiles of 6, 7 or 8 points: 0, 1, -1, 2, -2, then 1/2, then -1/2, and
-// infinity last.
+// Winograd's transforms for tiles of 6 to 9 points, infinity among them (`kFinite` has the others).
 //
 // A convolution is Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A (Lavin and Gray 2015, arXiv:1509.09308). A evaluates a
 // polynomial at the points p_i, G too, times n_i = 1 / Π_{j≠i} (p_i - p_j), and row i of Bᵀ has the
@@ -11,14 +10,43 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
+// All but the last, infinity. Six, seven and eight are the first of a row; nine are pairs alone, the
+// most accurate found (of a grid of fractions and their neighbours; rows with 0 are worse).
 template <int kPoints>
-constexpr float factor(int point) {  // n_i
-  constexpr float k6[] = {1.0f / 4, -1.0f / 6, -1.0f / 6, 1.0f / 24, 1.0f / 24, 1};
-  constexpr float k7[] = {-1.0f / 2, -1.0f / 3, 1.0f / 9, 1.0f / 36, -1.0f / 60, 32.0f / 45, 1};
-  constexpr float k8[] = {-1,        -2.0f / 9,  -2.0f / 9,  1.0f / 90,
-                          1.0f / 90, 32.0f / 45, 32.0f / 45, 1};
-  return kPoints == 6 ? k6[point] : kPoints == 7 ? k7[point] : k8[point];
+constexpr double finite(int i) {
+  constexpr double kWithZero[] = {0, 1, -1, 2, -2, 0.5, -0.5};
+  constexpr double kPairsAlone[] = {1, -1, 2.25, -2.25, 2.0 / 3, -2.0 / 3, 0.25, -0.25};
+  return kPoints == 9 ? kPairsAlone[i] : kWithZero[i];
 }
+
+template <int kPoints>
+constexpr int kFirst = kPoints == 9 ? 0 : 1;  // of the pairs p, -p; of seven points, the last p is alone
+
+template <int kPoints>
+constexpr int kPairs = (kPoints - kFirst<kPoints>) / 2;
+
+template <int kPoints>
+constexpr float absolute(int pair) {
+  return finite<kPoints>(kFirst<kPoints> + 2 * pair);
+}
+
+template <int kPoints>
+struct Factors {  // n_i
+  float values[kPoints];
+
+  constexpr Factors() : values() {
+    for (int i = 0; i < kPoints; ++i) {
+      double product = 1;
+      for (int j = 0; j < kPoints - 1 && i < kPoints - 1; ++j) {
+        if (j != i) product *= finite<kPoints>(i) - finite<kPoints>(j);
+      }
+      values[i] = 1 / product;
+    }
+  }
+};
+
+template <int kPoints>
+constexpr Factors<kPoints> kFactors;
 
 // The terms a_k p^k of even and of odd k, added up.
 template <int kCount, typename V>
@@ -35,14 +63,13 @@ template <int kCount, typename V>
 // The polynomial of kCount coefficients at the points; at infinity its last coefficient.
 template <int kPoints, int kCount, typename V>
 [[gnu::always_inline]] inline void evaluate(const V* a, V* values) {
-  constexpr float kAbsolute[] = {1, 2, 0.5f};
   values[0] = a[0];
-#pragma GCC unroll 3
-  for (int i = 0; 2 * i + 2 < kPoints; ++i) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kPairs<kPoints>; ++i) {
     V even, odd;
-    add_terms<kCount>(a, kAbsolute[i], even, odd);
-    values[2 * i + 1] = even + odd;
-    values[2 * i + 2] = even - odd;
+    add_terms<kCount>(a, absolute<kPoints>(i), even, odd);
+    values[kFirst<kPoints> + 2 * i] = even + odd;
+    values[kFirst<kPoints> + 2 * i + 1] = even - odd;
   }
   values[kPoints - 1] = a[kCount - 1];
 }
@@ -50,21 +77,27 @@ template <int kPoints, int kCount, typename V>
 // Its transpose: a_k = Σ_i p_i^k values_i.
 template <int kPoints, int kCount, typename V>
 [[gnu::always_inline]] inline void evaluate_adjoint(const V* values, V* a) {
-  const V sum1 = values[1] + values[2], difference1 = values[1] - values[2];
-  const V sum2 = values[3] + values[4], difference2 = values[3] - values[4];
-  V sum_half{}, difference_half{};
-  if constexpr (kPoints == 7) sum_half = difference_half = values[5];
-  if constexpr (kPoints == 8) {
-    sum_half = values[5] + values[6], difference_half = values[5] - values[6];
+  V sum[kPairs<kPoints>], difference[kPairs<kPoints>];
+  float power[kPairs<kPoints>];
+#pragma GCC unroll 4
+  for (int i = 0; i < kPairs<kPoints>; ++i) {
+    const V* const pair = values + kFirst<kPoints> + 2 * i;
+    const bool alone = kFirst<kPoints> + 2 * i == kPoints - 2;
+    sum[i] = alone ? pair[0] : pair[0] + pair[1];
+    difference[i] = alone ? pair[0] : pair[0] - pair[1];
+    power[i] = 1;
   }
-  float power = 1;
 #pragma GCC unroll 8
-  for (int k = 0; k < kCount; ++k, power *= 2) {
-    const bool even = k % 2 == 0;
-    a[k] = (even ? sum1 : difference1) + power * (even ? sum2 : difference2);
-    if constexpr (kPoints > 6) a[k] += (even ? sum_half : difference_half) * (1 / power);
+  for (int k = 0; k < kCount; ++k) {
+    const V* const terms = k % 2 == 0 ? sum : difference;
+    a[k] = terms[0];
+#pragma GCC unroll 4
+    for (int i = 1; i < kPairs<kPoints>; ++i) {
+      a[k] += power[i] * terms[i];
+      power[i] *= absolute<kPoints>(i);
+    }
   }
-  a[0] += values[0];
+  if constexpr (kFirst<kPoints> == 1) a[0] += values[0];
   a[kCount - 1] += values[kPoints - 1];
 }
 
@@ -73,9 +106,41 @@ inline V quintic(const V* d) {  // of x (x² - 1) (x² - 4)
   return 4.0f * d[1] - 5.0f * d[3] + d[5];
 }
 
-// Bᵀ d. More points are more factors of the polynomials of six points: x - 1/2, or x² - 1/4.
+// The coefficients of Π (x² - p²) over all pairs, or all but one, by powers of x².
+struct Quartic {
+  float values[5];
+
+  constexpr explicit Quartic(int without) : values() {
+    double product[5] = {1};
+    for (int i = 0; i < kPairs<9>; ++i) {
+      if (i == without) continue;
+      const double p = finite<9>(2 * i);
+      for (int k = 4; k >= 0; --k) product[k] = (k > 0 ? product[k - 1] : 0) - p * p * product[k];
+    }
+    for (int k = 0; k < 5; ++k) values[k] = product[k];
+  }
+};
+
+// Bᵀ d of nine points: rows p and -p are (x ± p) Π (x² - q²) over the other pairs q.
+template <typename V>
+[[gnu::always_inline]] inline void input_of_pairs(const V* d, V* v) {
+  constexpr Quartic kOthers[] = {Quartic(0), Quartic(1), Quartic(2), Quartic(3)}, kAll(-1);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const float* const c = kOthers[i].values;
+    const V odd = d[7] + c[2] * d[5] + c[1] * d[3] + c[0] * d[1];
+    const V even = absolute<9>(i) * (d[6] + c[2] * d[4] + c[1] * d[2] + c[0] * d[0]);
+    v[2 * i] = odd + even;
+    v[2 * i + 1] = odd - even;
+  }
+  const float* const c = kAll.values;
+  v[8] = d[8] + c[3] * d[6] + c[2] * d[4] + c[1] * d[2] + c[0] * d[0];
+}
+
+// Bᵀ d. Seven and eight points are more factors of the polynomials of six: x - 1/2, or x² - 1/4.
 template <int kPoints, typename V>
 [[gnu::always_inline]] inline void input_1d(const V* d, V* v) {
+  if constexpr (kPoints == 9) return input_of_pairs(d, v);
   V product[6];
   const V* e = d;
   if constexpr (kPoints > 6) {
@@ -103,15 +168,15 @@ template <int kPoints, typename V>
 template <int kPoints, int kTaps, typename V>
 [[gnu::always_inline]] inline void filter_1d(const V* w, V* u) {  // G w
   evaluate<kPoints, kTaps>(w, u);
-#pragma GCC unroll 8
-  for (int i = 0; i < kPoints; ++i) u[i] *= factor<kPoints>(i);
+#pragma GCC unroll 9
+  for (int i = 0; i < kPoints; ++i) u[i] *= kFactors<kPoints>.values[i];
 }
 
 template <int kPoints, int kTaps, typename V>
 [[gnu::always_inline]] inline void filter_adjoint_1d(const V* u, V* w) {  // Gᵀ u
   V scaled[kPoints];
-#pragma GCC unroll 8
-  for (int i = 0; i < kPoints; ++i) scaled[i] = factor<kPoints>(i) * u[i];
+#pragma GCC unroll 9
+  for (int i = 0; i < kPoints; ++i) scaled[i] = kFactors<kPoints>.values[i] * u[i];
   evaluate_adjoint<kPoints, kTaps>(scaled, w);
 }
 
@@ -129,20 +194,20 @@ template <int kIn, int kOut, typename Read, typename Write, typename F>
     for (int x = 0; x < kIn; ++x) {
       for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
         V column[kIn], out[kOut];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int y = 0; y < kIn; ++y) column[y] = read.template operator()<V>(y, x, first + c);
         transform(column, out);
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int y = 0; y < kOut; ++y) store(&half[x][y][c], out[y]);
       });
     }
     for (int y = 0; y < kOut; ++y) {
       for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
         V row[kIn], out[kOut];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int x = 0; x < kIn; ++x) row[x] = load<V>(&half[x][y][c]);
         transform(row, out);
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int x = 0; x < kOut; ++x) write(y, x, first + c, out[x]);
       });
     }
@@ -154,7 +219,8 @@ template <typename F>
 inline void with_points(int points, const F& function) {
   if (points == 6) function.template operator()<6>();
   else if (points == 7) function.template operator()<7>();
-  else function.template operator()<8>();
+  else if (points == 8) function.template operator()<8>();
+  else function.template operator()<9>();
 }
 
 // Call function<points, taps, side>() for a tile's.

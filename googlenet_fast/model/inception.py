@@ -76,7 +76,7 @@ class Inception(nn.Module):
         prepared = self._prepared.later(
             weights,
             partial(prepare_inception, *weights, *size),
-            lambda: tuple(tile_points(w.size(2), *size) for w in (w3, w5)),
+            lambda: tuple(tile_points(*w.shape[1:3], *size) for w in (w3, w5)),
         )
         return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu, prepared)
 

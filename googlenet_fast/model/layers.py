@@ -87,7 +87,7 @@ class Conv(nn.Module):
         prepared = self._prepared.later(
             [weight],
             partial(prepare_weight, weight, height, width),
-            partial(tile_points, weight.size(2), height, width),
+            partial(tile_points, *weight.shape[1:3], height, width),
         )
         return conv_bias_relu(x, weight, bias, relu, self.conv.stride[0], prepared)
 

@@ -24,9 +24,9 @@ def prepare_weight(weight: Tensor, height: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def tile_points(taps: int, height: int, width: int) -> int:
+def tile_points(channels: int, taps: int, height: int, width: int) -> int:
     """Return the points of a tile of Winograd's convolution of such images, 0 of other filters."""
-    weight = torch.empty(1, 1, taps, taps)  # says which device's op
+    weight = torch.empty(1, channels, taps, taps)
     return torch.ops.googlenet_fast.tile_points.default(weight, height, width)
 
 

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(
 FORWARD, GRADIENTS = 1e-5, 1e-4
 """Relative error, in norm, allowed to Winograd's convolutions in fp32."""
 
-POINTS = {(3, 6): 7, (3, 7): 14, (3, 8): 28, (5, 6): 2, (5, 7): 3, (5, 8): 15}
+OF_3X3, OF_5X5 = {6: 7, 7: 15, 8: 24, 9: 28}, {6: 2, 7: 3, 8: 12, 9: 14}
+POINTS = {(taps, n): side for taps, of in ((3, OF_3X3), (5, OF_5X5)) for n, side in of.items()}
 """A side of images for filters and points of Winograd's tiles."""
 
 
@@ -58,11 +59,16 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
     **{
         f"{taps}x{taps} of {points} points": (
             "conv_bias_relu",
-            (2, 21, side, side),
-            [((19, 21, taps, taps), torch.float32), ((19,), torch.float32), True],
+            (2, 24, side, side),
+            [((19, 24, taps, taps), torch.float32), ((19,), torch.float32), True],
         )
         for (taps, points), side in POINTS.items()
     },
+    "the longest sums of 9 points": (
+        "conv_bias_relu",
+        (2, 160, 14, 14),
+        [((320, 160, 3, 3), torch.float32), ((320,), torch.float32), False],
+    ),
     "stem": (
         "conv_bias_relu",
         (2, 3, 37, 18),
@@ -116,10 +122,11 @@ def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor
 
 def test_tiles_by_filter_and_size() -> None:
     """Those of the network among them: 56, 28, 14 and 7 pixels a side."""
-    sizes = [*POINTS.items(), ((3, 8), 56), ((5, 8), 28), ((5, 8), 14), ((5, 8), 7)]
+    sizes = [*POINTS.items(), ((3, 9), 56), ((3, 9), 14), ((5, 9), 28), ((5, 8), 7)]
     for (taps, points), side in sizes:
-        assert tile_points(taps, side, side) == points
-    assert tile_points(1, 28, 28) == tile_points(7, 224, 224) == 0
+        assert tile_points(160, taps, side, side) == points
+    assert tile_points(161, 3, 28, 28) == 8
+    assert tile_points(64, 1, 28, 28) == tile_points(3, 7, 224, 224) == 0
 
 
 @pytest.mark.parametrize("case", CASES)
