@@ -58,6 +58,7 @@ LAYOUTS: dict[str, Layout] = {
 CASES = [
     *(((2, 7, 9, 5), layout, torch.float32) for layout in LAYOUTS),
     ((3, 70, 6, 6), "last channels", torch.float32),
+    ((1, 5, 14, 7), "last channels", torch.float32),
     ((1, 37, 2, 13), "last channels", torch.bfloat16),
     ((2, 5, 3, 4), "far apart", torch.bfloat16),
     ((1, 1, 1, 1), "dense", torch.float32),
