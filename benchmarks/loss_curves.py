@@ -30,8 +30,8 @@ OPTIONS = (
     "--epochs=5 --eval_interval=5 --data.batch_size=32 --optimizer.lr=0.002 --device=cpu"
     " --log_interval=1 --data.image_size=112 --data.resize_size=112"
 )
-"""At the recipe's learning rate, rounding alone sends runs on different ways. Images are so large that
-3x3 convolutions have tiles of 6 and of 9 points."""
+"""At the recipe's learning rate, rounding alone sends runs on different ways. Images are so large
+that 3x3 convolutions have tiles of 6 and of 9 points."""
 
 
 def losses(impl: str) -> NDArray[np.float64]:

@@ -38,7 +38,9 @@ def test_turns_alternate_and_ratios_are_of_medians(
     assert [(r["provider"], r["error"]) for r in records] == [("slow", None), ("fast", 1e-6)]
 
 
-def test_the_gpu_clock_flushes_before_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_clock_flushes_for_as_long_as_launches_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
 
     class Event:
@@ -65,6 +67,9 @@ def test_the_gpu_clock_flushes_before_each_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(timing.torch, "empty", empty)
-    clock = ColdGpuClock()
+    clock = ColdGpuClock()  # a hundred flushes take 3 ms
+    order.clear()
     assert clock(lambda: order.append("work")) == 0.003
-    assert order == ["flush", "event", "work", "event", "wait"]
+    flushes = order.count("flush")
+    assert 5e-3 <= flushes * 3e-5 < 5.1e-3
+    assert order == ["flush"] * flushes + ["event", "work", "event", "wait"]

@@ -72,6 +72,9 @@ def results(
 def test_native_is_as_accurate_as_plain_pytorch(
     case: str, dtype: torch.dtype, check_accuracy: Check
 ) -> None:
+    torch.manual_seed(
+        0
+    )  # of few others, rounding moves a value across zero, and its gradient is lost
     widths, size = WIDTHS[case]
     branches, norms = make_branches(widths, size, dtype=dtype), make_norms(widths)
     grad = torch.randn(2, sum(widths), size, size, dtype=dtype)
