@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.cpu_peers import AUX_WEIGHT, MOMENTUM, our_network
 from benchmarks.harness import interleave, relative_error
 from benchmarks.plain_googlenet import plain_googlenet, torch_framework
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.kernel_search import search
-from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.layers import Dropout
 from googlenet_fast.ops import use_impl
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -35,15 +34,6 @@ TOLERANCE = 5e-2
 Step = Callable[[], object]
 
 
-def ours() -> nn.Module:
-    """This package's network, without what the plain one does not have."""
-    network = GoogLeNet("paper", lrn=False)
-    for module in network.modules():
-        if isinstance(module, Dropout):
-            module.p = 0.0
-    return network
-
-
 def networks(batch: int) -> dict[str, nn.Module]:
     """Networks with the same weights by name, the baseline first, channels_last on the GPU."""
     torch.manual_seed(0)
@@ -51,7 +41,7 @@ def networks(batch: int) -> dict[str, nn.Module]:
     found = {
         "PyTorch": plain,
         "PyTorch compiled": plain_googlenet(torch_framework()),
-        "this package": ours(),
+        "this package": our_network(),
     }
     for network in found.values():
         network.load_state_dict(plain.state_dict())
@@ -66,14 +56,14 @@ def networks(batch: int) -> dict[str, nn.Module]:
 def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
     """Return a step of training in mixed precision."""
     network.train()
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3, 0.9, fused=True)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, MOMENTUM, fused=True)
     scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.float16, cache_enabled=False):
             main, *aux = (F.cross_entropy(logits, labels) for logits in network(images))
-            loss = main + 0.3 * sum(aux)
+            loss = main + AUX_WEIGHT * sum(aux)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

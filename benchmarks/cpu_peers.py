@@ -118,21 +118,27 @@ class TorchCompilePeer(TorchPeer):
         return network
 
 
+def our_network() -> Any:
+    """This package's network, without what the plain one does not have."""
+    from googlenet_fast.model import GoogLeNet
+    from googlenet_fast.model.layers import Dropout
+
+    network = GoogLeNet("paper", lrn=False)
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    return network
+
+
 class OurPeer(TorchPeer):
     """This package, in a process set up as its commands do it."""
 
     def plain(self) -> Any:
         """See `TorchPeer`."""
         from googlenet_fast.engine.memory import keep_freed_memory
-        from googlenet_fast.model import GoogLeNet
-        from googlenet_fast.model.layers import Dropout
 
         keep_freed_memory()
-        network = GoogLeNet("paper", lrn=False)
-        for module in network.modules():
-            if isinstance(module, Dropout):
-                module.p = 0.0
-        return network
+        return our_network()
 
 
 class PaddlePeer:

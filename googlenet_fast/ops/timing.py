@@ -29,17 +29,15 @@ class ColdGpuClock:
         size = torch.cuda.get_device_properties(device).L2_cache_size
         self._other = torch.empty(2 * size, dtype=torch.uint8, device=device)
         self._fills = 100
-        self._fills = ceil(self._fills * HEAD_START / min(self._fill() for _ in range(3)))
+        with torch.cuda.device(device):
+            seconds = min(self._seconds(self._occupy) for _ in range(3))
+        self._fills = ceil(self._fills * HEAD_START / seconds)
 
     def __call__(self, work: Callable[[], Any]) -> float:
         """Return the seconds between two events around the work."""
         with torch.cuda.device(self._device):
             self._occupy()
             return self._seconds(work)
-
-    def _fill(self) -> float:
-        with torch.cuda.device(self._device):
-            return self._seconds(self._occupy)
 
     def _occupy(self) -> None:
         for _ in range(self._fills):
