@@ -113,42 +113,45 @@ struct Filters {
   int64_t size() const { return tile.frequencies() * stride(); }
 };
 
-// From channels to outputs: a panel's filters are turned to have its outputs side by side first.
+// From channels to outputs. A panel's filters are laid side by side first: what a transform writes to a
+// frequency is adjacent then.
 void transform_forward(WinogradTile tile, const Filter& w, float* u) {
   const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
   const int64_t stride = Filters{tile, u, w.channels, w.outputs}.stride();
   for_each_task(isa().panels(w.outputs), [&](int64_t j) {
     Scratch own;
-    float* const turned = own.take(taps * tap_size);
+    float* const beside = own.take(taps * tap_size);
     const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
     for (int64_t tap = 0; tap < taps; ++tap) {
       isa().pack_transposed(
           rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
-          turned + tap * tap_size);
+          beside + tap * tap_size);
     }
-    isa().transform_filter(
-        tile, turned, tap_size, tap_size, false, u + j * tap_size, stride, panel);
+    isa().transform_filter(tile, beside, tap_size, tap_size, false, u + j * tap_size, stride);
   });
 }
 
-// From outputs back to channels: filters turned around.
+// From outputs back to channels: filters turned around, of some outputs at a time.
 Filters transform_backward(WinogradTile tile, const Filter& w, Scratch& scratch) {
+  constexpr int64_t kOutputs = 64;
   Filters filters{tile, nullptr, w.outputs, w.channels};
-  const int64_t panel = isa().panel, stride = filters.stride();
-  const int64_t beyond = isa().panels(w.channels) * panel - w.channels;
+  const int64_t panel = isa().panel, taps = w.taps * w.taps, ranges = ceil_div(w.outputs, kOutputs);
   float* const u = scratch.take(filters.size());
   filters.data = u;
-  for_each_range(w.outputs, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      isa().transform_filter(
-          tile, w.rows(k, 1).data, w.channels, w.channels, true, u + k * panel, stride,
-          w.outputs * panel);
-      if (beyond == 0) continue;  // the last panel is filled up
-      float* const last = u + w.channels / panel * w.outputs * panel + k * panel;
-      for (int64_t f = 0; f < tile.frequencies(); ++f) {
-        std::fill_n(last + f * stride + panel - beyond, beyond, 0.0f);
-      }
+  for_each_task(isa().panels(w.channels) * ranges, [&](int64_t i) {
+    Scratch own;
+    const int64_t column = i / ranges * panel, first = i % ranges * kOutputs;
+    const Filter rows = w.rows(first, std::min(kOutputs, w.outputs - first));
+    const int64_t tap_size = rows.outputs * panel;
+    float* const beside = own.take(taps * tap_size);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      isa().pack(
+          rows.data + tap * w.channels + column, taps * w.channels, rows.outputs,
+          std::min(panel, w.channels - column), rows.outputs, beside + tap * tap_size);
     }
+    isa().transform_filter(
+        tile, beside, tap_size, tap_size, true, u + column * w.outputs + first * panel,
+        filters.stride());
   });
   return filters;
 }

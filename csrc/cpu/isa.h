@@ -87,11 +87,11 @@ struct Isa {
       WinogradTile tile, const float* const* pixels, int64_t channels, float* dm,
       int64_t frequency_stride, int64_t panel_stride);
 
-  // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around. Writes like
-  // transform_input.
+  // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around. Frequency f
+  // of them goes to u[f * frequency_stride] and on.
   void (*transform_filter)(
       WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
-      int64_t frequency_stride, int64_t panel_stride);
+      int64_t frequency_stride);
 
   // Gᵀ u G: the adjoint of transform_filter, of channels side by side.
   void (*transform_filter_adjoint)(

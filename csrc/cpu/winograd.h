@@ -180,6 +180,9 @@ template <int kPoints, int kTaps, typename V>
   evaluate_adjoint<kPoints, kTaps>(scaled, w);
 }
 
+// Channels of a tile that are transformed together: half done, they are in the first-level cache.
+constexpr int64_t kTransformed = 64;
+
 // Apply a transform of kIn to kOut points to the columns, then to the rows of a tile of `channels`, whose
 // points read<V>(y, x, channel) gives and write(y, x, channel, value) takes. A column's channels are
 // read one after the other, so that the processor sees what is read next. All is inlined, or each point
@@ -187,10 +190,9 @@ template <int kPoints, int kTaps, typename V>
 template <int kIn, int kOut, typename Read, typename Write, typename F>
 [[gnu::always_inline]] inline void transform_2d(
     int64_t channels, Read read, Write write, F transform) {
-  constexpr int64_t kChannels = 64;  // of a tile that is half done, in the first-level cache
-  alignas(64) float half[kIn][kOut][kChannels];
-  for (int64_t first = 0; first < channels; first += kChannels) {
-    const int64_t count = channels - first < kChannels ? channels - first : kChannels;
+  alignas(64) float half[kIn][kOut][kTransformed];
+  for (int64_t first = 0; first < channels; first += kTransformed) {
+    const int64_t count = channels - first < kTransformed ? channels - first : kTransformed;
     for (int x = 0; x < kIn; ++x) {
       for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
         V column[kIn], out[kOut];
@@ -289,7 +291,7 @@ inline void transform_output_adjoint(
 
 inline void transform_filter(
     WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
-    int64_t frequency_stride, int64_t panel_stride) {
+    int64_t frequency_stride) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
     transform_2d<kTaps, kPoints>(
         lanes,
@@ -297,18 +299,21 @@ inline void transform_filter(
           const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
           return load<V>(w + tap * tap_stride + i);
         },
-        packed_writer<kPoints>(u, frequency_stride, panel_stride),
+        packed_writer<kPoints>(u, frequency_stride, kPanel),
         [](const auto* a, auto* b) { filter_1d<kPoints, kTaps>(a, b); });
   });
 }
 
+// The next channels of all frequencies are fetched meanwhile: too many streams for the processor to see.
 inline void transform_filter_adjoint(
     WinogradTile tile, const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
     transform_2d<kPoints, kTaps>(
         channels,
         [=]<typename V>(int y, int x, int64_t c) {
-          return load<V>(u + (kPoints * y + x) * frequency_stride + c);
+          const float* const at = u + (kPoints * y + x) * frequency_stride + c;
+          if (c % kLine == 0) __builtin_prefetch(at + kTransformed);
+          return load<V>(at);
         },
         [=](int y, int x, int64_t c, auto value) {
           store(dw + (kTaps * y + x) * channels + c, value);
