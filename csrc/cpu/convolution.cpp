@@ -113,21 +113,27 @@ struct Filters {
   int64_t size() const { return tile.frequencies() * stride(); }
 };
 
-// From channels to outputs. A panel's filters are laid side by side first: what a transform writes to a
-// frequency is adjacent then.
+// Transform filters that pack(tap, to) lays side by side: what is written to a frequency is adjacent then.
+template <typename F>
+void transform_side_by_side(
+    WinogradTile tile, int64_t lanes, bool flipped, float* u, int64_t stride, const F& pack) {
+  const int64_t taps = tile.taps * tile.taps;
+  Scratch scratch;
+  float* const beside = scratch.take(taps * lanes);
+  for (int64_t tap = 0; tap < taps; ++tap) pack(tap, beside + tap * lanes);
+  isa().transform_filter(tile, beside, lanes, flipped, u, stride);
+}
+
+// From channels to outputs.
 void transform_forward(WinogradTile tile, const Filter& w, float* u) {
-  const int64_t panel = isa().panel, tap_size = w.channels * panel, taps = w.taps * w.taps;
+  const int64_t panel = isa().panel, lanes = w.channels * panel, taps = w.taps * w.taps;
   const int64_t stride = Filters{tile, u, w.channels, w.outputs}.stride();
   for_each_task(isa().panels(w.outputs), [&](int64_t j) {
-    Scratch own;
-    float* const beside = own.take(taps * tap_size);
     const Filter rows = w.rows(j * panel, std::min(panel, w.outputs - j * panel));
-    for (int64_t tap = 0; tap < taps; ++tap) {
+    transform_side_by_side(tile, lanes, false, u + j * lanes, stride, [&](int64_t tap, float* to) {
       isa().pack_transposed(
-          rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs,
-          beside + tap * tap_size);
-    }
-    isa().transform_filter(tile, beside, tap_size, tap_size, false, u + j * tap_size, stride);
+          rows.data + tap * w.channels, taps * w.channels, w.channels, rows.outputs, to);
+    });
   });
 }
 
@@ -136,22 +142,20 @@ Filters transform_backward(WinogradTile tile, const Filter& w, Scratch& scratch)
   constexpr int64_t kOutputs = 64;
   Filters filters{tile, nullptr, w.outputs, w.channels};
   const int64_t panel = isa().panel, taps = w.taps * w.taps, ranges = ceil_div(w.outputs, kOutputs);
+  const int64_t stride = filters.stride();
   float* const u = scratch.take(filters.size());
   filters.data = u;
   for_each_task(isa().panels(w.channels) * ranges, [&](int64_t i) {
-    Scratch own;
     const int64_t column = i / ranges * panel, first = i % ranges * kOutputs;
+    const int64_t columns = std::min(panel, w.channels - column);
     const Filter rows = w.rows(first, std::min(kOutputs, w.outputs - first));
-    const int64_t tap_size = rows.outputs * panel;
-    float* const beside = own.take(taps * tap_size);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      isa().pack(
-          rows.data + tap * w.channels + column, taps * w.channels, rows.outputs,
-          std::min(panel, w.channels - column), rows.outputs, beside + tap * tap_size);
-    }
-    isa().transform_filter(
-        tile, beside, tap_size, tap_size, true, u + column * w.outputs + first * panel,
-        filters.stride());
+    float* const to_u = u + column * w.outputs + first * panel;
+    transform_side_by_side(
+        tile, rows.outputs * panel, true, to_u, stride, [&](int64_t tap, float* to) {
+          isa().pack(
+              rows.data + tap * w.channels + column, taps * w.channels, rows.outputs, columns,
+              rows.outputs, to);
+        });
   });
   return filters;
 }

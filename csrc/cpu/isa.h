@@ -90,7 +90,7 @@ struct Isa {
   // G w Gᵀ of `lanes` filters side by side, taps² rows of them; `flipped` turns each around. Frequency f
   // of them goes to u[f * frequency_stride] and on.
   void (*transform_filter)(
-      WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
+      WinogradTile tile, const float* w, int64_t lanes, bool flipped, float* u,
       int64_t frequency_stride);
 
   // Gᵀ u G: the adjoint of transform_filter, of channels side by side.

@@ -290,16 +290,18 @@ inline void transform_output_adjoint(
 }
 
 inline void transform_filter(
-    WinogradTile tile, const float* w, int64_t tap_stride, int64_t lanes, bool flipped, float* u,
+    WinogradTile tile, const float* w, int64_t lanes, bool flipped, float* u,
     int64_t frequency_stride) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
     transform_2d<kTaps, kPoints>(
         lanes,
         [=]<typename V>(int y, int x, int64_t i) {
           const int tap = flipped ? kTaps * kTaps - 1 - (kTaps * y + x) : kTaps * y + x;
-          return load<V>(w + tap * tap_stride + i);
+          return load<V>(w + tap * lanes + i);
         },
-        packed_writer<kPoints>(u, frequency_stride, kPanel),
+        [=](int y, int x, int64_t i, auto value) {
+          store(u + (kPoints * y + x) * frequency_stride + i, value);
+        },
         [](const auto* a, auto* b) { filter_1d<kPoints, kTaps>(a, b); });
   });
 }
