@@ -1,6 +1,7 @@
 #include "scratch.h"
 
 #include <sanitizer/asan_interface.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -18,6 +19,10 @@ constexpr int64_t kGap = kFloats;  // between arrays, where no access is allowed
 #else
 constexpr int64_t kGap = 0;
 #endif
+
+// A huge page, where the system has them: Winograd's transforms go through a hundred places at once,
+// more than a core translates addresses of at a time.
+constexpr int64_t kPage = 2 << 20;
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -39,8 +44,12 @@ struct Memory {
 thread_local Memory memory;
 
 Block allocate(int64_t size) {
-  void* const data = std::aligned_alloc(kAlignment, size * sizeof(float));
+  const int64_t bytes = (size * sizeof(float) + kPage - 1) / kPage * kPage;
+  void* const data = std::aligned_alloc(kPage, bytes);
   if (data == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
   return {std::unique_ptr<float, Free>(static_cast<float*>(data)), size};
 }
 
