@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common.h"
+#include "convolution.h"
 #include "isa.h"
 #include "parts.h"
 
@@ -31,7 +32,8 @@ void unpool_row(const BiasReluPoolBackward& p, int64_t row) {
   }
   cpu::isa().unpool_halved(
       grads, p.grad_y.stride, indices, s.channels, numbers, rows, s.out_width, s.width, s.channels,
-      static_cast<float*>(p.grad_x.data) + row * s.width * p.grad_x.stride, p.grad_x.stride);
+      static_cast<float*>(p.grad_x.data) + row * s.width * p.grad_x.stride, p.grad_x.stride,
+      cpu::better_streamed({s.images, s.height, s.width}, cpu::rows_of(p.grad_x, s.channels)));
 }
 
 void sum_bias(const BiasReluPoolBackward& p) {

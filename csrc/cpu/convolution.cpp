@@ -28,18 +28,22 @@ void for_panels(int64_t columns, const F& function) {
 
 // A part of c = a · packed, for the rows of `a` from the part's first on.
 void multiply_part(
-    const Part& part, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add) {
+    const Part& part, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add,
+    bool stream = false) {
   isa().multiply(
-      {a.data, a.stride, packed + part.column * a.channels, c.row(part.first) + part.column,
-       c.stride, part.count, part.columns, a.channels,
-       bias == nullptr ? nullptr : bias + part.column, relu, add});
+      {.a = a.data, .a_stride = a.stride, .b = packed + part.column * a.channels,
+       .c = c.row(part.first) + part.column, .c_stride = c.stride, .rows = part.count,
+       .columns = part.columns, .depth = a.channels,
+       .bias = bias == nullptr ? nullptr : bias + part.column, .relu = relu, .add = add,
+       .stream = stream});
 }
 
 // c = a · packed, for all pixels.
 void multiply(
     const Size& size, Rows a, const float* packed, Rows c, const float* bias, bool relu) {
+  const bool stream = better_streamed(size, c);
   for_parts(size.pixels(), kPixels, c.channels, [&](const Part& part) {
-    multiply_part(part, a.from(part.first), packed, c, bias, relu, false);
+    multiply_part(part, a.from(part.first), packed, c, bias, relu, false, stream);
   });
 }
 
@@ -194,6 +198,7 @@ void transform_outputs(
     const Tiling& tiling, int64_t first, int64_t count, const float* m, const float* bias, bool relu,
     Rows mask, Rows y, float* outside) {
   const int64_t stride = frequency_stride(count * y.channels);
+  const bool stream = better_streamed(tiling.size, y);
   for (int64_t t = 0; t < count; ++t) {
     float* out[kMostFrequencies];
     float* masks[kMostFrequencies];
@@ -203,7 +208,7 @@ void transform_outputs(
     }
     isa().transform_output(
         tiling, m + t * y.channels, stride, y.channels, out, bias, relu,
-        mask.data == nullptr ? nullptr : masks);
+        mask.data == nullptr ? nullptr : masks, stream);
   }
 }
 
@@ -371,7 +376,8 @@ void multiply_sibling(const Size& size, Rows x, const Sibling& s, Part part, uin
     rows = {scratch.take(part.count * x.channels), x.channels, x.channels};
     max_pool(size, part.first, part.count, x, rows, index);
   }
-  multiply_part(part, rows, s.w.prepared, s.y, s.bias, s.relu, false);
+  multiply_part(
+      part, rows, s.w.prepared, s.y, s.bias, s.relu, false, better_streamed(size, s.y));
 }
 
 // The gradient of the maxima at the pixels from `first` to `last`, for the part's columns. What a thread
@@ -390,6 +396,13 @@ Rows pooled_gradient(
 }
 
 }  // namespace
+
+bool better_streamed(const Size& size, Rows y) {
+  constexpr int64_t kStreamed = 8 << 20;
+  const bool lines = reinterpret_cast<uintptr_t>(y.data) % (kLine * sizeof(float)) == 0 &&
+                     y.stride % kLine == 0;
+  return isa().streams && lines && size.pixels() * y.stride >= kStreamed / 4;
+}
 
 int tile_points(const Size& size, int taps, int64_t channels) {
   return by_winograd(taps) ? tiling_of(size, taps, channels).points : 0;

@@ -31,6 +31,10 @@ inline Rows rows_of(const Matrix& m, int64_t channels) {
   return {static_cast<float*>(m.data), m.stride, channels};
 }
 
+// Whether y, or the matrix whose columns it has, is so large that it is better written past the caches,
+// and can be.
+bool better_streamed(const Size& size, Rows y);
+
 // (outputs, taps, taps, channels), dense.
 struct Filter {
   const float* data;

@@ -18,11 +18,14 @@ constexpr int kAhead = 16;
 // Rows of a panel that fits the first-level cache beside the rows that pass by.
 constexpr int64_t kPanelDepth = 5120 / kPanel;
 
+// A lies by rows, or transposed; C is written, or written past the caches.
+enum class Kind { kPlain, kStreamed, kTransposed };
+
 // Tiles of kRows rows of C, one below the other, in kWide vectors = A · B plus what is there if `add`,
 // plus a bias, clipped if `relu`.
 struct Tiles {
   const float* a;
-  int64_t a_stride;  // from one row to the next; kTransposed: from one column to the next
+  int64_t a_stride;  // from one row to the next; transposed: from one column to the next
   const float* b;    // a panel
   int64_t depth, parts, part_stride;
   float* c;
@@ -51,8 +54,9 @@ template <int kRows, int kWide, typename F>
 // The sums begin with what they are added to, and stay in registers to the end. Meanwhile the next tile's
 // rows of A and C are fetched, which often come from memory. A function of its own, whose caller's
 // variables take no registers from the sums.
-template <int kRows, int kWide, bool kTransposed>
+template <int kRows, int kWide, Kind kKind>
 [[gnu::noinline]] void multiply_tiles(const Tiles& t, int64_t tiles) {
+  constexpr bool kTransposed = kKind == Kind::kTransposed;
   const float* rows[kRows];
   for (int r = 0; r < kRows; ++r) {
     rows[r] = kTransposed ? t.a + r : t.a + r * t.a_stride;
@@ -73,7 +77,7 @@ template <int kRows, int kWide, bool kTransposed>
           [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
     }
     const float *b = t.b, *column = rows[0];  // of A, if transposed
-    if constexpr (!kTransposed) fetch_rows<kRows, true>(c + kRows * c_stride, c_stride);
+    if constexpr (kKind == Kind::kPlain) fetch_rows<kRows, true>(c + kRows * c_stride, c_stride);
     const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
       Vector right[kWide];
 #pragma GCC unroll 2
@@ -100,16 +104,21 @@ template <int kRows, int kWide, bool kTransposed>
       for (int r = 0; r < kRows; ++r) rows[r] += part_stride;
     }
     if (t.relu) for_each_sum<kRows, kWide>([&](int r, int v) { sums[r][v] = relu(sums[r][v]); });
-    for_each_sum<kRows, kWide>(
-        [&](int r, int v) { store(c + r * c_stride + v * kLanes, sums[r][v]); });
+    for_each_sum<kRows, kWide>([&](int r, int v) {
+      float* const to = c + r * c_stride + v * kLanes;
+      if constexpr (kKind == Kind::kStreamed) stream(to, sums[r][v]);
+      else store(to, sums[r][v]);
+    });
     c += kRows * c_stride;
     for (int r = 0; r < kRows; ++r) rows[r] += next;
   }
 }
 
 // The tiles at the right border of C, which has only `columns` there: by way of whole ones.
-template <int kRows, int kWide, bool kTransposed>
+template <int kRows, int kWide, Kind kKind>
 void multiply_border(Tiles t, int64_t tiles, int64_t columns) {
+  constexpr bool kTransposed = kKind == Kind::kTransposed;
+  constexpr Kind kWhole = kTransposed ? kKind : Kind::kPlain;
   constexpr int64_t kColumns = kWide * kLanes;
   float whole[kRows * kColumns] = {}, bias[kColumns] = {};
   const auto copy = [=](const float* from, float* to) {
@@ -126,22 +135,22 @@ void multiply_border(Tiles t, int64_t tiles, int64_t columns) {
     if (t.add) {
       for (int r = 0; r < kRows; ++r) copy(c + r * c_stride, whole + r * kColumns);
     }
-    multiply_tiles<kRows, kWide, kTransposed>(t, 1);
+    multiply_tiles<kRows, kWide, kWhole>(t, 1);
     for (int r = 0; r < kRows; ++r) copy(whole + r * kColumns, c + r * c_stride);
   }
 }
 
 // The tiles' `columns` of C from t.c on; `b_size`: values of a panel.
-template <int kRows, bool kTransposed>
+template <int kRows, Kind kKind>
 inline void multiply_panels(Tiles t, int64_t tiles, int64_t b_size, int64_t columns) {
   for (; columns >= kPanel; columns -= kPanel) {
-    multiply_tiles<kRows, kVectors, kTransposed>(t, tiles);
+    multiply_tiles<kRows, kVectors, kKind>(t, tiles);
     t.b += b_size, t.c += kPanel;
     if (t.bias != nullptr) t.bias += kPanel;
   }
-  if (columns > kLanes) multiply_border<kRows, kVectors, kTransposed>(t, tiles, columns);
-  else if (columns == kLanes) multiply_tiles<kRows, 1, kTransposed>(t, tiles);
-  else if (columns > 0) multiply_border<kRows, 1, kTransposed>(t, tiles, columns);
+  if (columns > kLanes) multiply_border<kRows, kVectors, kKind>(t, tiles, columns);
+  else if (columns == kLanes) multiply_tiles<kRows, 1, kKind>(t, tiles);
+  else if (columns > 0) multiply_border<kRows, 1, kKind>(t, tiles, columns);
 }
 
 // Call function<n>() for n = count, which is 1 .. kMost.
@@ -181,7 +190,13 @@ inline void multiply(const Product& p) {
           .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
           .parts = p.parts, .part_stride = p.part_stride, .c = p.c + row * p.c_stride,
           .c_stride = p.c_stride, .bias = p.bias, .add = p.add, .relu = p.relu};
-      multiply_panels<kRows, false>(t, together, depth * kPanel, p.columns);
+      if constexpr (kStreams) {
+        if (p.stream) {
+          multiply_panels<kRows, Kind::kStreamed>(t, together, depth * kPanel, p.columns);
+          continue;
+        }
+      }
+      multiply_panels<kRows, Kind::kPlain>(t, together, depth * kPanel, p.columns);
     }
   });
 }
@@ -192,7 +207,7 @@ inline void multiply_transposed(const OuterProduct& p) {
         .a = p.a + first, .a_stride = p.a_stride, .b = p.b, .depth = p.rows, .parts = 1,
         .part_stride = 0, .c = p.c + first * p.c_stride, .c_stride = p.c_stride, .bias = nullptr,
         .add = p.add, .relu = false};
-    multiply_panels<kRows, true>(t, tiles, p.b_rows * kPanel, p.columns);
+    multiply_panels<kRows, Kind::kTransposed>(t, tiles, p.b_rows * kPanel, p.columns);
   });
 }
 

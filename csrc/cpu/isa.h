@@ -24,6 +24,7 @@ struct Product {
   bool relu;
   bool add;
   int64_t parts = 1, part_stride = 0;  // from one run to the next
+  bool stream = false;                 // C is written past the caches
 };
 
 // C (outputs, columns) = Aᵀ · B of A (rows, outputs) and B (rows, columns), plus C if `add`.
@@ -55,6 +56,7 @@ struct Isa {
   const char* name;
   int64_t tile_rows;  // rows of a product that are computed at once
   int64_t panel;      // columns of a product that are computed at once
+  bool streams;       // whether results can be written past the caches: rows that begin a line
 
   int64_t panels(int64_t columns) const { return (columns + panel - 1) / panel; }
   int64_t packed_size(int64_t depth, int64_t columns) const {
@@ -77,10 +79,10 @@ struct Isa {
       int64_t frequency_stride, int64_t panel_stride);
 
   // Aᵀ m A of a tile: side² pixels. Adds a bias, clips, and writes zero where a mask (null, or pixels
-  // like the output's) is zero or less.
+  // like the output's) is zero or less; past the caches if `stream`.
   void (*transform_output)(
       WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
-      float* const* pixels, const float* bias, bool relu, const float* const* masks);
+      float* const* pixels, const float* bias, bool relu, const float* const* masks, bool stream);
 
   // A g Aᵀ: the adjoint of transform_output. Writes like transform_input.
   void (*transform_output_adjoint)(
@@ -112,11 +114,12 @@ struct Isa {
       int64_t channels, float* y, int64_t y_stride);
 
   // dx of a row of `width` adjacent pixels = the gradient of the 3x3/2 windows that it is in: of `rows`
-  // rows (at most two), `count` in each. numbers: the row of pixels' own in them.
+  // rows (at most two), `count` in each. numbers: the row of pixels' own in them. Written past the caches
+  // if `stream`.
   void (*unpool_halved)(
       const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
       const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
-      int64_t dx_stride);
+      int64_t dx_stride, bool stream);
 
   // sums += dy of the windows that ReLU did not clip.
   void (*add_unclipped)(const float* dy, const uint8_t* index, int64_t channels, float* sums);

@@ -16,6 +16,7 @@ const Isa kIsa{
     .name = NAME(GOOGLENET_FAST_ISA),
     .tile_rows = kTileRows,
     .panel = kPanel,
+    .streams = kStreams,
     .multiply = multiply,
     .multiply_transposed = multiply_transposed,
     .pack = pack,

@@ -3,6 +3,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -10,6 +14,13 @@
 #include "isa.h"
 
 namespace googlenet_fast::cpu {
+
+// Let all threads see what this one wrote past the caches.
+inline void finish_streams() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
 
 // Call function(begin, end) for ranges of `grain` of 0 .. count, on all threads. A thread that is done
 // with one takes the next: one that another program disturbs does fewer.
@@ -22,6 +33,7 @@ void for_each_range(int64_t count, int64_t grain, const F& function) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < ranges;) {
       function(i * grain, std::min(count, (i + 1) * grain));
     }
+    finish_streams();
   });
 }
 

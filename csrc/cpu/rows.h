@@ -102,7 +102,11 @@ inline V where(IntegersOf<V> index, int number, V value) {
 inline void unpool_halved(
     const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
     const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
-    int64_t dx_stride) {
+    int64_t dx_stride, bool past) {
+  const auto write = [=](float* to, auto value) {
+    if (kStreams && past) stream(to, value);
+    else store(to, value);
+  };
   for (int64_t i = 0; 2 * i < width; ++i, dx += 2 * dx_stride) {
     const bool begins = i < count, ends = i > 0 && i <= count;
     for_each_vector(channels, [&]<typename V>(int64_t c, V) {
@@ -115,8 +119,8 @@ inline void unpool_halved(
         if (begins) even += passed(row, i, 0), odd += passed(row, i, 1);
         if (ends) even += passed(row, i - 1, 2);
       }
-      store(dx + c, even);
-      if (2 * i + 1 < width) store(dx + dx_stride + c, odd);
+      write(dx + c, even);
+      if (2 * i + 1 < width) write(dx + dx_stride + c, odd);
     });
   }
 }

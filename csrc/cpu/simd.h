@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "isa.h"
+
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
 #if defined(__AVX512F__)
@@ -60,6 +62,17 @@ inline V load(const float* p) {
 
 inline void store(float* p, float v) { *p = v; }
 inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
+
+// Whether a vector is a line of the caches, which can be written past them: without being read before.
+constexpr bool kStreams = kLanes == kLine;
+
+// To p, which begins a line.
+inline void stream(float* p, float v) { *p = v; }
+inline void stream([[maybe_unused]] float* p, [[maybe_unused]] Vector v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#endif
+}
 
 template <typename V>
 inline V zero() { return V{}; }

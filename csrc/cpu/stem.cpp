@@ -109,6 +109,7 @@ void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias,
   const Bands bands(size, x.channels);
   Scratch scratch;
   const float* const packed = prepared(size, w, scratch);
+  const bool stream = better_streamed({size.images, bands.height, bands.width}, y);
   for_each_task(bands.count(), [&](int64_t band) {
     Scratch own;
     float* const rows = own.take(bands.scratch());
@@ -117,7 +118,7 @@ void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias,
       isa().multiply(
           {rows + kStride * row * bands.padded(), kStride * x.channels, packed,
            y.row(bands.pixel(band, row)), y.stride, bands.width, y.channels, bands.depth(), bias,
-           relu, false, kTaps, bands.padded()});
+           relu, false, kTaps, bands.padded(), stream});
     }
   });
 }

@@ -234,6 +234,14 @@ inline void with_tile(WinogradTile tile, const F& function) {
   });
 }
 
+// Fetch the channels of `count` pixels that are written first.
+inline void fetch_first(float* const* pixels, int count, int64_t channels) {
+  const int64_t end = channels < kTransformed ? channels : kTransformed;
+  for (int64_t c = 0; c < end; c += kLine) {
+    for (int i = 0; i < count; ++i) __builtin_prefetch(pixels[i] + c, 1);
+  }
+}
+
 // Writes a tile's points as Isa::transform_input says.
 template <int kPoints>
 inline auto packed_writer(float* to, int64_t frequency_stride, int64_t panel_stride) {
@@ -257,8 +265,9 @@ inline void transform_input(
 
 inline void transform_output(
     WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
-    float* const* pixels, const float* bias, bool clip, const float* const* masks) {
+    float* const* pixels, const float* bias, bool clip, const float* const* masks, bool past) {
   const float least = clip ? 0 : -__builtin_inff();
+  if (!past) fetch_first(pixels, tile.side() * tile.side(), channels);
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
     transform_2d<kPoints, kSide>(
         channels,
@@ -271,6 +280,8 @@ inline void transform_output(
           value += bias == nullptr ? zero<V>() : load<V>(bias + c);
           value = value < lowest ? lowest : value;
           if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
+          if (kStreams && past) return stream(pixels[i] + c, value);
+          if (c % kLine == 0) __builtin_prefetch(pixels[i] + c + kTransformed, 1);
           store(pixels[i] + c, value);
         },
         [](const auto* a, auto* b) { evaluate_adjoint<kPoints, kSide>(a, b); });

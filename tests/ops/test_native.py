@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from googlenet_fast import ops
 from googlenet_fast.ops import extension
 from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.trial import Trial, random_arguments
@@ -156,6 +157,33 @@ def test_bfloat16_is_computed_in_fp32(case: str) -> None:
         assert math.isfinite(error)
         # PyTorch's own can be NaN for a 7x7 filter on one pixel.
         assert not error > 2 * allowed + 1e-3 * wanted.norm().item()
+
+
+LARGE: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+    "block": ("inception", (24, 24, 28, 28), [*block(24, 32, 48, 64, 16, 16, 48, True), True]),
+    "1x1": ("conv_bias_relu", (24, 16, 63, 65), [((32, 16, 1, 1), torch.float32), None, True]),
+    "3x3": ("conv_bias_relu", (24, 16, 63, 65), [((32, 16, 3, 3), torch.float32), None, True]),
+    "stem": ("conv_bias_relu", (12, 3, 125, 128), [((64, 3, 7, 7), torch.float32), None, True, 2]),
+    "pool": ("bias_relu_pool", (12, 48, 63, 65), [((48,), torch.float32), True, True]),
+}
+"""Twelve megabytes of output or of its input's gradient."""
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_large_results_are_those_of_small_ones(case: str) -> None:
+    """Only large ones are written past the caches."""
+    op, shape, others = LARGE[case]
+    x, *rest = random_arguments((shape, torch.float32, *others), "cpu")
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        with ops.use_impl("native"):
+            y = getattr(ops, op)(leaf, *rest)
+        return y.detach(), torch.autograd.grad(y, leaf, y.detach().cos())[0]
+
+    whole = run(x)
+    for found, *halves in zip(whole, *(run(half) for half in x.chunk(2)), strict=True):
+        assert torch.equal(found, torch.cat(halves))
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
