@@ -30,12 +30,13 @@ void for_panels(int64_t columns, const F& function) {
 void multiply_part(
     const Part& part, Rows a, const float* packed, Rows c, const float* bias, bool relu, bool add,
     bool stream = false) {
+  const int64_t bytes = isa().packed_size(a.channels, part.columns) * sizeof(float);
   isa().multiply(
       {.a = a.data, .a_stride = a.stride, .b = packed + part.column * a.channels,
        .c = c.row(part.first) + part.column, .c_stride = c.stride, .rows = part.count,
        .columns = part.columns, .depth = a.channels,
        .bias = bias == nullptr ? nullptr : bias + part.column, .relu = relu, .add = add,
-       .stream = stream});
+       .stream = stream, .far = 2 * bytes > second_level_cache()});
 }
 
 // c = a · packed, for all pixels.
@@ -231,9 +232,10 @@ void convolve_tiles(
       const int64_t m_stride = frequency_stride(count * columns);
       for (int64_t f = 0; f < tiling.frequencies(); ++f) {
         isa().multiply(
-            {v + f * v_stride, x.channels,
-             filters.data + f * filters.stride() + column * x.channels, m + f * m_stride, columns,
-             count, columns, x.channels, nullptr, false, false});
+            {.a = v + f * v_stride, .a_stride = x.channels,
+             .b = filters.data + f * filters.stride() + column * x.channels, .c = m + f * m_stride,
+             .c_stride = columns, .rows = count, .columns = columns, .depth = x.channels,
+             .bias = nullptr, .relu = false, .add = false, .far = true});
       }
       transform_outputs(
           tiling, part.first, count, m, bias == nullptr ? nullptr : bias + column, relu,

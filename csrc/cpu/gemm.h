@@ -15,11 +15,13 @@ constexpr int kUnrolled = 4;
 // is read stop at the end of a page.
 constexpr int kAhead = 16;
 
+constexpr int kPanelLines = (kPanel + kLine - 1) / kLine;  // of a row
+
 // Rows of a panel that fits the first-level cache beside the rows that pass by.
 constexpr int64_t kPanelDepth = 5120 / kPanel;
 
-// A lies by rows, or transposed; C is written, or written past the caches.
-enum class Kind { kPlain, kStreamed, kTransposed };
+// A lies by rows, or transposed; its B is near or far; C is written, or written past the caches.
+enum class Kind { kNear, kFar, kStreamed, kTransposed };
 
 // Tiles of kRows rows of C, one below the other, in kWide vectors = A · B plus what is there if `add`,
 // plus a bias, clipped if `relu`.
@@ -77,12 +79,16 @@ template <int kRows, int kWide, Kind kKind>
           [&](int r, int v) { sums[r][v] += load<Vector>(c + r * c_stride + v * kLanes); });
     }
     const float *b = t.b, *column = rows[0];  // of A, if transposed
-    if constexpr (kKind == Kind::kPlain) fetch_rows<kRows, true>(c + kRows * c_stride, c_stride);
+    if constexpr (kKind == Kind::kNear || kKind == Kind::kFar) {
+      fetch_rows<kRows, true>(c + kRows * c_stride, c_stride);
+    }
     const auto add_products = [&](int64_t k, int i) __attribute__((always_inline)) {  // of row k + i
       Vector right[kWide];
 #pragma GCC unroll 2
       for (int v = 0; v < kWide; ++v) right[v] = load<Vector>(b + i * kPanel + v * kLanes);
-      if constexpr (!kTransposed) __builtin_prefetch(b + (i + kAhead) * kPanel);
+      if constexpr (kKind == Kind::kFar) {
+        fetch_rows<kPanelLines, false>(b + (i + kAhead) * kPanel, kLine);
+      }
       for_each_sum<kRows, kWide>([&](int r, int v) {
         multiply_add(sums[r][v], kTransposed ? column[r] : rows[r][k + i], right[v]);
       });
@@ -118,7 +124,7 @@ template <int kRows, int kWide, Kind kKind>
 template <int kRows, int kWide, Kind kKind>
 void multiply_border(Tiles t, int64_t tiles, int64_t columns) {
   constexpr bool kTransposed = kKind == Kind::kTransposed;
-  constexpr Kind kWhole = kTransposed ? kKind : Kind::kPlain;
+  constexpr Kind kWhole = kKind == Kind::kStreamed ? Kind::kNear : kKind;
   constexpr int64_t kColumns = kWide * kLanes;
   float whole[kRows * kColumns] = {}, bias[kColumns] = {};
   const auto copy = [=](const float* from, float* to) {
@@ -190,13 +196,10 @@ inline void multiply(const Product& p) {
           .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
           .parts = p.parts, .part_stride = p.part_stride, .c = p.c + row * p.c_stride,
           .c_stride = p.c_stride, .bias = p.bias, .add = p.add, .relu = p.relu};
-      if constexpr (kStreams) {
-        if (p.stream) {
-          multiply_panels<kRows, Kind::kStreamed>(t, together, depth * kPanel, p.columns);
-          continue;
-        }
-      }
-      multiply_panels<kRows, Kind::kPlain>(t, together, depth * kPanel, p.columns);
+      const auto run = kStreams && p.stream ? multiply_panels<kRows, Kind::kStreamed>
+                       : p.far              ? multiply_panels<kRows, Kind::kFar>
+                                            : multiply_panels<kRows, Kind::kNear>;
+      run(t, together, depth * kPanel, p.columns);
     }
   });
 }

@@ -25,6 +25,7 @@ struct Product {
   bool add;
   int64_t parts = 1, part_stride = 0;  // from one run to the next
   bool stream = false;                 // C is written past the caches
+  bool far = false;                    // B is read from beyond the second-level cache
 };
 
 // C (outputs, columns) = Aᵀ · B of A (rows, outputs) and B (rows, columns), plus C if `add`.
