@@ -60,7 +60,7 @@ keeps freed memory with the process. {compiled} is timed once a mode. Dashes wer
 other cases of it, and batches that were expected to take longer than {limit} s. *Ratio*: {ours}
 against the best other.
 
-![images a second by batch](performance.png)
+![images a second by batch]({page}.png)
 
 {tables}
 
@@ -192,7 +192,7 @@ def bounds(rows: Rows) -> Iterator[str]:
             )
 
 
-def plot(rows: Rows) -> None:
+def plot(rows: Rows, page: str) -> None:
     """Images a second over the batch, with the most threads."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     for axes, mode in zip(figure.subplots(1, 2), ("training", "inference"), strict=True):
@@ -208,7 +208,7 @@ def plot(rows: Rows) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(DOCS / "performance.png", dpi=100)
+    figure.savefig(DOCS / f"{page}.png", dpi=100)
 
 
 def machine() -> str:
@@ -226,6 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_performance")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each case")
     parser.add_argument("--limit", type=float, default=10, help="longest step, in seconds")
+    parser.add_argument(
+        "--page", default="performance", help="name in docs/ of what is written, for other machines"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -235,9 +238,10 @@ def main() -> None:
             for peer in (OURS, "PyTorch", "PyTorch channels_last")
         }
         rows = measure(folder, options.repeats, options.limit)
-    plot(rows)
+    plot(rows, options.page)
     report = TEXT.format(
-        arguments=f" --repeats {options.repeats} --limit {options.limit:g}",
+        arguments=f" --repeats {options.repeats} --limit {options.limit:g} --page {options.page}",
+        page=options.page,
         machine=machine(),
         torch=torch.__version__,
         repeats=options.repeats,
@@ -252,7 +256,7 @@ def main() -> None:
         bounds="\n".join(bounds(rows)),
         memory=", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in memory.items()),
     )
-    (DOCS / "performance.md").write_text(report)
+    (DOCS / f"{options.page}.md").write_text(report)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import platform
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt(3), from malloc.h."""
@@ -21,7 +22,7 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, -1)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE") and not _counts_addresses():
         _grow_heap_in_huge_pages(libc, _physical_memory() // 2)
 
 
@@ -39,6 +40,14 @@ def _grow_heap_in_huge_pages(libc: ctypes.CDLL, size: int) -> None:
     length = (block + size - start) // mmap.PAGESIZE * mmap.PAGESIZE
     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
     libc.free(ctypes.c_void_p(block))
+
+
+def _counts_addresses() -> bool:
+    """Whether this system takes addresses for memory, of which other programs then have less."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
 
 
 def _physical_memory() -> int:
