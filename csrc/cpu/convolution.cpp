@@ -400,10 +400,10 @@ Rows pooled_gradient(
 }  // namespace
 
 bool better_streamed(const Size& size, Rows y) {
-  constexpr int64_t kStreamed = 8 << 20;
+  constexpr int64_t kSmallest = 2 << 20;  // floats
   const bool lines = reinterpret_cast<uintptr_t>(y.data) % (kLine * sizeof(float)) == 0 &&
                      y.stride % kLine == 0;
-  return isa().streams && lines && size.pixels() * y.stride >= kStreamed / 4;
+  return isa().streams && lines && size.pixels() * y.stride >= kSmallest;
 }
 
 int tile_points(const Size& size, int taps, int64_t channels) {
@@ -533,13 +533,14 @@ void sum(const Size& size, Rows grad, float* sums) { mask_and_sum(size, grad, {}
 
 void mask_and_sum(const Size& size, Rows grad, Rows mask, Rows masked, float* sums) {
   const int64_t pixels = size.pixels(), channels = grad.channels, parts = bias_partials(pixels);
+  const bool stream = better_streamed(size, masked);
   Scratch scratch;
   float* const partial = take_zeros(parts * channels, scratch);
   for_each_task(parts, [&](int64_t part) {
     for (int64_t i = part * pixels / parts; i < (part + 1) * pixels / parts; ++i) {
       isa().mask(
           grad.row(i), mask.data == nullptr ? nullptr : mask.row(i), channels,
-          masked.data == nullptr ? nullptr : masked.row(i), partial + part * channels);
+          masked.data == nullptr ? nullptr : masked.row(i), partial + part * channels, stream);
     }
   });
   add_parts<float>(partial, parts, channels, sums);

@@ -142,9 +142,10 @@ struct Isa {
       const float* grad, const float* x, int64_t channels, int size, float scale, float beta,
       float k, float* wide, float* grad_x);
 
-  // y = 0 where mask is zero or less, else grad, and sums += y; mask, y or sums may be null.
+  // y = 0 where mask is zero or less, else grad, and sums += y; mask, y or sums may be null. y is written
+  // past the caches if `stream`.
   void (*mask)(
-      const float* grad, const float* mask, int64_t channels, float* y, float* sums);
+      const float* grad, const float* mask, int64_t channels, float* y, float* sums, bool stream);
 };
 
 // The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another.

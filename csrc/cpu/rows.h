@@ -103,10 +103,6 @@ inline void unpool_halved(
     const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
     const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
     int64_t dx_stride, bool past) {
-  const auto write = [=](float* to, auto value) {
-    if (kStreams && past) stream(to, value);
-    else store(to, value);
-  };
   for (int64_t i = 0; 2 * i < width; ++i, dx += 2 * dx_stride) {
     const bool begins = i < count, ends = i > 0 && i <= count;
     for_each_vector(channels, [&]<typename V>(int64_t c, V) {
@@ -119,8 +115,8 @@ inline void unpool_halved(
         if (begins) even += passed(row, i, 0), odd += passed(row, i, 1);
         if (ends) even += passed(row, i - 1, 2);
       }
-      write(dx + c, even);
-      if (2 * i + 1 < width) write(dx + dx_stride + c, odd);
+      store(dx + c, even, past);
+      if (2 * i + 1 < width) store(dx + dx_stride + c, odd, past);
     });
   }
 }
@@ -246,11 +242,12 @@ inline void normalize_backward(
   row(grad, x, channels, size, scale, beta, k, wide, grad_x);
 }
 
-inline void mask(const float* grad, const float* mask, int64_t channels, float* y, float* sums) {
+inline void mask(
+    const float* grad, const float* mask, int64_t channels, float* y, float* sums, bool past) {
   for_each_vector(channels, [&]<typename V>(int64_t c, V) {
     V value = load<V>(grad + c);
     if (mask != nullptr) value = load<V>(mask + c) <= 0.0f ? zero<V>() : value;
-    if (y != nullptr) store(y + c, value);
+    if (y != nullptr) store(y + c, value, past);
     if (sums != nullptr) store(sums + c, load<V>(sums + c) + value);
   });
 }

@@ -74,6 +74,13 @@ inline void stream([[maybe_unused]] float* p, [[maybe_unused]] Vector v) {
 #endif
 }
 
+// To p, past the caches if `past`.
+template <typename V>
+inline void store(float* p, V v, bool past) {
+  if (kStreams && past) stream(p, v);
+  else store(p, v);
+}
+
 template <typename V>
 inline V zero() { return V{}; }
 

@@ -69,7 +69,7 @@ Rows mask_rows(
   for (int64_t i = 0; i < count; ++i) {
     isa().mask(
         grad_y.row(first + i), masks ? mask.row(first + i) : nullptr, outputs,
-        masks ? masked + i * outputs : nullptr, sums);
+        masks ? masked + i * outputs : nullptr, sums, false);
   }
   return masks ? Rows{masked, outputs, outputs} : grad_y.from(first);
 }
