@@ -12,8 +12,7 @@
 namespace googlenet_fast::cpu {
 namespace {
 
-constexpr int64_t kAlignment = 64, kFloats = kAlignment / sizeof(float);
-constexpr int64_t kSmallest = 1 << 18;  // floats
+constexpr int64_t kFloats = 64 / sizeof(float);  // what arrays are aligned to
 #ifdef __SANITIZE_ADDRESS__
 constexpr int64_t kGap = kFloats;  // between arrays, where no access is allowed
 #else
@@ -22,7 +21,7 @@ constexpr int64_t kGap = 0;
 
 // A huge page, where the system has them: Winograd's transforms go through a hundred places at once,
 // more than a core translates addresses of at a time.
-constexpr int64_t kPage = 2 << 20;
+constexpr int64_t kPage = (2 << 20) / sizeof(float);  // floats
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -37,18 +36,18 @@ struct Block {
 struct Memory {
   std::vector<Block> blocks;
   int64_t block = 0, used = 0;  // the next array is at `used` of this block, or in a later one
-  int64_t next = kSmallest;  // size of the next block at least
+  int64_t next = kPage;  // size of the next block at least
   int64_t scopes = 0;
 };
 
 thread_local Memory memory;
 
 Block allocate(int64_t size) {
-  const int64_t bytes = (size * sizeof(float) + kPage - 1) / kPage * kPage;
-  void* const data = std::aligned_alloc(kPage, bytes);
+  size = (size + kPage - 1) / kPage * kPage;
+  void* const data = std::aligned_alloc(kPage * sizeof(float), size * sizeof(float));
   if (data == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-  madvise(data, bytes, MADV_HUGEPAGE);
+  madvise(data, size * sizeof(float), MADV_HUGEPAGE);
 #endif
   return {std::unique_ptr<float, Free>(static_cast<float*>(data)), size};
 }
@@ -75,7 +74,7 @@ float* Scratch::take(int64_t count) {
   }
   if (memory.block == end) {
     memory.blocks.push_back(allocate(std::max(room, memory.next)));
-    memory.next = kSmallest;
+    memory.next = kPage;
   }
   float* const array = memory.blocks[memory.block].data.get() + memory.used;
   memory.used += room;
