@@ -56,9 +56,9 @@ All compute the same function from the same weights: preset `paper` without LRN 
 training with both auxiliary heads and SGD with momentum; losses and logits agree to 1e-4. PyTorch
 and PaddlePaddle train it as plain layers (PaddlePaddle's inference is its predictor with oneDNN);
 the others read its ONNX or ncnn conversion, in fp32. {ours} runs as its commands do, which
-keeps freed memory with the process, in huge pages. {compiled} is timed once a mode. Dashes were not timed:
-other cases of it, and batches that were expected to take longer than {limit} s. *Ratio*: {ours}
-against the best other.
+keeps freed memory with the process, in huge pages. {compiled} is timed once a mode. Dashes were
+not timed: other cases of it, and batches that were expected to take longer than {limit} s. *Ratio*:
+{ours} against the best other.
 
 ![images a second by batch]({page}.png)
 
