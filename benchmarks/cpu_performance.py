@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and its plot: `python -m benchmarks.cpu_performance`.
+"""Writes docs/performance.md, or --page, and its plot: `python -m benchmarks.cpu_performance`.
 
 GoogLeNet on a CPU beside every peer that is installed, by batch and number of threads.
 """

@@ -20,7 +20,7 @@ constexpr int kPanelLines = (kPanel + kLine - 1) / kLine;  // of a row
 // Rows of a panel that fits the first-level cache beside the rows that pass by.
 constexpr int64_t kPanelDepth = 5120 / kPanel;
 
-// A lies by rows, or transposed; its B is near or far; C is written, or written past the caches.
+// A lies by rows, and B is near or far, or C is written past the caches; or A is transposed.
 enum class Kind { kNear, kFar, kStreamed, kTransposed };
 
 // Tiles of kRows rows of C, one below the other, in kWide vectors = A · B plus what is there if `add`,

@@ -66,18 +66,19 @@ inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
 // Whether a vector is a line of the caches, which can be written past them: without being read before.
 constexpr bool kStreams = kLanes == kLine;
 
-// To p, which begins a line.
-inline void stream(float* p, float v) { *p = v; }
-inline void stream([[maybe_unused]] float* p, [[maybe_unused]] Vector v) {
+// To p, which begins a line; past the caches if kStreams.
+inline void stream(float* p, float v) { store(p, v); }
+inline void stream(float* p, Vector v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, v);
+#else
+  store(p, v);
 #endif
 }
 
-// To p, past the caches if `past`.
 template <typename V>
 inline void store(float* p, V v, bool past) {
-  if (kStreams && past) stream(p, v);
+  if (past) stream(p, v);
   else store(p, v);
 }
 

@@ -280,9 +280,8 @@ inline void transform_output(
           value += bias == nullptr ? zero<V>() : load<V>(bias + c);
           value = value < lowest ? lowest : value;
           if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
-          if (kStreams && past) return stream(pixels[i] + c, value);
-          if (c % kLine == 0) __builtin_prefetch(pixels[i] + c + kTransformed, 1);
-          store(pixels[i] + c, value);
+          if (!past && c % kLine == 0) __builtin_prefetch(pixels[i] + c + kTransformed, 1);
+          store(pixels[i] + c, value, past);
         },
         [](const auto* a, auto* b) { evaluate_adjoint<kPoints, kSide>(a, b); });
   });
