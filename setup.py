@@ -37,13 +37,18 @@ INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mfma"],
+    "amx": ["-mavx512f", "-mavx512bw", "-mfma", "-mamx-tile", "-mamx-bf16"],
 }
 """Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64
 there is but the baseline."""
 VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
 """Let square roots and choices be vectors; neither changes a result."""
-PER_INSTRUCTION_SET = "isa_kernels.cpp"
-"""Name of the source that is compiled for each of them."""
+PER_INSTRUCTION_SET = {
+    "isa_kernels.cpp": ("baseline", "avx2", "avx512"),
+    "amx_kernels.cpp": ("amx",),
+}
+"""What sources are compiled for which of them. Without its flags AMX is emulated: on other
+machines, and by compilers that do not know it."""
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 OLDEST_ARCHITECTURE = 75
 GIB_PER_COMPILER = 2
@@ -197,10 +202,15 @@ def architecture_flags(offered: str, wanted: str | None) -> tuple[list[str], lis
 
 def translation_units(source: str) -> list[tuple[str, str | None]]:
     """Return what a source is compiled as: once, or for each of the machine's instruction sets."""
-    if Path(source).name != PER_INSTRUCTION_SET:
-        return [(source, None)]
     x86 = platform.machine() in ("x86_64", "AMD64")
-    return [(source, isa) for isa in INSTRUCTION_SETS if x86 or isa == "baseline"]
+    sets = PER_INSTRUCTION_SET.get(Path(source).name, ())
+    return [(source, isa) for isa in sets if x86 or isa == "baseline"] or [(source, None)]
+
+
+def accepts(compiler: list[str], flags: list[str]) -> bool:
+    """Whether a C++ compiler knows these flags."""
+    command = [*compiler, *flags, "-E", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def parallel_jobs(environment: Mapping[str, str], cores: int, free_gib: float) -> int:
@@ -255,7 +265,9 @@ class BuildExtension(build_ext):
             target = Path(self.build_temp).resolve() / f"{source}.{isa or ''}.o"
             target.parent.mkdir(parents=True, exist_ok=True)
             if isa is not None:
-                command += [*VECTORIZE, *INSTRUCTION_SETS[isa], f"-DGOOGLENET_FAST_ISA={isa}"]
+                flags = INSTRUCTION_SETS[isa]
+                known = isa != "amx" or accepts(self.compiler.compiler_cxx, flags)
+                command += [*VECTORIZE, *(flags if known else []), f"-DGOOGLENET_FAST_ISA={isa}"]
             command += ["-o", str(target)]
             built.append(target)
         with ThreadPoolExecutor(jobs) as pool:

@@ -2,10 +2,16 @@
 
 #include "isa.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
+
+#include "amx.h"
 
 namespace googlenet_fast::cpu {
 
@@ -21,18 +27,38 @@ extern const Isa kIsa;
 }
 #endif
 
+extern const Amx kAmx;
+extern const bool kAmxEmulated;
+
 namespace {
+
+// What GOOGLENET_FAST_ISA asks for, or null.
+const char* wanted() {
+  const char* const name = std::getenv("GOOGLENET_FAST_ISA");
+  return name == nullptr || *name == '\0' ? nullptr : name;
+}
+
+bool may(const char* name) { return wanted() == nullptr || std::strcmp(wanted(), name) == 0; }
+
+// Whether the processor has it, and the system lets this process's threads have its tiles.
+bool has_amx() {
+#if defined(__x86_64__) && defined(SYS_arch_prctl)
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  unsigned a, b, c, d;
+  constexpr unsigned kTiles = 1u << 24 | 1u << 22;  // AMX-TILE and AMX-BF16
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTiles) == kTiles &&
+         __builtin_cpu_supports("avx512bw") && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 const Isa& choose() {
 #ifdef __x86_64__
-  const char* const wanted = std::getenv("GOOGLENET_FAST_ISA");
-  const auto may = [&](const char* name) {
-    return wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, name) == 0;
-  };
-  if (may("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
+  if ((may("avx512") || may("amx")) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
     return avx512::kIsa;
   }
-  if (may("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if ((may("avx2") || may("amx")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     return avx2::kIsa;
   }
 #endif
@@ -43,6 +69,14 @@ const Isa& choose() {
 
 const Isa& isa() {
   static const Isa& chosen = choose();
+  return chosen;
+}
+
+const Amx* amx() {
+  static const Amx* const chosen = [] {
+    const bool has = kAmxEmulated ? wanted() != nullptr : has_amx();
+    return may("amx") && has ? &kAmx : nullptr;
+  }();
   return chosen;
 }
 

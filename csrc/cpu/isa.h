@@ -148,7 +148,8 @@ struct Isa {
       const float* grad, const float* mask, int64_t channels, float* y, float* sums, bool stream);
 };
 
-// The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another.
+// The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another, amx for the best
+// with AMX (amx.h) beside it.
 const Isa& isa();
 
 // Bytes of a core's second-level cache; a usual number where the system does not tell.

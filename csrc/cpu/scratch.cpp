@@ -65,7 +65,7 @@ Scratch::~Scratch() {
   memory.blocks.clear();
 }
 
-float* Scratch::take(int64_t count) {
+float* Scratch::take_floats(int64_t count) {
   const int64_t room = (count + kGap + kFloats - 1) / kFloats * kFloats;
   const int64_t end = static_cast<int64_t>(memory.blocks.size());
   while (memory.block < end && memory.used + room > memory.blocks[memory.block].size) {

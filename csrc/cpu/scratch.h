@@ -14,9 +14,14 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 
   // Uninitialised, aligned to 64 bytes.
-  float* take(int64_t count);
+  template <typename T = float>
+  T* take(int64_t count) {
+    return reinterpret_cast<T*>(take_floats((count * sizeof(T) + sizeof(float) - 1) / sizeof(float)));
+  }
 
  private:
+  float* take_floats(int64_t count);
+
   int64_t block_, used_;  // where this scope began
 };
 

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 FORWARD, GRADIENTS = 1e-5, 1e-4
-"""Relative error, in norm, allowed to Winograd's convolutions in fp32."""
+"""Relative error, in norm, allowed to Winograd's convolutions in fp32, and to AMX's."""
+
+ISA = os.environ.get("GOOGLENET_FAST_ISA") or (
+    "amx" if torch.cpu._is_amx_tile_supported() else "other"
+)
+"""The instruction set that the kernels run on."""
 
 OF_3X3, OF_5X5 = {6: 7, 7: 15, 8: 24, 9: 28}, {6: 2, 7: 3, 8: 12, 9: 14}
 POINTS = {(taps, n): side for taps, of in ((3, OF_3X3), (5, OF_5X5)) for n, side in of.items()}
@@ -121,6 +126,7 @@ def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor
     return Trial(op, arguments, None).run("native")
 
 
+@pytest.mark.skipif(ISA == "amx", reason="AMX has no use for Winograd's convolutions")
 def test_tiles_by_filter_and_size() -> None:
     """Those of the network among them: 56, 28, 14 and 7 pixels a side."""
     sizes = [*POINTS.items(), ((3, 9), 56), ((3, 9), 14), ((5, 9), 28), ((5, 8), 7)]
@@ -186,12 +192,39 @@ def test_large_results_are_those_of_small_ones(case: str) -> None:
         assert torch.equal(found, torch.cat(halves))
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_1x1_is_as_exact_as_products_of_floats() -> None:
+    """Forward and backward; though AMX multiplies parts of them."""
+    weight = ((96, 480, 1, 1), torch.float32)
+    arguments = random_arguments(((2, 480, 14, 14), torch.float32, weight, None, False), "cpu")
+    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
+    trials = [Trial("conv_bias_relu", a, None) for a in (arguments, arguments, exact)]
+    names = ("native", "reference", "reference")
+    runs = (trial.run(name) for trial, name in zip(trials, names, strict=True))
+    for actual, eager, wanted in zip(*runs, strict=True):
+        error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
+        assert error <= 2 * allowed + 1e-7 * wanted.norm().item()
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1])
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_nan_of_any_bits_reaches_its_windows(taps: int, bits: int) -> None:
+    x, weight = torch.randn(1, 40, 9, 9), torch.randn(20, 40, taps, taps)
+    x[0, 33, 4, 4] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0]
+    with ops.use_impl("native"):
+        y = ops.conv_bias_relu(x, weight, None, True)
+    expected = torch.zeros(9, 9, dtype=torch.bool)
+    near = slice(4 - taps // 2, 5 + taps // 2)
+    expected[near, near] = True
+    assert torch.equal(y.isnan(), expected.expand_as(y))
+
+
+@pytest.mark.skipif("GOOGLENET_FAST_ISA" in os.environ, reason="this is the child")
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:
-    if "GOOGLENET_FAST_ISA" in os.environ:
-        pytest.skip("this is the child")
+    if isa == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("this machine has no AVX-512")
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels or tiles", __file__],
         env={**os.environ, "GOOGLENET_FAST_ISA": isa},
         capture_output=True,
         text=True,
