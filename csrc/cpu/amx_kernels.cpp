@@ -36,6 +36,9 @@ template <typename V>
 // Some of the 16 floats from p on, and zeros.
 [[gnu::always_inline]] inline Floats load_some(const float* p, int64_t count) {
   if (count >= kSide) return load<Floats>(p);
+#ifdef __AVX512F__
+  return _mm512_maskz_loadu_ps((1u << count) - 1, p);
+#endif
   Floats v = {};
   for (int64_t i = 0; i < count; ++i) v[i] = p[i];
   return v;
@@ -102,6 +105,18 @@ template <typename F>
 [[gnu::always_inline]] inline void with_parts(int parts, const F& function) {
   if (parts == 2) function.template operator()<2>();
   else function.template operator()<3>();
+}
+
+// Whole vectors at a time, of which the next ones overwrite what is too much.
+void gather(
+    const float* from, int64_t step, int64_t stride, int64_t count, int64_t runs, int64_t length,
+    float* to) {
+  for (int64_t i = 0; i < count; ++i, from += step) {
+    const float* run = from;
+    for (int64_t r = 0; r < runs; ++r, run += stride, to += length) {
+      for (int64_t k = 0; k < length; k += kSide) store(to + k, load<Floats>(run + k));
+    }
+  }
 }
 
 void split_rows(const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to) {
@@ -470,6 +485,7 @@ void add_up(const SplitProduct& p, float* sums, int64_t stride, bool add) {
 extern const Amx kAmx;
 extern const bool kAmxEmulated;
 const Amx kAmx{
+    .gather = gather,
     .split_rows = split_rows,
     .split_columns = split_columns,
     .pack = pack,

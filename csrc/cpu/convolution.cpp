@@ -399,9 +399,6 @@ Rows pooled_gradient(
   return grad;
 }
 
-// Whether products are those of split values, all but the stem's.
-bool splits(int taps) { return amx() != nullptr && taps != 7; }
-
 }  // namespace
 
 bool better_streamed(const Size& size, Rows y) {
@@ -416,7 +413,7 @@ int tile_points(const Size& size, int taps, int64_t channels) {
 }
 
 int64_t prepared_size(const Size& size, const Filter& w) {
-  if (splits(w.taps)) return split::prepared_size(w);
+  if (amx() != nullptr) return split::prepared_size(w);
   if (by_winograd(w.taps)) {
     return Filters{tiling_of(size, w.taps, w.channels), nullptr, w.channels, w.outputs}.size();
   }
@@ -424,7 +421,7 @@ int64_t prepared_size(const Size& size, const Filter& w) {
 }
 
 void prepare(const Size& size, const Filter& w, float* prepared) {
-  if (splits(w.taps)) return split::prepare(w, prepared);
+  if (amx() != nullptr) return split::prepare(w, prepared);
   if (by_winograd(w.taps)) return transform_forward(tiling_of(size, w.taps, w.channels), w, prepared);
   const int64_t depth = w.taps * w.taps * w.channels;
   for_panels(w.outputs, [&](int64_t column, int64_t columns) {
@@ -441,7 +438,7 @@ const float* prepared(const Size& size, const Filter& w, Scratch& scratch) {
 }
 
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
-  if (splits(w.taps)) return split::convolve(size, x, w, bias, relu, y);
+  if (amx() != nullptr) return split::convolve(size, x, w, bias, relu, y);
   if (size.pixels() == 0) return;
   Scratch scratch;
   const float* const packed = prepared(size, w, scratch);
@@ -454,7 +451,7 @@ void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool
 }
 
 void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, Rows grad_x) {
-  if (splits(w.taps)) return split::input_gradient(size, grad_y, w, mask, grad_x);
+  if (amx() != nullptr) return split::input_gradient(size, grad_y, w, mask, grad_x);
   if (size.pixels() == 0) return;
   Scratch scratch;
   if (by_winograd(w.taps)) {
@@ -466,7 +463,7 @@ void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, R
 }
 
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
-  if (splits(taps)) return split::weight_gradient(size, grad_y, x, taps, grad_w);
+  if (amx() != nullptr) return split::weight_gradient(size, grad_y, x, taps, grad_w);
   if (by_winograd(taps)) {
     return weight_gradient_of_tiles(tiling_of(size, taps, x.channels), grad_y, x, grad_w);
   }
@@ -476,7 +473,7 @@ void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* gra
 
 void convolve_siblings(
     const Size& size, Rows x, std::span<Sibling> siblings, uint8_t* index) {
-  if (splits(1)) return split::convolve_siblings(size, x, siblings, index);
+  if (amx() != nullptr) return split::convolve_siblings(size, x, siblings, index);
   if (size.pixels() == 0) return;
   Scratch scratch;
   std::vector<Parts> parts;
@@ -497,7 +494,7 @@ void convolve_siblings(
 void siblings_input_gradient(
     const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
     const uint8_t* index, Rows grad_x) {
-  if (splits(1)) return split::siblings_input_gradient(size, siblings, pooled, index, grad_x);
+  if (amx() != nullptr) return split::siblings_input_gradient(size, siblings, pooled, index, grad_x);
   if (size.pixels() == 0) return;
   Scratch scratch;
   const float* const packed_pooled = pack_backward(pooled.w, scratch);
@@ -528,7 +525,7 @@ void siblings_input_gradient(
 
 void siblings_weight_gradient(
     const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x) {
-  if (splits(1)) return split::siblings_weight_gradient(size, siblings, x);
+  if (amx() != nullptr) return split::siblings_weight_gradient(size, siblings, x);
   if (size.pixels() == 0) {
     for (const SiblingWeightGradient& s : siblings) {
       std::fill_n(s.grad_w, s.grad_y.channels * x.channels, 0.0f);

@@ -23,14 +23,13 @@ int parts_of(int taps) { return taps == 1 ? 3 : 2; }
 
 // B of a product whose depth is taps² runs of `depth`.
 struct Packed {
-  int taps;
+  int parts, taps;
   int64_t depth, columns;
   uint16_t* data = nullptr;
 
-  int parts() const { return parts_of(taps); }
   int64_t tap_size() const { return split_blocks(depth) * kBlock * kColumns; }
   int64_t part_stride() const { return taps * taps * tap_size(); }
-  int64_t column_stride() const { return parts() * part_stride(); }
+  int64_t column_stride() const { return parts * part_stride(); }
   int64_t size() const { return ceil_div(columns, kColumns) * column_stride(); }
   SplitRight from(int64_t column, int64_t tap) const {
     return {
@@ -38,19 +37,24 @@ struct Packed {
   }
 };
 
-// From channels to outputs.
+// From channels to outputs. The stem's filters are rows of its patches.
+Packed forward_of(const Filter& w) {
+  if (w.taps == 7) return {parts_of(7), 1, 49 * w.channels, w.outputs};
+  return {parts_of(w.taps), w.taps, w.channels, w.outputs};
+}
+
 void pack_forward(const Filter& w, const Packed& to) {
-  const int64_t taps = w.taps * w.taps;
+  const int64_t taps = to.taps * to.taps;
   for_each_task(split_blocks(w.outputs) * taps, [&](int64_t i) {
     const int64_t tap = i % taps, first = i / taps * kBlock;
     amx()->pack_transposed(
-        w.data + (first * taps + tap) * w.channels, taps * w.channels, w.channels,
-        std::min(kBlock, w.outputs - first), to.parts(), to.from(first, tap));
+        w.data + (first * taps + tap) * to.depth, taps * to.depth, to.depth,
+        std::min(kBlock, w.outputs - first), to.parts, to.from(first, tap));
   });
 }
 
 Packed forward(const Filter& w, Scratch& scratch) {
-  Packed packed{w.taps, w.channels, w.outputs};
+  Packed packed = forward_of(w);
   if (w.prepared != nullptr) {
     packed.data = reinterpret_cast<uint16_t*>(const_cast<float*>(w.prepared));
   } else {
@@ -72,12 +76,12 @@ void pack_backward(const Filter& w, const Packed& to, int64_t first) {
     }
     SplitRight at = to.from(column, tap);
     at.data += first * kColumns;
-    amx()->pack(rows, w.outputs, std::min(kBlock, w.channels - column), to.parts(), at);
+    amx()->pack(rows, w.outputs, std::min(kBlock, w.channels - column), to.parts, at);
   });
 }
 
 Packed backward(const Filter& w, Scratch& scratch) {
-  Packed packed{w.taps, w.outputs, w.channels};
+  Packed packed{parts_of(w.taps), w.taps, w.outputs, w.channels};
   packed.data = scratch.take<uint16_t>(packed.size());
   pack_backward(w, packed, 0);
   return packed;
@@ -170,7 +174,7 @@ void multiply(
   if (masked) positions.find(first, count, target.mask.columns(column, columns), none, masks);
   const Packed& b = target.packed;
   amx()->multiply(
-      {.parts = b.parts(), .a = a, .b = b.from(column, 0), .rows = count, .columns = columns,
+      {.parts = b.parts, .a = a, .b = b.from(column, 0), .rows = count, .columns = columns,
        .chunks = split_blocks(b.depth), .taps = taps, .shifts = shifts},
       {.rows = c, .bias = target.bias == nullptr ? nullptr : target.bias + column,
        .masks = masked ? masks : nullptr, .relu = target.relu, .stream = target.stream});
@@ -348,14 +352,39 @@ void add_up(const Size& size, int taps, Rows x, bool pooled, const Outer& outer)
   std::fill_n(outer.grad_w, outer.grad_y.channels * taps * taps * x.channels, 0.0f);
 }
 
+// Call function(rows, first, some) for blocks of `count` patches, which are gathered one block after the other
+// and do not leave the first-level cache. A block's other rows are zero.
+template <typename F>
+void for_each_gathered(const Patches& p, int64_t count, const F& function) {
+  Scratch scratch;
+  float* const gathered = scratch.take(kBlock * p.values() + kLine);
+  const float* rows[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) rows[i] = gathered + i * p.values();
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t some = std::min(kBlock, count - first);
+    for (int64_t i = 0; i < some;) {
+      const int64_t y = (first + i) / p.width, x = (first + i) % p.width;
+      const int64_t run = std::min(some - i, p.width - x);
+      amx()->gather(
+          p.data + 2 * y * p.stride + x * p.step, p.step, p.stride, run, p.runs, p.length,
+          gathered + i * p.values());
+      i += run;
+    }
+    std::fill_n(gathered + some * p.values(), (kBlock - some) * p.values(), 0.0f);
+    function(rows, first, some);
+  }
+}
+
 }  // namespace
 
 int64_t prepared_size(const Filter& w) {
-  return Packed{w.taps, w.channels, w.outputs}.size() / 2;  // of floats
+  return forward_of(w).size() / 2;  // of floats
 }
 
 void prepare(const Filter& w, float* prepared) {
-  pack_forward(w, {w.taps, w.channels, w.outputs, reinterpret_cast<uint16_t*>(prepared)});
+  Packed packed = forward_of(w);
+  packed.data = reinterpret_cast<uint16_t*>(prepared);
+  pack_forward(w, packed);
 }
 
 void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
@@ -390,7 +419,7 @@ void siblings_input_gradient(
   Scratch scratch;
   const Packed packed_pooled = backward(pooled.w, scratch);
   const int64_t first_depth = whole_blocks(siblings[0].w.outputs);
-  Packed both{1, first_depth + siblings[1].w.outputs, grad_x.channels};
+  Packed both{parts_of(1), 1, first_depth + siblings[1].w.outputs, grad_x.channels};
   both.data = scratch.take<uint16_t>(both.size());
   pack_backward(siblings[0].w, both, 0);
   pack_backward(siblings[1].w, both, first_depth);
@@ -435,6 +464,49 @@ void siblings_weight_gradient(
   for (const SiblingWeightGradient& s : siblings) {
     add_up(size, 1, x, s.pooled, {s.grad_y, s.grad_w});
   }
+}
+
+void multiply_patches(
+    const Patches& patches, int64_t count, const Filter& w, const float* bias, bool relu, bool stream,
+    Rows y) {
+  Scratch scratch;
+  const Packed b = forward(w, scratch);
+  const int64_t part_stride = whole_blocks(count) * kBlock, none = 0;
+  const SplitLeft a{
+      scratch.take<uint16_t>(split_blocks(b.depth) * b.parts * part_stride), b.parts * part_stride,
+      part_stride};
+  for_each_gathered(patches, count, [&](const float* const* rows, int64_t first, int64_t some) {
+    amx()->split_rows(
+        rows, some, b.depth, b.parts, {a.data + first * kBlock, a.chunk_stride, a.part_stride});
+  });
+  float** const c = scratch.take<float*>(count);
+  for (int64_t i = 0; i < count; ++i) c[i] = y.row(i);
+  amx()->multiply(
+      {.parts = b.parts, .a = a, .b = b.from(0, 0), .rows = count, .columns = b.columns,
+       .chunks = split_blocks(b.depth), .taps = 1, .shifts = &none},
+      {.rows = c, .bias = bias, .masks = nullptr, .relu = relu, .stream = stream});
+}
+
+void add_patches(const Patches& patches, Rows grads, int64_t count, float* sums) {
+  Scratch scratch;
+  const int parts = parts_of(7);
+  const int64_t depth = whole_blocks(count), outputs = grads.channels, none = 0;
+  const int64_t chunk = whole_blocks(patches.values()) * kBlock, pairs = depth * kColumns;
+  const SplitLeft a{scratch.take<uint16_t>(depth / kBlock * parts * chunk), parts * chunk, chunk};
+  const SplitRight b{
+      scratch.take<uint16_t>(ceil_div(outputs, kColumns) * parts * pairs), parts * pairs, pairs};
+  for_each_gathered(patches, count, [&](const float* const* rows, int64_t first, int64_t) {
+    amx()->split_columns(
+        rows, kBlock, patches.values(), parts,
+        {a.data + first / kBlock * a.chunk_stride, a.chunk_stride, a.part_stride});
+  });
+  const float** const rows = scratch.take<const float*>(count);
+  for (int64_t i = 0; i < count; ++i) rows[i] = grads.row(i);
+  amx()->pack(rows, count, outputs, parts, b);
+  amx()->add_up(
+      {.parts = parts, .a = a, .b = b, .rows = patches.values(), .columns = outputs,
+       .chunks = depth / kBlock, .taps = 1, .shifts = &none},
+      sums, outputs, true);
 }
 
 }  // namespace googlenet_fast::cpu::split
