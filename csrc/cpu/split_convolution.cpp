@@ -191,7 +191,7 @@ void for_split_parts(int64_t rows, int64_t most, int64_t columns, const F& funct
 
 // Positions that a thread multiplies at a time, in blocks: the more taps, the more of them are read
 // again by its neighbours.
-int64_t blocks_of(int taps) { return taps == 1 ? 4 : 16; }
+int64_t blocks_of(int taps) { return taps == 1 ? 4 : 24; }
 
 // All targets from x, in one pass over it.
 void multiply_all(
@@ -231,29 +231,36 @@ void multiply_all(
 struct Outer {
   Rows grad_y;
   float* grad_w;
+  bool pooled = false;  // of the maxima around the pixels
 };
 
 // The sums of outer products of gradients and x, or the maxima around its pixels: those of `most` positions
-// after those of others, in `parts` that are added up in the end. What is split stays with the thread that
+// after those of others, in parts that are added up in the end. What is split stays with the thread that
 // splits it: others would wait for its caches.
 struct OuterProducts {
   Positions positions;
   Rows x;
-  bool pooled;
-  Outer outer;
+  std::span<const Outer> outers;
   int parts = parts_of(positions.taps);
   int64_t taps = positions.taps * positions.taps;
   int64_t blocks = split_blocks(positions.count());
+  int64_t outputs = all_outputs();
   int64_t most = std::min(blocks, blocks_at_once()) * kBlock;
   int64_t wide = most + whole_blocks(2 * positions.margin());  // x of them and of their taps
 
+  int64_t all_outputs() const {
+    int64_t all = 0;
+    for (const Outer& o : outers) all += o.grad_y.channels;
+    return all;
+  }
+
   // Those whose values fill about half of the second-level cache.
   int64_t blocks_at_once() const {
-    const int64_t copies = taps == 1 ? 1 : 2;
-    const int64_t values = (copies * x.channels + outer.grad_y.channels) * parts * kBlock;
-    return std::clamp<int64_t>(kValues / values, 8, 32);
+    constexpr int64_t kValues = 1 << 19;
+    return std::clamp<int64_t>(
+        kValues / ((2 * x.channels + outputs) * parts * kBlock + 1), kFewest, 32);
   }
-  static constexpr int64_t kValues = 1 << 19;
+  static constexpr int64_t kFewest = 4;
 
   // Adding a part up takes a tenth of what its products do.
   int64_t sums() const {
@@ -261,95 +268,117 @@ struct OuterProducts {
   }
   static constexpr int64_t kMostSums = 16;
 
-  // Call function(rows) with those of x, or of its maxima, at `count` positions from `first` on.
-  template <typename F>
-  void with_rows(int64_t first, int64_t count, float* zeros, const F& function) const {
-    Scratch scratch;
-    float** const rows = scratch.take<float*>(count);
-    if (pooled) {
-      const int64_t pixels = std::clamp<int64_t>(positions.count() - first, 0, count);
-      float* const maxima = scratch.take(pixels * x.channels);
-      max_pool(positions.size, first, pixels, x, {maxima, x.channels, x.channels}, nullptr);
-      for (int64_t i = 0; i < count; ++i) rows[i] = i < pixels ? maxima + i * x.channels : zeros;
-    } else {
-      positions.find(first, count, x, zeros, rows);
-    }
-    function(rows);
-  }
+  // Of a filter of one tap x and its maxima; of others x from the first position on, and from the second on,
+  // for pairs are interleaved.
+  struct Inputs {
+    SplitRight copies[2];
+  };
 
-  // sums (outputs, taps, channels) = those of the blocks of positions from `begin` to `end`, for the outputs
-  // from `output` on.
-  void add_up(int64_t begin, int64_t end, int64_t output, int64_t outputs, float* to) const {
-    Scratch scratch;
-    const Rows grad_y = outer.grad_y.columns(output, outputs);
-    float* const zeros = scratch.take(std::max(x.channels, outputs));
-    std::fill_n(zeros, std::max(x.channels, outputs), 0.0f);
+  Inputs take_inputs(Scratch& scratch) const {
     const int64_t part_stride = (wide / 2 | 1) * 2 * kColumns;  // parts begin in different sets of the caches
-    SplitRight b[2];  // x from the first on, and from the second on, for pairs are interleaved
-    for (SplitRight& copy : b) {
-      const int64_t size = ceil_div(x.channels, kColumns) * parts * part_stride;
+    const int64_t size = ceil_div(x.channels, kColumns) * parts * part_stride;
+    Inputs inputs;
+    for (SplitRight& copy : inputs.copies) {
       copy = {scratch.take<uint16_t>(size), parts * part_stride, part_stride};
     }
+    return inputs;
+  }
+
+  void pack(int64_t first, int64_t count, float* zeros, const Inputs& inputs) const {
+    Scratch scratch;
+    const int64_t from = first - positions.margin(), read = count + 2 * positions.margin();
+    float** const rows = scratch.take<float*>(read + 1);
+    positions.find(from, read + 1, x, zeros, rows);
+    bool own = false, pooled = false;
+    for (const Outer& o : outers) (o.pooled ? pooled : own) = true;
+    if (own) amx()->pack(rows, read, x.channels, parts, inputs.copies[0]);
+    if (taps > 1) amx()->pack(rows + 1, read, x.channels, parts, inputs.copies[1]);
+    if (!pooled) return;
+    const int64_t pixels = std::min(read, positions.count() - from);
+    float* const maxima = scratch.take(pixels * x.channels);
+    max_pool(positions.size, from, pixels, x, {maxima, x.channels, x.channels}, nullptr);
+    for (int64_t i = 0; i < read; ++i) rows[i] = i < pixels ? maxima + i * x.channels : zeros;
+    amx()->pack(rows, read, x.channels, parts, inputs.copies[1]);
+  }
+
+  // sums (outputs, taps, channels) of an outer = those of the blocks of positions from `begin` to `end`, for
+  // a group of its outputs.
+  void add_up(
+      int64_t begin, int64_t end, int64_t group, int64_t groups, float* const* sums) const {
+    Scratch scratch;
+    const int64_t widest = std::max(x.channels, outputs);
+    float* const zeros = scratch.take(widest);
+    std::fill_n(zeros, widest, 0.0f);
+    const Inputs inputs = take_inputs(scratch);
     const int64_t rows = whole_blocks(outputs) * kBlock;
-    const SplitLeft a{
-        scratch.take<uint16_t>(most / kBlock * parts * rows), parts * rows, rows};
+    const SplitLeft a{scratch.take<uint16_t>(most / kBlock * parts * rows), parts * rows, rows};
     float** const found = scratch.take<float*>(most);
     for (int64_t block = begin; block < end; block += most / kBlock) {
       const int64_t first = block * kBlock, count = std::min(most, end * kBlock - first);
-      const int64_t read = count + 2 * positions.margin();
-      with_rows(first - positions.margin(), read + 1, zeros, [&](float** x_rows) {
-        amx()->pack(x_rows, read, x.channels, parts, b[0]);
-        if (taps > 1) amx()->pack(x_rows + 1, read, x.channels, parts, b[1]);
-      });
-      positions.find(first, count, grad_y, zeros, found);
-      amx()->split_columns(found, count, outputs, parts, a);
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        multiply(a, b, tap, count / kBlock, outputs, block > begin, to);
+      pack(first, count, zeros, inputs);
+      for (size_t i = 0; i < outers.size(); ++i) {
+        const Outer& o = outers[i];
+        const int64_t all = split_blocks(o.grad_y.channels);
+        const int64_t output = group * all / groups * kBlock;
+        const int64_t last = std::min(o.grad_y.channels, (group + 1) * all / groups * kBlock);
+        positions.find(first, count, o.grad_y.columns(output, last - output), zeros, found);
+        amx()->split_columns(found, count, last - output, parts, a);
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          multiply(
+              a, inputs, o.pooled, tap, count / kBlock, last - output, block > begin,
+              sums[i] + output * taps * x.channels);
+        }
       }
     }
   }
 
   void multiply(
-      const SplitLeft& a, const SplitRight (&b)[2], int64_t tap, int64_t chunks, int64_t outputs,
-      bool add, float* to) const {
+      const SplitLeft& a, const Inputs& inputs, bool pooled, int64_t tap, int64_t chunks,
+      int64_t rows, bool add, float* to) const {
     const int64_t shift = positions.shift(tap), none = 0;
-    SplitRight at = b[shift % 2];
-    at.data += shift / 2 * 2 * kColumns;
+    SplitRight b = inputs.copies[taps == 1 ? pooled : shift % 2];
+    b.data += shift / 2 * 2 * kColumns;
     amx()->add_up(
-        {.parts = parts, .a = a, .b = at, .rows = outputs, .columns = x.channels, .chunks = chunks,
+        {.parts = parts, .a = a, .b = b, .rows = rows, .columns = x.channels, .chunks = chunks,
          .taps = 1, .shifts = &none},
         to + tap * x.channels, taps * x.channels, add);
   }
 
   void run() const {
     Scratch scratch;
-    const int64_t outputs = outer.grad_y.channels, row = taps * x.channels, count = sums();
-    float* const others = scratch.take((count - 1) * outputs * row);
+    const int64_t count = sums(), row = taps * x.channels;
     // Where there are fewer parts than threads, these share the outputs.
     const int64_t threads = torch::stable::get_num_threads();
-    const int64_t groups = std::clamp<int64_t>(threads / count, 1, ceil_div(outputs, kBlock));
-    for_each_task(count * groups, [&](int64_t i) {
-      const int64_t part = i / groups, group = i % groups, all = split_blocks(outputs);
-      const int64_t output = group * all / groups * kBlock;
-      const int64_t end = std::min(outputs, (group + 1) * all / groups * kBlock);
-      float* const sums = part == 0 ? outer.grad_w : others + (part - 1) * outputs * row;
-      add_up(
-          part * blocks / count, (part + 1) * blocks / count, output, end - output,
-          sums + output * row);
-    });
-    if (count == 1) return;
-    for_each_range(outputs * row, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t part = 0; part + 1 < count; ++part) {
-        const float* const from = others + part * outputs * row;
-        for (int64_t k = begin; k < end; ++k) outer.grad_w[k] += from[k];
+    const int64_t groups = std::clamp<int64_t>(threads / count, 1, split_blocks(outputs));
+    float** const to = scratch.take<float*>(count * outers.size());
+    for (int64_t part = 0; part < count; ++part) {
+      for (size_t i = 0; i < outers.size(); ++i) {
+        to[part * outers.size() + i] =
+            part == 0 ? outers[i].grad_w : scratch.take(outers[i].grad_y.channels * row);
       }
+    }
+    for_each_task(count * groups, [&](int64_t i) {
+      const int64_t part = i / groups;
+      add_up(
+          part * blocks / count, (part + 1) * blocks / count, i % groups, groups,
+          to + part * outers.size());
     });
+    for (size_t i = 0; i < outers.size() && count > 1; ++i) {
+      for_each_range(outers[i].grad_y.channels * row, kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t part = 1; part < count; ++part) {
+          const float* const from = to[part * outers.size() + i];
+          for (int64_t k = begin; k < end; ++k) outers[i].grad_w[k] += from[k];
+        }
+      });
+    }
   }
 };
 
-void add_up(const Size& size, int taps, Rows x, bool pooled, const Outer& outer) {
-  if (size.pixels() > 0) return OuterProducts{{size, taps}, x, pooled, outer}.run();
-  std::fill_n(outer.grad_w, outer.grad_y.channels * taps * taps * x.channels, 0.0f);
+void add_up(const Size& size, int taps, Rows x, std::span<const Outer> outers) {
+  if (size.pixels() > 0) return OuterProducts{{size, taps}, x, outers}.run();
+  for (const Outer& o : outers) {
+    std::fill_n(o.grad_w, o.grad_y.channels * taps * taps * x.channels, 0.0f);
+  }
 }
 
 // Call function(rows, first, some) for blocks of `count` patches, which are gathered one block after the other
@@ -400,7 +429,8 @@ void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, R
 }
 
 void weight_gradient(const Size& size, Rows grad_y, Rows x, int taps, float* grad_w) {
-  add_up(size, taps, x, false, {grad_y, grad_w});
+  const Outer outer{grad_y, grad_w};
+  add_up(size, taps, x, {&outer, 1});
 }
 
 void convolve_siblings(const Size& size, Rows x, std::span<Sibling> siblings, uint8_t* index) {
@@ -461,9 +491,9 @@ void siblings_input_gradient(
 
 void siblings_weight_gradient(
     const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x) {
-  for (const SiblingWeightGradient& s : siblings) {
-    add_up(size, 1, x, s.pooled, {s.grad_y, s.grad_w});
-  }
+  std::vector<Outer> outers;
+  for (const SiblingWeightGradient& s : siblings) outers.push_back({s.grad_y, s.grad_w, s.pooled});
+  add_up(size, 1, x, outers);
 }
 
 void multiply_patches(
