@@ -120,10 +120,14 @@ void gather(
 }
 
 void split_rows(const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to) {
+  constexpr int64_t kAhead = 8;  // rows that are fetched meanwhile
   with_parts(parts, [&]<int kCount>() {
     for (int64_t r = 0; r < count; ++r) {
+      const float* const ahead = rows[std::min(r + kAhead, count - 1)];
       uint16_t* at = to.data + r * kChunk;
       for (int64_t k = 0; k < depth; k += kChunk, at += to.chunk_stride) {
+        __builtin_prefetch(ahead + k);
+        __builtin_prefetch(ahead + k + kSide);
         const Split first = Split::of<kCount>(load_some(rows[r] + k, depth - k));
         const Split second = depth - k <= kSide
                                  ? Split{}

@@ -262,11 +262,13 @@ struct OuterProducts {
   }
   static constexpr int64_t kFewest = 4;
 
-  // Adding a part up takes a tenth of what its products do.
+  // Adding a part up takes a tenth of what its products do; packing x for two groups of outputs takes more
+  // than that, unless there are few positions.
   int64_t sums() const {
-    return std::clamp<int64_t>(positions.count() / (taps == 1 ? 1500 : 3000), 1, kMostSums);
+    constexpr int64_t kMost = 16, kFew = 700;
+    const int64_t count = positions.count();
+    return std::clamp<int64_t>(count / (taps == 1 ? 1500 : 3000), count < kFew ? 1 : 2, kMost);
   }
-  static constexpr int64_t kMostSums = 16;
 
   // Of a filter of one tap x and its maxima; of others x from the first position on, and from the second on,
   // for pairs are interleaved.
