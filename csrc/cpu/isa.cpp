@@ -92,3 +92,9 @@ int64_t second_level_cache() {
 }
 
 }  // namespace googlenet_fast::cpu
+
+// The name of what the kernels run on; read by googlenet_fast/ops/extension.py.
+extern "C" __attribute__((visibility("default"))) const char* googlenet_fast_instruction_set() {
+  using namespace googlenet_fast::cpu;
+  return amx() == nullptr ? isa().name : "amx";
+}

@@ -63,6 +63,7 @@ def describe_extension() -> dict[str, str]:
     for part in ("cpu", "cuda"):
         facts[f"{part} part"] = extension.missing_part(part) or "loaded"
     if extension.UNAVAILABLE is None:
+        facts["CPU instruction set"] = extension.instruction_set() or "none"
         facts["built with torch"] = extension.BUILD_INFO["torch"]
         facts["built with CUDA"] = extension.BUILD_INFO.get("cuda", "none")
         facts["GPU architectures"] = extension.BUILD_INFO.get("architectures", "none")

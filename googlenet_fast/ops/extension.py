@@ -37,3 +37,14 @@ def missing_part(part: str) -> str | None:
     if UNAVAILABLE is None and part == "cuda" and "cuda" not in BUILD_INFO:
         return "the compiled extension was built without its CUDA part"
     return UNAVAILABLE
+
+
+def instruction_set() -> str | None:
+    """Return what the CPU kernels run on: amx, avx512, avx2, baseline, or None without them."""
+    if UNAVAILABLE is not None:
+        return None
+    function = getattr(ctypes.CDLL(str(PATH)), "googlenet_fast_instruction_set", None)
+    if function is None:
+        return None
+    function.restype = ctypes.c_char_p
+    return function().decode()

@@ -21,11 +21,6 @@ pytestmark = pytest.mark.skipif(
 FORWARD, GRADIENTS = 1e-5, 1e-4
 """Relative error, in norm, allowed to Winograd's convolutions in fp32, and to AMX's."""
 
-ISA = os.environ.get("GOOGLENET_FAST_ISA") or (
-    "amx" if torch.cpu._is_amx_tile_supported() else "other"
-)
-"""The instruction set that the kernels run on."""
-
 OF_3X3, OF_5X5 = {6: 7, 7: 15, 8: 24, 9: 28}, {6: 2, 7: 3, 8: 12, 9: 14}
 POINTS = {(taps, n): side for taps, of in ((3, OF_3X3), (5, OF_5X5)) for n, side in of.items()}
 """A side of images for filters and points of Winograd's tiles."""
@@ -126,7 +121,9 @@ def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor
     return Trial(op, arguments, None).run("native")
 
 
-@pytest.mark.skipif(ISA == "amx", reason="AMX has no use for Winograd's convolutions")
+@pytest.mark.skipif(
+    extension.instruction_set() == "amx", reason="AMX has no use for Winograd's convolutions"
+)
 def test_tiles_by_filter_and_size() -> None:
     """Those of the network among them: 56, 28, 14 and 7 pixels a side."""
     sizes = [*POINTS.items(), ((3, 9), 56), ((3, 9), 14), ((5, 9), 28), ((5, 8), 7)]
@@ -218,13 +215,18 @@ def test_nan_of_any_bits_reaches_its_windows(taps: int, bits: int) -> None:
     assert torch.equal(y.isnan(), expected.expand_as(y))
 
 
+@pytest.mark.skipif("GOOGLENET_FAST_ISA" not in os.environ, reason="none was asked for")
+def test_the_instruction_set_asked_for() -> None:
+    assert extension.instruction_set() == os.environ["GOOGLENET_FAST_ISA"]
+
+
 @pytest.mark.skipif("GOOGLENET_FAST_ISA" in os.environ, reason="this is the child")
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:
     if isa == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("this machine has no AVX-512")
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels or tiles", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-k", "native_kernels or tiles or asked", __file__],
         env={**os.environ, "GOOGLENET_FAST_ISA": isa},
         capture_output=True,
         text=True,
