@@ -1,7 +1,7 @@
 """Loss curves of the CPU kernels beside the reference's: `python -m benchmarks.loss_curves`.
 
 Trains the digits recipe (preset `torchvision`, with batch norm) twice from one seed, once by the
-compiled kernels with their Winograd convolutions and once by plain PyTorch, and writes
+compiled kernels, with their Winograd convolutions or AMX, and once by plain PyTorch, and writes
 docs/loss_curves.png.
 """
 

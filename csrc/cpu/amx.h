@@ -1,6 +1,6 @@
-// Products of matrices on the tiles of AMX, which multiply bf16 and add up fp32: floats are split into parts of
-// bf16, whose products are added up (Henry, Tang and Heinecke 2019, arXiv:1904.06376). Three parts hold a
-// float's 24 bits, two hold 17.
+// Products of matrices on the tiles of AMX, which multiply bf16 and add up fp32: floats are split into
+// parts of bf16, whose products are added up (Henry, Tang and Heinecke 2019, arXiv:1904.06376). Three
+// parts hold a float's 24 bits, two hold 17. Infinite values give NaN; parts below 2^-126 count as zero.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +12,23 @@ constexpr int64_t kSplitBlock = 32;
 
 inline int64_t split_blocks(int64_t count) { return (count + kSplitBlock - 1) / kSplitBlock; }
 
-// A (rows, depth) as tiles read it: 32 values of a row beside those of the next one. Values 32 k and on of
-// part p of row r are at data + k * chunk_stride + p * part_stride + 32 r. There are rows to read up to a whole
-// block.
+// A (rows, depth) as tiles read it: 32 values of a row beside those of the next one. Values 32 k and on
+// of part p of row r are at data + k * chunk_stride + p * part_stride + 32 r. There are rows to read up
+// to a whole block.
 struct SplitLeft {
   uint16_t* data;
   int64_t chunk_stride, part_stride;
 };
 
-// B (depth, columns): 16 columns beside each other, pairs of rows of which are interleaved. Rows 2 k and on of
-// part p of columns 16 j and on are at data + j * column_stride + p * part_stride + 32 k.
+// B (depth, columns): 16 columns beside each other, pairs of rows of which are interleaved. Rows 2 k and
+// on of part p of columns 16 j and on are at data + j * column_stride + p * part_stride + 32 k.
 struct SplitRight {
   uint16_t* data;
   int64_t column_stride, part_stride;
 };
 
-// A · B, of which the depth is `taps` runs of `chunks` times 32 values: tap t's rows of A begin shifts[t] rows
-// further on.
+// A · B, of which the depth is `taps` runs of `chunks` times 32 values: tap t's rows of A begin
+// shifts[t] rows further on.
 struct SplitProduct {
   int parts;
   SplitLeft a;
@@ -38,19 +38,19 @@ struct SplitProduct {
   const int64_t* shifts;
 };
 
-// What becomes of a product's rows: plus a bias, clipped if `relu`, zero where a mask is zero or less; written
-// past the caches if `stream`.
+// What becomes of a product's rows: plus a bias, clipped if `relu`, zero where a mask is zero or less;
+// written past the caches if `stream`.
 struct SplitOutput {
-  float* const* rows;  // null ones are left out
-  const float* bias;   // (columns,) or null
+  float* const* rows;         // null ones are left out
+  const float* bias;          // (columns,) or null
   const float* const* masks;  // like the rows, or null
   bool relu, stream;
 };
 
 // What is filled up is zero: depths to whole blocks, columns to 16.
 struct Amx {
-  // to (count, runs * length): row i has `runs` runs of `length` values, which begin at from + i * step and
-  // `stride` apart. Values up to a line beyond are read and written.
+  // to (count, runs * length): row i has `runs` runs of `length` values, which begin at from + i * step
+  // and `stride` apart. Values up to a line beyond are read and written.
   void (*gather)(
       const float* from, int64_t step, int64_t stride, int64_t count, int64_t runs, int64_t length,
       float* to);

@@ -29,9 +29,13 @@ struct Loose {
 };
 
 template <typename V>
-[[gnu::always_inline]] inline V load(const void* p) { return *static_cast<const typename Loose<V>::type*>(p); }
+[[gnu::always_inline]] inline V load(const void* p) {
+  return *static_cast<const typename Loose<V>::type*>(p);
+}
 template <typename V>
-[[gnu::always_inline]] inline void store(void* p, V v) { *static_cast<typename Loose<V>::type*>(p) = v; }
+[[gnu::always_inline]] inline void store(void* p, V v) {
+  *static_cast<typename Loose<V>::type*>(p) = v;
+}
 
 // Some of the 16 floats from p on, and zeros.
 [[gnu::always_inline]] inline Floats load_some(const float* p, int64_t count) {
@@ -44,8 +48,8 @@ template <typename V>
   return v;
 }
 
-// The parts of floats, each in the upper half of 32 bits: rounded to bf16 what the parts before leave. NaN is
-// not rounded, for that could carry into its sign.
+// The parts of floats, each in the upper half of 32 bits: what the parts before leave, rounded to bf16.
+// NaN is not rounded, for that could carry into its sign.
 struct Split {
   Bits parts[kParts];
 
@@ -129,9 +133,9 @@ void split_rows(const float* const* rows, int64_t count, int64_t depth, int part
         __builtin_prefetch(ahead + k);
         __builtin_prefetch(ahead + k + kSide);
         const Split first = Split::of<kCount>(load_some(rows[r] + k, depth - k));
-        const Split second = depth - k <= kSide
-                                 ? Split{}
-                                 : Split::of<kCount>(load_some(rows[r] + k + kSide, depth - k - kSide));
+        const int64_t rest = depth - k - kSide;
+        const Split second =
+            rest <= 0 ? Split{} : Split::of<kCount>(load_some(rows[r] + k + kSide, rest));
 #pragma GCC unroll 3
         for (int p = 0; p < kCount; ++p) {
           store(at + p * to.part_stride, uppers(first.parts[p], second.parts[p]));
@@ -156,7 +160,8 @@ void split_columns(
           transpose(columns[half]);
         }
         for (int i = 0; i < kSide; ++i) {
-          const Split first = Split::of<kCount>(columns[0][i]), second = Split::of<kCount>(columns[1][i]);
+          const Split first = Split::of<kCount>(columns[0][i]);
+          const Split second = Split::of<kCount>(columns[1][i]);
 #pragma GCC unroll 3
           for (int p = 0; p < kCount; ++p) {
             store(
@@ -307,7 +312,8 @@ template <int kRows>
 }
 
 template <int kColumns>
-[[gnu::always_inline]] inline void load_right(Tiles& tiles, const uint16_t* b, int64_t column_stride) {
+[[gnu::always_inline]] inline void load_right(
+    Tiles& tiles, const uint16_t* b, int64_t column_stride) {
   tiles.load<6>(b, 64);
   if constexpr (kColumns > 1) tiles.load<7>(b + column_stride, 64);
 }
@@ -320,8 +326,8 @@ template <int kRows, int kColumns>
   if constexpr (kRows > 1 && kColumns > 1) tiles.multiply_add<3, 5, 7>();
 }
 
-// A chunk's products of parts i and j, i + j < parts: the others are as small as what the parts leave. In an
-// order in which one of them stays.
+// A chunk's products of parts i and j, i + j < parts: the others are as small as what the parts leave.
+// In an order in which one of them stays.
 template <int kCount, int kRows, int kColumns>
 [[gnu::always_inline]] inline void multiply_chunk(
     Tiles& tiles, const SplitProduct& p, const uint16_t* a, const uint16_t* b) {
@@ -359,7 +365,9 @@ void multiply_block(
     function.template operator()<0>(sums);
     if constexpr (kColumns > 1) function.template operator()<1>(sums + kSide);
     if constexpr (kRows > 1) function.template operator()<2>(sums + kSide * stride);
-    if constexpr (kRows > 1 && kColumns > 1) function.template operator()<3>(sums + kSide * stride + kSide);
+    if constexpr (kRows > 1 && kColumns > 1) {
+      function.template operator()<3>(sums + kSide * stride + kSide);
+    }
   };
   const int64_t bytes = stride * sizeof(float);
   for_each_tile([&]<int kTo>(const float* from) __attribute__((always_inline)) {
@@ -378,8 +386,8 @@ void multiply_block(
   });
 }
 
-// Call function(row, column, run) for the blocks of a product, those of the same columns of B one after the
-// other: run(sums, stride, add) is multiply_block() of one.
+// Call function(row, column, run) for the blocks of a product, those of the same columns of B one after
+// the other: run(sums, stride, add) is multiply_block() of one.
 template <typename M, typename F>
 void for_each_block(const SplitProduct& p, M& meanwhile, const F& function) {
   with_parts(p.parts, [&]<int kCount>() {
@@ -388,12 +396,12 @@ void for_each_block(const SplitProduct& p, M& meanwhile, const F& function) {
       const bool wide = p.columns - column > kSide;
       for (int64_t row = 0; row < p.rows; row += kSplitBlock) {
         const bool high = p.rows - row > kSide;
-        const auto block = high ? (wide ? multiply_block<kCount, 2, 2, M> : multiply_block<kCount, 2, 1, M>)
-                                : (wide ? multiply_block<kCount, 1, 2, M> : multiply_block<kCount, 1, 1, M>);
+        const auto block =
+            high ? (wide ? multiply_block<kCount, 2, 2, M> : multiply_block<kCount, 2, 1, M>)
+                 : (wide ? multiply_block<kCount, 1, 2, M> : multiply_block<kCount, 1, 1, M>);
         function(row, column, [&](float* sums, int64_t stride, bool add) {
-          block(
-              tiles, p, p.a.data + row * kChunk, p.b.data + column / kSide * p.b.column_stride, sums,
-              stride, add, meanwhile);
+          const uint16_t* const b = p.b.data + column / kSide * p.b.column_stride;
+          block(tiles, p, p.a.data + row * kChunk, b, sums, stride, add, meanwhile);
         });
       }
     }
@@ -414,7 +422,8 @@ class Finish {
   void begin(int64_t row, int64_t column) {
     current_ ^= 1;
     first_ = row, column_ = column, next_ = 0;
-    rows_ = std::min(kSplitBlock, p_.rows - row), columns_ = std::min(kSplitBlock, p_.columns - column);
+    rows_ = std::min(kSplitBlock, p_.rows - row);
+    columns_ = std::min(kSplitBlock, p_.columns - column);
     for (int64_t c = 0; c < columns_; c += kSide) {
       bias_[c / kSide] = y_.bias == nullptr ? Floats{} : load_some(y_.bias + column + c, columns_ - c);
     }

@@ -92,7 +92,7 @@ Packed backward(const Filter& w, Scratch& scratch) {
 struct Positions {
   Size size;
   int taps;
-  int64_t border, pitch, rows;  // values of a row, and rows of an image, with zeros
+  int64_t border, pitch, rows;  // `pitch`: positions of a row; `rows`: of an image; both with zeros
 
   Positions(const Size& size, int taps)
       : size(size), taps(taps), border(taps / 2), pitch(size.width + border),
@@ -104,15 +104,15 @@ struct Positions {
   // From a position less `margin` to a tap's.
   int64_t shift(int64_t tap) const { return tap / taps * pitch + tap % taps; }
 
-  // The rows of `count` positions from `first` on; `outside` for those between pixels.
+  // The rows of x at `positions` positions from `first` on; `outside` for those between pixels.
   template <typename T>
   void find(int64_t first, int64_t positions, Rows x, T* outside, T** found) const {
-    int64_t line = (first + margin()) / pitch - (margin() + pitch - 1) / pitch;
-    while ((line + 1) * pitch <= first) ++line;
-    for (int64_t p = first; p < first + positions; ++line) {
+    const int64_t end = first + positions;
+    int64_t line = (first + (border + 1) * pitch) / pitch - (border + 1);  // rounded down
+    for (int64_t p = first; p < end; ++line) {
       const bool inside = line >= 0 && line < size.images * rows && line % rows < size.height;
       const int64_t row = inside ? (line / rows * size.height + line % rows) * size.width : 0;
-      for (; p < std::min(first + positions, (line + 1) * pitch); ++p) {
+      for (; p < std::min(end, (line + 1) * pitch); ++p) {
         const int64_t column = p - line * pitch;
         *found++ = inside && column < size.width ? x.row(row + column) : outside;
       }
@@ -120,8 +120,8 @@ struct Positions {
   }
 };
 
-// Rows of `count` positions from `first` on, and of their taps; `sources` side by side, each filled up to
-// whole chunks.
+// Rows of `count` positions from `first` on, and of their taps; `sources` side by side, each filled up
+// to whole chunks.
 SplitLeft split_rows(
     const Positions& positions, int64_t first, int64_t count, std::span<const Rows> sources,
     Scratch& scratch) {
@@ -160,8 +160,8 @@ struct Target {
 
 // Some columns of a target, for the positions that `a` was split from.
 void multiply(
-    const Positions& positions, int64_t first, int64_t count, const SplitLeft& a, const Target& target,
-    int64_t column, int64_t columns) {
+    const Positions& positions, int64_t first, int64_t count, const SplitLeft& a,
+    const Target& target, int64_t column, int64_t columns) {
   Scratch scratch;
   const int64_t taps = positions.taps * positions.taps;
   int64_t* const shifts = scratch.take<int64_t>(taps);
@@ -189,19 +189,21 @@ void for_split_parts(int64_t rows, int64_t most, int64_t columns, const F& funct
   });
 }
 
-// Positions that a thread multiplies at a time, in blocks: the more taps, the more of them are read
-// again by its neighbours.
-int64_t blocks_of(int taps) { return taps == 1 ? 4 : 24; }
+// Blocks of positions that a thread multiplies at a time: those around them are split as well.
+int64_t blocks_at_once(const Positions& positions) {
+  return positions.taps == 1 ? 4 : std::max<int64_t>(24, 2 * positions.margin() / kBlock);
+}
 
 // All targets from x, in one pass over it.
 void multiply_all(
     const Positions& positions, Rows x, std::span<const Target> targets, uint8_t* index) {
   int64_t all = 0;
   for (const Target& t : targets) all += whole_blocks(t.packed.columns);
-  const int64_t blocks = ceil_div(positions.count(), kBlock), most = blocks_of(positions.taps);
+  const int64_t blocks = ceil_div(positions.count(), kBlock), most = blocks_at_once(positions);
   const auto run = [&](int64_t block, int64_t rows, int64_t panel, int64_t panels) {
     Scratch scratch;
-    const int64_t first = block * kBlock, count = std::min(rows * kBlock, positions.count() - first);
+    const int64_t first = block * kBlock;
+    const int64_t count = std::min(rows * kBlock, positions.count() - first);
     int64_t begin = panel, end = panel + panels;  // of the targets' panels, one after the other
     SplitLeft own{}, pooled{};
     for (const Target& t : targets) {
@@ -234,9 +236,9 @@ struct Outer {
   bool pooled = false;  // of the maxima around the pixels
 };
 
-// The sums of outer products of gradients and x, or the maxima around its pixels: those of `most` positions
-// after those of others, in parts that are added up in the end. What is split stays with the thread that
-// splits it: others would wait for its caches.
+// The sums of outer products of gradients and x, or the maxima around its pixels: those of `most`
+// positions after those of others, in parts that are added up in the end. What is split stays with the
+// thread that splits it: others would wait for its caches.
 struct OuterProducts {
   Positions positions;
   Rows x;
@@ -245,7 +247,7 @@ struct OuterProducts {
   int64_t taps = positions.taps * positions.taps;
   int64_t blocks = split_blocks(positions.count());
   int64_t outputs = all_outputs();
-  int64_t most = std::min(blocks, blocks_at_once()) * kBlock;
+  int64_t most = std::min(blocks, fitting()) * kBlock;
   int64_t wide = most + whole_blocks(2 * positions.margin());  // x of them and of their taps
 
   int64_t all_outputs() const {
@@ -254,30 +256,30 @@ struct OuterProducts {
     return all;
   }
 
-  // Those whose values fill about half of the second-level cache.
-  int64_t blocks_at_once() const {
-    constexpr int64_t kValues = 1 << 19;
-    return std::clamp<int64_t>(
-        kValues / ((2 * x.channels + outputs) * parts * kBlock + 1), kFewest, 32);
+  // Blocks whose values fill about half of a second-level cache of 2 MB.
+  int64_t fitting() const {
+    constexpr int64_t kValues = 1 << 19, kFewest = 4, kMost = 32;
+    const int64_t values = (2 * x.channels + outputs) * parts * kBlock + 1;
+    return std::clamp<int64_t>(kValues / values, kFewest, kMost);
   }
-  static constexpr int64_t kFewest = 4;
 
-  // Adding a part up takes a tenth of what its products do; packing x for two groups of outputs takes more
-  // than that, unless there are few positions.
+  // Adding a part up takes a tenth of what its products do; packing x for two groups of outputs takes
+  // more than that, unless there are few positions.
   int64_t sums() const {
     constexpr int64_t kMost = 16, kFew = 700;
     const int64_t count = positions.count();
     return std::clamp<int64_t>(count / (taps == 1 ? 1500 : 3000), count < kFew ? 1 : 2, kMost);
   }
 
-  // Of a filter of one tap x and its maxima; of others x from the first position on, and from the second on,
-  // for pairs are interleaved.
+  // Of a filter of one tap x and its maxima; of others x from the first position on, and from the second
+  // on, for pairs are interleaved.
   struct Inputs {
     SplitRight copies[2];
   };
 
   Inputs take_inputs(Scratch& scratch) const {
-    const int64_t part_stride = (wide / 2 | 1) * 2 * kColumns;  // parts begin in different sets of the caches
+    // Parts begin in different sets of the caches.
+    const int64_t part_stride = (wide / 2 | 1) * 2 * kColumns;
     const int64_t size = ceil_div(x.channels, kColumns) * parts * part_stride;
     Inputs inputs;
     for (SplitRight& copy : inputs.copies) {
@@ -303,8 +305,8 @@ struct OuterProducts {
     amx()->pack(rows, read, x.channels, parts, inputs.copies[1]);
   }
 
-  // sums (outputs, taps, channels) of an outer = those of the blocks of positions from `begin` to `end`, for
-  // a group of its outputs.
+  // sums (outputs, taps, channels) of an outer = those of the blocks of positions from `begin` to `end`,
+  // for a group of its outputs.
   void add_up(
       int64_t begin, int64_t end, int64_t group, int64_t groups, float* const* sums) const {
     Scratch scratch;
@@ -383,8 +385,8 @@ void add_up(const Size& size, int taps, Rows x, std::span<const Outer> outers) {
   }
 }
 
-// Call function(rows, first, some) for blocks of `count` patches, which are gathered one block after the other
-// and do not leave the first-level cache. A block's other rows are zero.
+// Call function(rows, first, some) for blocks of `count` patches, which are gathered one block after the
+// other and do not leave the first-level cache. A block's other rows are zero.
 template <typename F>
 void for_each_gathered(const Patches& p, int64_t count, const F& function) {
   Scratch scratch;
@@ -426,7 +428,8 @@ void convolve(const Size& size, Rows x, const Filter& w, const float* bias, bool
 
 void input_gradient(const Size& size, Rows grad_y, const Filter& w, Rows mask, Rows grad_x) {
   Scratch scratch;
-  const Target target{backward(w, scratch), nullptr, false, mask, grad_x, better_streamed(size, grad_x)};
+  const bool stream = better_streamed(size, grad_x);
+  const Target target{backward(w, scratch), nullptr, false, mask, grad_x, stream};
   multiply_all({size, w.taps}, grad_y, {&target, 1}, nullptr);
 }
 
@@ -471,16 +474,16 @@ void siblings_input_gradient(
       Scratch inner;
       const int64_t pixels = std::min(step * size.width, last - pixel);
       const SplitLeft a = split_rows(positions, pixel, pixels, {&pooled.grad_y, 1}, inner);
-      multiply(
-          positions, pixel, pixels, a, {packed_pooled, nullptr, false, {}, pooled_at, false}, column,
-          columns);
+      const Target target{packed_pooled, nullptr, false, {}, pooled_at, false};
+      multiply(positions, pixel, pixels, a, target, column, columns);
     }
     for (int64_t row = first_row; row < end; row += step) {
       Scratch inner;
       const int64_t pixel = row * size.width, pixels = std::min(step, end - row) * size.width;
       const Rows sources[] = {siblings[0].grad_y, siblings[1].grad_y};
       const SplitLeft a = split_rows(positions, pixel, pixels, sources, inner);
-      multiply(positions, pixel, pixels, a, {both, nullptr, false, {}, grad_x, false}, column, columns);
+      const Target target{both, nullptr, false, {}, grad_x, false};
+      multiply(positions, pixel, pixels, a, target, column, columns);
       for (int64_t y = row; y < std::min(row + step, end); ++y) {
         unpool(
             size, y, grad_pooled, first, index + column, grad_x.channels, true,

@@ -20,8 +20,9 @@ void siblings_input_gradient(
 void siblings_weight_gradient(
     const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x);
 
-// What the stem's filters are multiplied by: for each of `width` pixels of rows of outputs, `runs` runs of
-// `length` values, `stride` apart. A pixel's begin `step` values after the one before, a row's 2 * stride.
+// What the stem's filters are multiplied by: for each of `width` pixels of rows of outputs, `runs` runs
+// of `length` values, `stride` apart. A pixel's begin `step` values after the one before, a row's
+// 2 * stride.
 struct Patches {
   const float* data;
   int64_t width, step, stride, runs, length;

@@ -65,6 +65,21 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
         )
         for (taps, points), side in POINTS.items()
     },
+    "3x3 of many parts": (
+        "conv_bias_relu",
+        (4, 7, 40, 70),
+        [((17, 7, 3, 3), torch.float32), ((17,), torch.float32), True],
+    ),
+    "5x5 of many parts": (
+        "conv_bias_relu",
+        (1, 33, 3, 1500),
+        [((16, 33, 5, 5), torch.float32), None, False],
+    ),
+    "block of many parts": (
+        "inception",
+        (3, 35, 31, 29),
+        [*block(35, 3, 33, 6, 17, 9, 33, True), True],
+    ),
     "the longest sums of 9 points": (
         "conv_bias_relu",
         (2, 160, 14, 14),
