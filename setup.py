@@ -207,10 +207,13 @@ def translation_units(source: str) -> list[tuple[str, str | None]]:
     return [(source, isa) for isa in sets if x86 or isa == "baseline"] or [(source, None)]
 
 
-def accepts(compiler: list[str], flags: list[str]) -> bool:
-    """Whether a C++ compiler knows these flags."""
-    command = [*compiler, *flags, "-E", "-x", "c++", os.devnull]
-    return subprocess.run(command, capture_output=True).returncode == 0
+def has_amx(compiler: list[str]) -> bool:
+    """Whether a C++ compiler knows AMX's flags, and its assembler the instructions."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "amx.cpp"
+        source.write_text('void release() { asm volatile("tilerelease"); }\n')
+        command = [*compiler, *INSTRUCTION_SETS["amx"], "-c", str(source), "-o", f"{source}.o"]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def parallel_jobs(environment: Mapping[str, str], cores: int, free_gib: float) -> int:
@@ -266,7 +269,7 @@ class BuildExtension(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             if isa is not None:
                 flags = INSTRUCTION_SETS[isa]
-                known = isa != "amx" or accepts(self.compiler.compiler_cxx, flags)
+                known = isa != "amx" or has_amx(self.compiler.compiler_cxx)
                 command += [*VECTORIZE, *(flags if known else []), f"-DGOOGLENET_FAST_ISA={isa}"]
             command += ["-o", str(target)]
             built.append(target)

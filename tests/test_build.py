@@ -85,6 +85,17 @@ def test_no_compiler_names_the_command(source_tree: Path) -> None:
     assert "Traceback" not in child.stderr
 
 
+@posix
+@pytest.mark.parametrize("known", [True, False])
+def test_amx_is_left_to_compilers_that_know_it(
+    build: ModuleType, tmp_path: Path, known: bool
+) -> None:
+    compiler = script(
+        tmp_path / "c++", f'case "$*" in *-mamx-bf16*) {"true" if known else "false"};; esac'
+    )
+    assert build.has_amx([str(compiler)]) == known
+
+
 @pytest.mark.parametrize("wanted", ["auto", "1"])
 def test_another_major_version_of_cuda_is_refused(
     build: ModuleType, wanted: str, tmp_path: Path

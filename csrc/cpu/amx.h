@@ -1,6 +1,7 @@
 // Products of matrices on the tiles of AMX, which multiply bf16 and add up fp32: floats are split into
 // parts of bf16, whose products are added up (Henry, Tang and Heinecke 2019, arXiv:1904.06376). Three
-// parts hold a float's 24 bits, two hold 17. Infinite values give NaN; parts below 2^-126 count as zero.
+// parts hold a float's 24 bits, two hold 17. Parts below 2^-126 count as zero; values from 3.39e38 on,
+// which bf16 rounds to infinity, give NaN.
 #pragma once
 
 #include <cstdint>

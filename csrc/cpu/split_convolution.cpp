@@ -353,7 +353,7 @@ struct OuterProducts {
     const int64_t count = sums(), row = taps * x.channels;
     // Where there are fewer parts than threads, these share the outputs.
     const int64_t threads = torch::stable::get_num_threads();
-    const int64_t groups = std::clamp<int64_t>(threads / count, 1, split_blocks(outputs));
+    const int64_t groups = std::max<int64_t>(1, std::min(threads / count, split_blocks(outputs)));
     float** const to = scratch.take<float*>(count * outers.size());
     for (int64_t part = 0; part < count; ++part) {
       for (size_t i = 0; i < outers.size(); ++i) {
@@ -451,6 +451,7 @@ void convolve_siblings(const Size& size, Rows x, std::span<Sibling> siblings, ui
 void siblings_input_gradient(
     const Size& size, const SiblingGradient (&siblings)[2], const SiblingGradient& pooled,
     const uint8_t* index, Rows grad_x) {
+  if (size.pixels() == 0) return;
   Scratch scratch;
   const Packed packed_pooled = backward(pooled.w, scratch);
   const int64_t first_depth = whole_blocks(siblings[0].w.outputs);

@@ -230,6 +230,17 @@ def test_nan_of_any_bits_reaches_its_windows(taps: int, bits: int) -> None:
     assert torch.equal(y.isnan(), expected.expand_as(y))
 
 
+def test_images_without_width() -> None:
+    """PyTorch's convolutions refuse them."""
+    arguments = [*block(5, 2, 3, 4, 2, 3, 1, True), True]
+    x, *rest = random_arguments(((2, 5, 4, 0), torch.float32, *arguments), "cpu")
+    leaves = [v.requires_grad_() for v in (x, *rest) if isinstance(v, torch.Tensor)]
+    with ops.use_impl("native"):
+        y = ops.inception(x, *rest)
+    assert y.shape == (2, 10, 4, 0)
+    assert all(not g.any() for g in torch.autograd.grad(y.sum(), leaves))
+
+
 @pytest.mark.skipif("GOOGLENET_FAST_ISA" not in os.environ, reason="none was asked for")
 def test_the_instruction_set_asked_for() -> None:
     assert extension.instruction_set() == os.environ["GOOGLENET_FAST_ISA"]
