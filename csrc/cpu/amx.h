@@ -50,12 +50,6 @@ struct SplitOutput {
 
 // What is filled up is zero: depths to whole blocks, columns to 16.
 struct Amx {
-  // to (count, runs * length): row i has `runs` runs of `length` values, which begin at from + i * step
-  // and `stride` apart. Values up to a line beyond are read and written.
-  void (*gather)(
-      const float* from, int64_t step, int64_t stride, int64_t count, int64_t runs, int64_t length,
-      float* to);
-
   // A from its rows, `count` rows of `depth` floats.
   void (*split_rows)(
       const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to);

@@ -111,18 +111,6 @@ template <typename F>
   else function.template operator()<3>();
 }
 
-// Whole vectors at a time, of which the next ones overwrite what is too much.
-void gather(
-    const float* from, int64_t step, int64_t stride, int64_t count, int64_t runs, int64_t length,
-    float* to) {
-  for (int64_t i = 0; i < count; ++i, from += step) {
-    const float* run = from;
-    for (int64_t r = 0; r < runs; ++r, run += stride, to += length) {
-      for (int64_t k = 0; k < length; k += kSide) store(to + k, load<Floats>(run + k));
-    }
-  }
-}
-
 void split_rows(const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to) {
   constexpr int64_t kAhead = 8;  // rows that are fetched meanwhile
   with_parts(parts, [&]<int kCount>() {
@@ -498,7 +486,6 @@ void add_up(const SplitProduct& p, float* sums, int64_t stride, bool add) {
 extern const Amx kAmx;
 extern const bool kAmxEmulated;
 const Amx kAmx{
-    .gather = gather,
     .split_rows = split_rows,
     .split_columns = split_columns,
     .pack = pack,

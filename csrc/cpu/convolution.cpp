@@ -399,6 +399,10 @@ Rows pooled_gradient(
   return grad;
 }
 
+// Whether products are those of split values: all but the stem's, whose small errors would move the
+// maxima of the pool behind it.
+bool splits(int taps) { return amx() != nullptr && taps != 7; }
+
 }  // namespace
 
 bool better_streamed(const Size& size, Rows y) {
@@ -413,7 +417,7 @@ int tile_points(const Size& size, int taps, int64_t channels) {
 }
 
 int64_t prepared_size(const Size& size, const Filter& w) {
-  if (amx() != nullptr) return split::prepared_size(w);
+  if (splits(w.taps)) return split::prepared_size(w);
   if (by_winograd(w.taps)) {
     return Filters{tiling_of(size, w.taps, w.channels), nullptr, w.channels, w.outputs}.size();
   }
@@ -421,7 +425,7 @@ int64_t prepared_size(const Size& size, const Filter& w) {
 }
 
 void prepare(const Size& size, const Filter& w, float* prepared) {
-  if (amx() != nullptr) return split::prepare(w, prepared);
+  if (splits(w.taps)) return split::prepare(w, prepared);
   if (by_winograd(w.taps)) return transform_forward(tiling_of(size, w.taps, w.channels), w, prepared);
   const int64_t depth = w.taps * w.taps * w.channels;
   for_panels(w.outputs, [&](int64_t column, int64_t columns) {

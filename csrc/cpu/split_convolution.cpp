@@ -37,18 +37,15 @@ struct Packed {
   }
 };
 
-// From channels to outputs. The stem's filters are rows of its patches.
-Packed forward_of(const Filter& w) {
-  if (w.taps == 7) return {parts_of(7), 1, 49 * w.channels, w.outputs};
-  return {parts_of(w.taps), w.taps, w.channels, w.outputs};
-}
+Packed forward_of(const Filter& w) { return {parts_of(w.taps), w.taps, w.channels, w.outputs}; }
 
+// From channels to outputs.
 void pack_forward(const Filter& w, const Packed& to) {
-  const int64_t taps = to.taps * to.taps;
+  const int64_t taps = w.taps * w.taps;
   for_each_task(split_blocks(w.outputs) * taps, [&](int64_t i) {
     const int64_t tap = i % taps, first = i / taps * kBlock;
     amx()->pack_transposed(
-        w.data + (first * taps + tap) * to.depth, taps * to.depth, to.depth,
+        w.data + (first * taps + tap) * w.channels, taps * w.channels, w.channels,
         std::min(kBlock, w.outputs - first), to.parts, to.from(first, tap));
   });
 }
@@ -385,29 +382,6 @@ void add_up(const Size& size, int taps, Rows x, std::span<const Outer> outers) {
   }
 }
 
-// Call function(rows, first, some) for blocks of `count` patches, which are gathered one block after the
-// other and do not leave the first-level cache. A block's other rows are zero.
-template <typename F>
-void for_each_gathered(const Patches& p, int64_t count, const F& function) {
-  Scratch scratch;
-  float* const gathered = scratch.take(kBlock * p.values() + kLine);
-  const float* rows[kBlock];
-  for (int64_t i = 0; i < kBlock; ++i) rows[i] = gathered + i * p.values();
-  for (int64_t first = 0; first < count; first += kBlock) {
-    const int64_t some = std::min(kBlock, count - first);
-    for (int64_t i = 0; i < some;) {
-      const int64_t y = (first + i) / p.width, x = (first + i) % p.width;
-      const int64_t run = std::min(some - i, p.width - x);
-      amx()->gather(
-          p.data + 2 * y * p.stride + x * p.step, p.step, p.stride, run, p.runs, p.length,
-          gathered + i * p.values());
-      i += run;
-    }
-    std::fill_n(gathered + some * p.values(), (kBlock - some) * p.values(), 0.0f);
-    function(rows, first, some);
-  }
-}
-
 }  // namespace
 
 int64_t prepared_size(const Filter& w) {
@@ -500,49 +474,6 @@ void siblings_weight_gradient(
   std::vector<Outer> outers;
   for (const SiblingWeightGradient& s : siblings) outers.push_back({s.grad_y, s.grad_w, s.pooled});
   add_up(size, 1, x, outers);
-}
-
-void multiply_patches(
-    const Patches& patches, int64_t count, const Filter& w, const float* bias, bool relu, bool stream,
-    Rows y) {
-  Scratch scratch;
-  const Packed b = forward(w, scratch);
-  const int64_t part_stride = whole_blocks(count) * kBlock, none = 0;
-  const SplitLeft a{
-      scratch.take<uint16_t>(split_blocks(b.depth) * b.parts * part_stride), b.parts * part_stride,
-      part_stride};
-  for_each_gathered(patches, count, [&](const float* const* rows, int64_t first, int64_t some) {
-    amx()->split_rows(
-        rows, some, b.depth, b.parts, {a.data + first * kBlock, a.chunk_stride, a.part_stride});
-  });
-  float** const c = scratch.take<float*>(count);
-  for (int64_t i = 0; i < count; ++i) c[i] = y.row(i);
-  amx()->multiply(
-      {.parts = b.parts, .a = a, .b = b.from(0, 0), .rows = count, .columns = b.columns,
-       .chunks = split_blocks(b.depth), .taps = 1, .shifts = &none},
-      {.rows = c, .bias = bias, .masks = nullptr, .relu = relu, .stream = stream});
-}
-
-void add_patches(const Patches& patches, Rows grads, int64_t count, float* sums) {
-  Scratch scratch;
-  const int parts = parts_of(7);
-  const int64_t depth = whole_blocks(count), outputs = grads.channels, none = 0;
-  const int64_t chunk = whole_blocks(patches.values()) * kBlock, pairs = depth * kColumns;
-  const SplitLeft a{scratch.take<uint16_t>(depth / kBlock * parts * chunk), parts * chunk, chunk};
-  const SplitRight b{
-      scratch.take<uint16_t>(ceil_div(outputs, kColumns) * parts * pairs), parts * pairs, pairs};
-  for_each_gathered(patches, count, [&](const float* const* rows, int64_t first, int64_t) {
-    amx()->split_columns(
-        rows, kBlock, patches.values(), parts,
-        {a.data + first / kBlock * a.chunk_stride, a.chunk_stride, a.part_stride});
-  });
-  const float** const rows = scratch.take<const float*>(count);
-  for (int64_t i = 0; i < count; ++i) rows[i] = grads.row(i);
-  amx()->pack(rows, count, outputs, parts, b);
-  amx()->add_up(
-      {.parts = parts, .a = a, .b = b, .rows = patches.values(), .columns = outputs,
-       .chunks = depth / kBlock, .taps = 1, .shifts = &none},
-      sums, outputs, true);
 }
 
 }  // namespace googlenet_fast::cpu::split

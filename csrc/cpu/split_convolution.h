@@ -20,22 +20,4 @@ void siblings_input_gradient(
 void siblings_weight_gradient(
     const Size& size, std::span<const SiblingWeightGradient> siblings, Rows x);
 
-// What the stem's filters are multiplied by: for each of `width` pixels of rows of outputs, `runs` runs
-// of `length` values, `stride` apart. A pixel's begin `step` values after the one before, a row's
-// 2 * stride.
-struct Patches {
-  const float* data;
-  int64_t width, step, stride, runs, length;
-
-  int64_t values() const { return runs * length; }
-};
-
-// y (count, outputs) = relu(patches · w + bias).
-void multiply_patches(
-    const Patches& patches, int64_t count, const Filter& w, const float* bias, bool relu, bool stream,
-    Rows y);
-
-// sums (values, outputs) += the outer products of `count` patches and their gradients.
-void add_patches(const Patches& patches, Rows grads, int64_t count, float* sums);
-
 }  // namespace googlenet_fast::cpu::split

@@ -7,12 +7,10 @@
 
 #include <algorithm>
 
-#include "amx.h"
 #include "common.h"
 #include "isa.h"
 #include "parts.h"
 #include "scratch.h"
-#include "split_convolution.h"
 
 namespace googlenet_fast::cpu {
 namespace {
@@ -20,7 +18,6 @@ namespace {
 constexpr int64_t kTaps = 7, kStride = 2, kBorder = 3;
 constexpr int64_t kBandRows = 8;  // of the output
 constexpr int64_t kPixels = 256;  // that are masked and packed at a time
-constexpr int64_t kSplitRows = 4;  // rows of the output that are masked and split at a time
 constexpr int64_t kParts = 16;    // sums of the weight gradient at most, whatever the threads
 
 // The images as bands of rows of outputs.
@@ -42,9 +39,7 @@ struct Bands {
   // Values of a row with zeros around, of a filter's row, and of the rows that a band reads.
   int64_t padded() const { return (size.width + 2 * kBorder) * channels; }
   int64_t depth() const { return kTaps * channels; }
-  int64_t scratch() const {
-    return (kStride * kBandRows + kTaps - kStride) * padded() + kLine;
-  }
+  int64_t scratch() const { return (kStride * kBandRows + kTaps - kStride) * padded(); }
 
   void copy(int64_t band, Rows x, float* to) const {
     const int64_t image = band / per_image, top = kStride * first(band) - kBorder;
@@ -62,11 +57,6 @@ struct Bands {
       }
       std::fill_n(to + padded() - border, border, 0.0f);
     }
-  }
-
-  // Those of rows of outputs from `row` on, of a band that was copied to `rows`.
-  split::Patches patches(const float* rows, int64_t row) const {
-    return {rows + kStride * row * padded(), width, kStride * channels, padded(), kTaps, depth()};
   }
 };
 
@@ -113,42 +103,17 @@ void add_gradients(
   }
 }
 
-// The same by products of split values.
-void add_split_gradients(
-    const Bands& bands, int64_t begin, int64_t end, Rows grad_y, Rows mask, Rows x, float* total) {
-  const int64_t outputs = grad_y.channels, values = kTaps * bands.depth();
-  Scratch scratch;
-  float* const rows = scratch.take(bands.scratch());
-  float* const masked = scratch.take(kSplitRows * bands.width * outputs);
-  for (int64_t band = begin; band < end; ++band) {
-    bands.copy(band, x, rows);
-    for (int64_t row = 0; row < bands.rows(band); row += kSplitRows) {
-      const int64_t count = std::min(kSplitRows, bands.rows(band) - row) * bands.width;
-      const Rows grads = mask_rows(
-          grad_y, mask, bands.pixel(band, row), count, masked, total + values * outputs);
-      split::add_patches(bands.patches(rows, row), grads, count, total);
-    }
-  }
-}
-
 }  // namespace
 
 void convolve_stem(const Size& size, Rows x, const Filter& w, const float* bias, bool relu, Rows y) {
   const Bands bands(size, x.channels);
   Scratch scratch;
   const float* const packed = prepared(size, w, scratch);
-  Filter ready = w;
-  ready.prepared = packed;
   const bool stream = better_streamed({size.images, bands.height, bands.width}, y);
   for_each_task(bands.count(), [&](int64_t band) {
     Scratch own;
     float* const rows = own.take(bands.scratch());
     bands.copy(band, x, rows);
-    if (amx() != nullptr) {
-      return split::multiply_patches(
-          bands.patches(rows, 0), bands.rows(band) * bands.width, ready, bias, relu, stream,
-          y.from(bands.pixel(band, 0)));
-    }
     for (int64_t row = 0; row < bands.rows(band); ++row) {
       isa().multiply(
           {rows + kStride * row * bands.padded(), kStride * x.channels, packed,
@@ -166,9 +131,8 @@ void stem_weight_gradient(
   Scratch scratch;
   float* const partial = scratch.take(parts * part_size);
   std::fill_n(partial, parts * part_size, 0.0f);
-  const auto add = amx() == nullptr ? add_gradients : add_split_gradients;
   for_each_task(parts, [&](int64_t part) {
-    add(
+    add_gradients(
         bands, part * bands.count() / parts, (part + 1) * bands.count() / parts, grad_y, mask, x,
         partial + part * part_size);
   });

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+AMX = extension.instruction_set() == "amx"
+"""Whose convolutions have no tiles that depend on the size of images."""
+
+
 @pytest.fixture(params=["conv", "block", "block with batch norm"])
 def module(request: pytest.FixtureRequest) -> nn.Module:
     preset = PRESETS["torchvision" if request.param.endswith("norm") else "paper"]
@@ -74,7 +78,7 @@ def test_once_for_all_images_of_the_same_tiles(module: nn.Module, preparations: 
     for _ in range(2):
         for height, width in [(14, 14), (28, 28), (24, 24), (18, 18)]:
             check(module, height, width)
-    assert len(preparations) == 2
+    assert len(preparations) == (1 if AMX else 2)
 
 
 @pytest.mark.parametrize("switch", [True, False])
@@ -96,6 +100,7 @@ def test_weights_that_do_not_fit() -> None:
         torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, torch.zeros(7))
 
 
+@pytest.mark.skipif(AMX, reason="AMX prepares a weight alike for all sizes")
 def test_weights_for_images_of_another_size() -> None:
     x, weight = torch.randn(1, 3, 14, 14), torch.randn(4, 3, 3, 3)
     prepared = prepare_weight(weight, 24, 24)
