@@ -99,8 +99,9 @@ def test_gradient_norms(run: Run) -> None:
 
 
 def test_first_gradient_values(run: Run) -> None:
+    """Plain PyTorch's are off by 2e-3 at most, Winograd's by 4e-3, AMX's by 5e-3."""
     for key, name in paddle_names().items():
         gradient = run.gradients[key]
         flat = (gradient.T if gradient.ndim == 2 else gradient).flatten()
         expected = torch.tensor(GOLDEN["grad_first4"][name])
-        assert (flat[:4] - expected).abs().max() < 4e-3 * gradient.abs().max(), name
+        assert (flat[:4] - expected).abs().max() < 8e-3 * gradient.abs().max(), name
