@@ -1,4 +1,4 @@
-// What the kernels for CPUs share: element types, grain of tasks, sums of parts.
+// What the kernels for CPUs share: element types, grain of tasks, rounding up, zeros, sums of parts.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -9,11 +9,20 @@
 #include <type_traits>
 
 #include "../kernels.h"
+#include "scratch.h"
 
 namespace googlenet_fast::cpu {
 
 // Values that one task should handle at least, to be worth a thread.
 constexpr int64_t kGrain = 16384;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline float* take_zeros(int64_t count, Scratch& scratch) {
+  float* const zeros = scratch.take(count);
+  std::fill_n(zeros, count, 0.0f);
+  return zeros;
+}
 
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;

@@ -14,8 +14,6 @@
 namespace googlenet_fast::cpu {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Pixels whose products are computed by one thread at a time, about.
 constexpr int64_t kPixels = 48;
 
@@ -97,12 +95,6 @@ Tiling tiling_of(const Size& size, int taps, int64_t channels) {
 }
 
 bool by_winograd(int taps) { return taps == 3 || taps == 5; }
-
-float* take_zeros(int64_t count, Scratch& scratch) {
-  float* const zeros = scratch.take(count);
-  std::fill_n(zeros, count, 0.0f);
-  return zeros;
-}
 
 // Values from one frequency's matrix of `size` to the next one's. A transform goes through all of them
 // at once: an odd number of cache lines apart, they are in different sets of the caches.

@@ -14,8 +14,7 @@ namespace {
 constexpr int64_t kBlock = kSplitBlock;
 constexpr int64_t kColumns = 16;  // of B beside each other
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t whole_blocks(int64_t count) { return ceil_div(count, kBlock) * kBlock; }
+int64_t whole_blocks(int64_t count) { return split_blocks(count) * kBlock; }
 
 // 1x1 convolutions are as exact as products of floats. Others make errors of 4e-6 (in norm), like
 // Winograd's, and take half the products.
@@ -133,8 +132,7 @@ SplitLeft split_rows(
   const SplitLeft split{
       scratch.take<uint16_t>(chunks * parts * part_stride), parts * part_stride, part_stride};
   Scratch own;
-  float* const zeros = own.take(widest);
-  std::fill_n(zeros, widest, 0.0f);
+  float* const zeros = take_zeros(widest, own);
   float** const rows = own.take<float*>(total);
   SplitLeft to = split;
   for (const Rows& x : sources) {
@@ -196,7 +194,7 @@ void multiply_all(
     const Positions& positions, Rows x, std::span<const Target> targets, uint8_t* index) {
   int64_t all = 0;
   for (const Target& t : targets) all += whole_blocks(t.packed.columns);
-  const int64_t blocks = ceil_div(positions.count(), kBlock), most = blocks_at_once(positions);
+  const int64_t blocks = split_blocks(positions.count()), most = blocks_at_once(positions);
   const auto run = [&](int64_t block, int64_t rows, int64_t panel, int64_t panels) {
     Scratch scratch;
     const int64_t first = block * kBlock;
@@ -307,9 +305,7 @@ struct OuterProducts {
   void add_up(
       int64_t begin, int64_t end, int64_t group, int64_t groups, float* const* sums) const {
     Scratch scratch;
-    const int64_t widest = std::max(x.channels, outputs);
-    float* const zeros = scratch.take(widest);
-    std::fill_n(zeros, widest, 0.0f);
+    float* const zeros = take_zeros(std::max(x.channels, outputs), scratch);
     const Inputs inputs = take_inputs(scratch);
     const int64_t rows = whole_blocks(outputs) * kBlock;
     const SplitLeft a{scratch.take<uint16_t>(most / kBlock * parts * rows), parts * rows, rows};
