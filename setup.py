@@ -39,8 +39,8 @@ INSTRUCTION_SETS = {
     "avx512": ["-mavx512f", "-mfma"],
     "amx": ["-mavx512f", "-mavx512bw", "-mfma", "-mamx-tile", "-mamx-bf16"],
 }
-"""Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64
-there is but the baseline."""
+"""Compiler flags of the instruction sets that csrc/cpu/kernel_configs.cpp chooses from at run time.
+Other architectures than x86-64 build only the baseline."""
 VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
 """Let square roots and choices be vectors; neither changes a result."""
 PER_INSTRUCTION_SET = {

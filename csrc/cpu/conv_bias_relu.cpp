@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "convolution.h"
+#include "relu_backward.h"
 #include "scratch.h"
 #include "stem.h"
 
@@ -10,9 +11,9 @@ namespace googlenet_fast {
 namespace {
 
 using cpu::Filter;
-using cpu::Rows;
-using cpu::rows_of;
+using cpu::MatrixView;
 using cpu::Size;
+using cpu::view_of;
 
 Size size_of(const ConvShape& s) { return {s.images, s.height, s.width}; }
 
@@ -30,14 +31,14 @@ void run_stem(const ConvBiasReluBackward& p) {
   const ConvShape& s = p.shape;
   const Size size = size_of(s);
   const Filter weight = filter_of(s, p.weight);
-  const Rows grad_y = rows_of(p.grad_y, s.outputs), mask = rows_of(p.y, s.outputs);
+  const MatrixView grad_y = view_of(p.grad_y, s.outputs), mask = view_of(p.y, s.outputs);
   if (p.grad_x.data != nullptr) {
-    stem_input_gradient(size, grad_y, mask, weight, rows_of(p.grad_x, s.channels));
+    stem_input_gradient(size, grad_y, mask, weight, view_of(p.grad_x, s.channels));
   }
   if (p.grads == nullptr) return;
   float* const grads = static_cast<float*>(p.grads);
   stem_weight_gradient(
-      size, grad_y, mask, rows_of(p.x, s.channels), grads, grads + weight.size());
+      size, grad_y, mask, view_of(p.x, s.channels), grads, grads + weight.size());
 }
 
 }  // namespace
@@ -48,7 +49,7 @@ void run_cpu(Dtype, const ConvBiasRelu& p) {
   Filter weight = filter_of(s, p.weight);
   weight.prepared = static_cast<const float*>(p.prepared);
   const auto run = s.taps == 7 ? cpu::convolve_stem : cpu::convolve;
-  run(size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
+  run(size_of(s), view_of(p.x, s.channels), weight, bias, p.relu, view_of(p.y, s.outputs));
 }
 
 int64_t prepared_size(const PrepareWeight& p) {
@@ -69,20 +70,20 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
   const Size size = size_of(s);
   const Filter weight = filter_of(s, p.weight);
   cpu::Scratch scratch;
-  Rows grad_y = rows_of(p.grad_y, s.outputs);
+  MatrixView grad_y = view_of(p.grad_y, s.outputs);
   float* const sums = scratch.take(s.outputs);
   if (p.y.data != nullptr) {
-    const Rows masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
-    mask_and_sum(size, grad_y, rows_of(p.y, s.outputs), masked, sums);
+    const MatrixView masked{scratch.take(size.pixels() * s.outputs), s.outputs, s.outputs};
+    relu_backward(size, grad_y, view_of(p.y, s.outputs), masked, sums);
     grad_y = masked;
   }
   if (p.grad_x.data != nullptr) {
-    input_gradient(size, grad_y, weight, {}, rows_of(p.grad_x, s.channels));
+    input_gradient(size, grad_y, weight, {}, view_of(p.grad_x, s.channels));
   }
   if (p.grads == nullptr) return;
-  if (p.y.data == nullptr) sum(size, grad_y, sums);
+  if (p.y.data == nullptr) sum_pixels(size, grad_y, sums);
   float* const grads = static_cast<float*>(p.grads);
-  weight_gradient(size, grad_y, rows_of(p.x, s.channels), s.taps, grads);
+  weight_gradient(size, grad_y, view_of(p.x, s.channels), s.taps, grads);
   std::copy_n(sums, s.outputs, grads + weight.size());
 }
 

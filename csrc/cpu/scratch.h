@@ -16,7 +16,8 @@ class Scratch {
   // Uninitialised, aligned to 64 bytes.
   template <typename T = float>
   T* take(int64_t count) {
-    return reinterpret_cast<T*>(take_floats((count * sizeof(T) + sizeof(float) - 1) / sizeof(float)));
+    const int64_t bytes = count * sizeof(T);
+    return reinterpret_cast<T*>(take_floats((bytes + sizeof(float) - 1) / sizeof(float)));
   }
 
  private:

@@ -63,4 +63,4 @@ def test_an_access_out_of_bounds_is_caught(library: Path) -> None:
     )
     assert child.returncode != 0
     assert "heap-buffer-overflow" in child.stderr
-    assert "max_of_rows" in child.stderr
+    assert "max_of_row" in child.stderr

@@ -1,6 +1,6 @@
-// Which of the compiled instruction sets this machine runs.
+// Chooses the instruction set that this machine runs, of those that were compiled.
 
-#include "isa.h"
+#include "kernel_configs.h"
 
 #ifdef __x86_64__
 #include <cpuid.h>
@@ -16,14 +16,14 @@
 namespace googlenet_fast::cpu {
 
 namespace baseline {
-extern const Isa kIsa;
+extern const KernelConfigs kConfigs;
 }
 #ifdef __x86_64__
 namespace avx2 {
-extern const Isa kIsa;
+extern const KernelConfigs kConfigs;
 }
 namespace avx512 {
-extern const Isa kIsa;
+extern const KernelConfigs kConfigs;
 }
 #endif
 
@@ -32,15 +32,17 @@ extern const bool kAmxEmulated;
 
 namespace {
 
-// What GOOGLENET_FAST_ISA asks for, or null.
-const char* wanted() {
+// The value of GOOGLENET_FAST_ISA, or null.
+const char* requested() {
   const char* const name = std::getenv("GOOGLENET_FAST_ISA");
   return name == nullptr || *name == '\0' ? nullptr : name;
 }
 
-bool may(const char* name) { return wanted() == nullptr || std::strcmp(wanted(), name) == 0; }
+bool is_allowed(const char* name) {
+  return requested() == nullptr || std::strcmp(requested(), name) == 0;
+}
 
-// Whether the processor has it, and the system lets this process's threads have its tiles.
+// True if the processor has AMX, and the kernel grants this process its tile registers.
 bool has_amx() {
 #if defined(__x86_64__) && defined(SYS_arch_prctl)
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
@@ -53,48 +55,47 @@ bool has_amx() {
 #endif
 }
 
-const Isa& choose() {
+const KernelConfigs& choose() {
 #ifdef __x86_64__
-  if ((may("avx512") || may("amx")) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
-    return avx512::kIsa;
+  const bool fma = __builtin_cpu_supports("fma"), any = is_allowed("amx");
+  if ((any || is_allowed("avx512")) && fma && __builtin_cpu_supports("avx512f")) {
+    return avx512::kConfigs;
   }
-  if ((may("avx2") || may("amx")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return avx2::kIsa;
-  }
+  if ((any || is_allowed("avx2")) && fma && __builtin_cpu_supports("avx2")) return avx2::kConfigs;
 #endif
-  return baseline::kIsa;
+  return baseline::kConfigs;
 }
 
 }  // namespace
 
-const Isa& isa() {
-  static const Isa& chosen = choose();
+const KernelConfigs& kernel_configs() {
+  static const KernelConfigs& chosen = choose();
   return chosen;
 }
 
 const Amx* amx() {
   static const Amx* const chosen = [] {
-    const bool has = kAmxEmulated ? wanted() != nullptr : has_amx();
-    return may("amx") && has ? &kAmx : nullptr;
+    const bool has = kAmxEmulated ? requested() != nullptr : has_amx();
+    return is_allowed("amx") && has ? &kAmx : nullptr;
   }();
   return chosen;
 }
 
-int64_t second_level_cache() {
+int64_t l2_cache_bytes() {
   static const int64_t bytes = [] {
-    int64_t told = 0;
+    int64_t size = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    size = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return told > 0 ? told : int64_t(1) << 20;
+    return size > 0 ? size : int64_t(1) << 20;
   }();
   return bytes;
 }
 
 }  // namespace googlenet_fast::cpu
 
-// The name of what the kernels run on; read by googlenet_fast/ops/extension.py.
+// The instruction set in use; read by googlenet_fast/ops/extension.py.
 extern "C" __attribute__((visibility("default"))) const char* googlenet_fast_instruction_set() {
   using namespace googlenet_fast::cpu;
-  return amx() == nullptr ? isa().name : "amx";
+  return amx() == nullptr ? kernel_configs().isa : "amx";
 }
