@@ -12,15 +12,8 @@
 namespace googlenet_fast {
 namespace {
 
-// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
-// and value by value, so that the compiler sees where each pointer comes from: global memory.
 __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
-  NormBranch branch = p.branches[0];
-#pragma unroll
-  for (int i = 1; i < kMaxBranches; ++i) {
-    const NormBranch& other = p.branches[i];
-    const bool here = i < p.count && column >= other.begin;
-    const auto take = [here](auto& value, auto next) { value = here ? next : value; };
+  const auto select = [](NormBranch& branch, const NormBranch& other, auto take) {
     take(branch.x.data, other.x.data);
     take(branch.x.stride, other.x.stride);
     take(branch.grad.data, other.grad.data);
@@ -34,8 +27,8 @@ __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
     take(branch.bias, other.bias);
     take(branch.grad_bias, other.grad_bias);
     take(branch.grad_weight, other.grad_weight);
-  }
-  return branch;
+  };
+  return branch_of(p.branches, p.count, column, select);
 }
 
 // What normalises a thread's columns: y = relu((x - mean) * scale + bias).
@@ -240,21 +233,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Null matrices are those that a pass does not touch.
-template <typename T>
-bool can_vectorize(const NormBranches& p) {
-  return std::all_of(p.branches, p.branches + p.count, [](const NormBranch& branch) {
-    return branch.channels % kVectorWidth<T> == 0 && can_vectorize<T>(branch.x) &&
-           can_vectorize<T>(branch.grad) && can_vectorize<T>(branch.out);
-  });
-}
-
-// Call `function` with a value of the C++ type of `dtype` and the width of an access.
-template <typename F>
-void for_access(Dtype dtype, const NormBranches& p, const F& function) {
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    for_width<T>(can_vectorize<T>(p), [&](auto width) { function(value, width); });
+// Matrices that a pass does not use are null.
+bool can_vectorize_branches(Dtype dtype, const NormBranches& p) {
+  return std::all_of(p.branches, p.branches + p.count, [&](const NormBranch& branch) {
+    const auto is_aligned = [&](const Matrix& matrix) {
+      return can_vectorize(dtype, matrix, branch.channels);
+    };
+    return is_aligned(branch.x) && is_aligned(branch.grad) && is_aligned(branch.out);
   });
 }
 
@@ -264,7 +249,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
   if (p.columns == 0) return;
   const int64_t parts = bias_partials(p.rows);
   int64_t height = 1;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     if (p.rows == 0) return;
     const Shape shape = shape_for_sums(p.rows, p.columns, width);
     height = shape.block.y;
@@ -279,7 +264,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     launch(
         "bn_relu_concat", bn_relu_concat_kernel<decltype(value), width>,
         shape_for_rows(p.rows, p.columns, width), stream, p);
@@ -288,7 +273,7 @@ void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
   if (p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     if (p.rows == 0) return;
     launch(
         "bn_relu_concat_sums", bn_relu_concat_sums_kernel<decltype(value), width>,
@@ -299,7 +284,7 @@ void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormBackward& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     launch(
         "bn_relu_concat_backward", bn_relu_concat_backward_kernel<decltype(value), width>,
         shape_for_rows(p.rows, p.columns, width), stream, p);

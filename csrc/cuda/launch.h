@@ -41,6 +41,21 @@ __device__ inline int64_t first_row() { return int64_t{blockIdx.x} * blockDim.y 
 
 __device__ inline int64_t row_step() { return int64_t{gridDim.x} * blockDim.y; }
 
+// The branch that a column is in. select(branch, other, take) must call take(branch.f, other.f) for each
+// field f that the kernel reads. Comparisons instead of an index keep the kernel's parameters out of
+// local memory. Separate fields show the compiler that each pointer is to global memory.
+template <typename Branch, int kMost, typename F>
+__device__ inline Branch branch_of(
+    const Branch (&branches)[kMost], int count, int64_t column, const F& select) {
+  Branch branch = branches[0];
+#pragma unroll
+  for (int i = 1; i < kMost; ++i) {
+    const bool here = i < count && column >= branches[i].begin;
+    select(branch, branches[i], [here](auto& value, auto next) { value = here ? next : value; });
+  }
+  return branch;
+}
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline void check(cudaError_t error, const char* what) {
@@ -110,14 +125,17 @@ void for_dtype(Dtype dtype, const F& function) {
   }
 }
 
-// Call `function` with the number of values that a thread moves at once, as a constant.
-template <typename T, typename F>
-void for_width(bool vectorize, const F& function) {
-  if (vectorize) {
-    function(std::integral_constant<int, kVectorWidth<T>>());
-  } else {
-    function(std::integral_constant<int, 1>());
-  }
+// Call function(value, width): a value of the C++ type of `dtype`, and the number of values per memory
+// access as a constant.
+template <typename F>
+void for_access(Dtype dtype, bool vectorize, const F& function) {
+  for_dtype(dtype, [&](auto value) {
+    if (vectorize) {
+      function(value, std::integral_constant<int, kVectorWidth<decltype(value)>>());
+    } else {
+      function(value, std::integral_constant<int, 1>());
+    }
+  });
 }
 
 }  // namespace googlenet_fast

@@ -108,30 +108,25 @@ __global__ void __launch_bounds__(kThreads)
 void run_cuda(Dtype dtype, const LocalResponseNorm& p, cudaStream_t stream) {
   const int64_t rows = p.norm.rows, channels = p.norm.channels;
   if (rows == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.x) && can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "local_response_norm", local_response_norm_kernel<T, width>,
-          shape_for_rows(rows, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.x, channels) && can_vectorize(dtype, p.y, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        "local_response_norm", local_response_norm_kernel<decltype(value), width>,
+        shape_for_rows(rows, channels, width), stream, p);
   });
 }
 
 void run_cuda(Dtype dtype, const LocalResponseNormBackward& p, cudaStream_t stream) {
   const int64_t rows = p.norm.rows, channels = p.norm.channels;
   if (rows == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize = channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.grad_y) &&
-                           can_vectorize<T>(p.x) && can_vectorize<T>(p.grad_x);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "local_response_norm_backward", local_response_norm_backward_kernel<T, width>,
-          shape_for_rows(rows, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.grad_y, channels) &&
+                         can_vectorize(dtype, p.x, channels) &&
+                         can_vectorize(dtype, p.grad_x, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        "local_response_norm_backward",
+        local_response_norm_backward_kernel<decltype(value), width>,
+        shape_for_rows(rows, channels, width), stream, p);
   });
 }
 

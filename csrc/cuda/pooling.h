@@ -142,14 +142,11 @@ template <typename W>
 void pool(const char* name, Dtype dtype, const Pool& p, cudaStream_t stream) {
   const int64_t pixels = output_pixels(p.shape), channels = p.shape.channels;
   if (pixels == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.x) && can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          name, pool_kernel<T, width, W>, shape_for_rows(pixels, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.x, channels) && can_vectorize(dtype, p.y, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        name, pool_kernel<decltype(value), width, W>, shape_for_rows(pixels, channels, width),
+        stream, p);
   });
 }
 
@@ -158,17 +155,14 @@ void pool_backward(const char* name, Dtype dtype, const PoolBackward& p, cudaStr
   const int64_t pixels = input_pixels(p.shape), channels = p.shape.channels;
   if (channels == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
+  const bool vectorize =
+      can_vectorize(dtype, p.grad_y, channels) && can_vectorize(dtype, p.grad_x, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
     if (pixels == 0) return;
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.grad_y) && can_vectorize<T>(p.grad_x);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          name, pool_backward_kernel<T, width, W>,
-          bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width),
-          stream, p);
-    });
+    launch(
+        name, pool_backward_kernel<decltype(value), width, W>,
+        bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width),
+        stream, p);
   });
   if (bias) sum_partials(p.partial, bias_partials(pixels), channels, p.grad_bias, stream);
 }

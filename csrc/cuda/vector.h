@@ -83,11 +83,11 @@ __device__ inline void load_bias(const void* bias, int64_t channel, float (&valu
   }
 }
 
-// Whether the rows of a matrix can be read and written by vectors of kVectorWidth<T>. Null can.
-template <typename T>
-bool can_vectorize(const Matrix& matrix) {
+// True if the rows of a matrix are whole, aligned vectors of kBytesPerAccess. So are those of null.
+inline bool can_vectorize(Dtype dtype, const Matrix& matrix, int64_t columns) {
+  const int width = dtype == Dtype::kFloat32 ? kVectorWidth<float> : kVectorWidth<__half>;
   return reinterpret_cast<uintptr_t>(matrix.data) % kBytesPerAccess == 0 &&
-         matrix.stride % kVectorWidth<T> == 0;
+         matrix.stride % width == 0 && columns % width == 0;
 }
 
 }  // namespace googlenet_fast
