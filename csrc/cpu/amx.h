@@ -8,7 +8,7 @@
 
 namespace googlenet_fast::cpu {
 
-// bf16 values in a row of a tile of A; also rows and columns of the block of C in the tile
+// bf16 values in a row of an A tile; also the rows and columns of the block of C in the tile
 // registers.
 constexpr int64_t kSplitBlock = 32;
 
@@ -16,24 +16,24 @@ inline int64_t split_blocks(int64_t count) { return (count + kSplitBlock - 1) / 
 
 // Depths are padded with zeros to whole blocks, and columns of B to 16.
 
-// A (rows, depth), split: chunks of 32 values of a row, those of the next row behind them. Values
-// 32 k and on of term t of row r are at data + k * chunk_stride + t * term_stride + 32 r. Memory
-// for whole blocks of rows is readable.
+// A (rows, depth), split. A chunk has 32 values of every row, one row after the other. Values 32 k
+// to 32 k + 31 of term t of row r are at data + k * chunk_stride + t * term_stride + 32 r. The rows
+// are allocated in whole blocks.
 struct SplitA {
   uint16_t* data;
   int64_t chunk_stride, term_stride;
 };
 
 // B (depth, columns), split: groups of 16 columns, with pairs of rows interleaved (VNNI layout).
-// Rows 2 k and 2 k + 1 of term t of columns 16 j and on are at data + j * column_stride + t *
+// Rows 2 k and 2 k + 1 of term t of columns 16 j to 16 j + 15 are at data + j * column_stride + t *
 // term_stride + 32 k.
 struct SplitB {
   uint16_t* data;
   int64_t column_stride, term_stride;
 };
 
-// C (rows, columns) = A · B, of a depth of `taps` runs of `chunks` times 32 values. The rows of A
-// for tap t begin shifts[t] rows later.
+// C (rows, columns) = A · B. The depth is `taps` runs of `chunks` chunks. Tap t reads the rows of A
+// that are shifts[t] rows further.
 struct SplitGemmArgs {
   int terms;
   SplitA a;
@@ -43,11 +43,11 @@ struct SplitGemmArgs {
   const int64_t* shifts;
 };
 
-// Epilogue: plus a bias, ReLU, zero where a mask is zero or less.
+// Adds a bias, applies ReLU, and writes zero where a mask is zero or less.
 struct SplitEpilogue {
   float* const* rows;         // of C; null rows are not written
   const float* bias;          // (columns,) or null
-  const float* const* masks;  // like the rows, or null
+  const float* const* masks;  // pointers like the rows, or null
   bool relu, nontemporal_store;
 };
 

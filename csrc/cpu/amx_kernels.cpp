@@ -18,7 +18,7 @@ namespace {
 constexpr int kSide = 16;   // rows of a tile; a row has 16 floats, or 32 bf16
 constexpr int kChunk = 32;  // bf16 in a row
 constexpr int kTile = kSide * kChunk;
-constexpr int kMostTerms = 3;
+constexpr int kMaxTerms = 3;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Bits __attribute__((vector_size(64)));
@@ -51,7 +51,7 @@ template <typename V>
 // The bf16 terms of floats, each in the upper half of 32 bits: what remains after the terms before,
 // rounded to bf16. NaN is not rounded: the carry could reach its sign.
 struct Split {
-  Bits terms[kMostTerms];
+  Bits terms[kMaxTerms];
 
   template <int kTerms>
   [[gnu::always_inline]] static Split of(Floats v) {
@@ -315,7 +315,7 @@ template <int kRows, int kColumns>
 }
 
 // Accumulate a chunk's products of terms i and j, i + j < terms: the others are as small as the
-// error of the split. In this order one operand's tiles stay loaded from each product to the next.
+// error of the split. In this order each product reuses the tiles of A or of B.
 template <int kTerms, int kRows, int kColumns>
 [[gnu::always_inline]] inline void accumulate_chunk(
     Tiles& tiles, const SplitGemmArgs& p, const uint16_t* a, const uint16_t* b) {
@@ -374,8 +374,8 @@ void compute_block(
   });
 }
 
-// Call function(row, column, run) for the blocks of C, column by column: run(sums, stride, add)
-// calls compute_block().
+// Call function(row, column, run) for the blocks of C, one column of blocks after the other.
+// run(sums, stride, add) calls compute_block().
 template <typename M, typename F>
 void for_each_block(const SplitGemmArgs& p, M& meanwhile, const F& function) {
   with_terms(p.terms, [&]<int kTerms>() {

@@ -82,9 +82,9 @@ struct Positions {
         rows(size.height + border) {}
 
   int64_t count() const { return size.images * rows * pitch; }
-  int64_t margin() const { return border * pitch + border; }  // the farthest that a tap reads
+  int64_t margin() const { return border * pitch + border; }  // of a tap's farthest read
 
-  // From `margin` before a position to what a tap reads.
+  // Distance of a tap's read from `margin` before a position.
   int64_t shift(int64_t tap) const { return tap / taps * pitch + tap % taps; }
 
   // Pointers to the pixels of x at `positions` positions from `first` on; `padding` between pixels.
@@ -104,8 +104,8 @@ struct Positions {
   }
 };
 
-// A of `count` positions from `first` on, and of what their taps read. The channels of `sources`
-// are side by side, each padded to whole chunks.
+// Pack A: `count` positions from `first` on, and the margins that their taps read. The channels of
+// `sources` are side by side, each padded to whole chunks.
 SplitA pack_a(
     const Positions& positions, int64_t first, int64_t count, std::span<const MatrixView> sources,
     Scratch& scratch) {
@@ -196,7 +196,7 @@ void convolve_all(
     const Positions& positions, MatrixView x, std::span<const Conv> convs, uint8_t* index) {
   int64_t columns = 0;
   for (const Conv& conv : convs) columns += whole_blocks(conv.packed.columns);
-  // Blocks of positions per tile. What their taps read is packed as well: large tiles amortize it.
+  // Blocks of positions per tile. Margins are packed as well: large tiles amortize them.
   const int64_t tile_blocks =
       positions.taps == 1 ? 4 : std::max<int64_t>(24, 2 * positions.margin() / kBlock);
   const auto run = [&](const Tile2d& tile) {
@@ -220,7 +220,7 @@ struct WeightGradients {
   int64_t blocks = split_blocks(positions.count());
   int64_t outputs = all_outputs();
   int64_t batch = std::min(blocks, batch_blocks()) * kBlock;
-  int64_t wide = batch + whole_blocks(2 * positions.margin());  // x of a batch and of its taps
+  int64_t wide = batch + whole_blocks(2 * positions.margin());  // a batch with margins
 
   int64_t all_outputs() const {
     int64_t all = 0;
@@ -230,17 +230,17 @@ struct WeightGradients {
 
   // The packed values of a batch fill about half of an L2 cache of 2 MB.
   int64_t batch_blocks() const {
-    constexpr int64_t kValues = 1 << 19, kFewest = 4, kMost = 32;
+    constexpr int64_t kValues = 1 << 19, kMin = 4, kMax = 32;
     const int64_t values = (2 * x.channels + outputs) * terms * kBlock + 1;
-    return std::clamp<int64_t>(kValues / values, kFewest, kMost);
+    return std::clamp<int64_t>(kValues / values, kMin, kMax);
   }
 
-  // Adding a slice takes a tenth of the time of its GEMMs. Sharing a slice between two groups of
-  // outputs packs x twice, which takes more, unless there are few positions.
+  // Adding a slice takes a tenth of the time of its GEMMs. With fewer slices than threads x is
+  // packed once per group of outputs, which takes more, unless there are few positions.
   int64_t slices() const {
-    constexpr int64_t kMost = 16, kFew = 700;
+    constexpr int64_t kMax = 16, kFew = 700;
     const int64_t count = positions.count();
-    return std::clamp<int64_t>(count / (taps == 1 ? 1500 : 3000), count < kFew ? 1 : 2, kMost);
+    return std::clamp<int64_t>(count / (taps == 1 ? 1500 : 3000), count < kFew ? 1 : 2, kMax);
   }
 
   // B: with one tap, x and its max pool. With more, x from the first position on and from the

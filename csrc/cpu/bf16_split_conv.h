@@ -1,5 +1,5 @@
-// Direct convolutions with AMX (amx.h), as in convolution.h and stacked_1x1.h. `size` has pixels.
-// They take few more instructions than Winograd convolutions, and no transforms.
+// Direct convolutions with AMX (amx.h), as in convolution.h and stacked_1x1.h. There is at least
+// one pixel. They take few more instructions than Winograd convolutions, and need no transforms.
 #pragma once
 
 #include "stacked_1x1.h"

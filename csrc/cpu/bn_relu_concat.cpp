@@ -26,7 +26,7 @@ T* row_of(const Matrix& matrix, int64_t row) {
 template <typename A>
 struct Constants {
   std::vector<A> mean, inverse, scale, bias;  // y = relu((x - mean) * scale + bias)
-  std::vector<A> grad_mean, slope;  // the masked gradient's mean, and its slope over x - mean
+  std::vector<A> grad_mean, slope;  // mean of the masked gradient, and its slope over x
 
   Constants(const NormBranch& branch, double eps, double total)
       : mean(branch.channels), inverse(branch.channels), scale(branch.channels),
@@ -170,8 +170,8 @@ void sums(const BatchNormSums& p) {
       for (int64_t c = 0; c < p.branches[i].channels; ++c) {
         const A centered = static_cast<A>(x[c]) - mean[c];
         const A value = centered * scale[c] + bias[c];
-        const A above = static_cast<A>(grad_y[c]);  // unconditional, or GCC does not vectorize
-        const A grad = value <= A(0) ? A(0) : above;
+        const A upstream = static_cast<A>(grad_y[c]);  // unconditional, or GCC does not vectorize
+        const A grad = value <= A(0) ? A(0) : upstream;
         grad_bias[c] += grad;
         grad_weight[c] += grad * centered;
       }
@@ -200,8 +200,8 @@ void backward(const BatchNormBackward& p) {
     for (int64_t c = 0; c < p.branches[i].channels; ++c) {
       const A centered = static_cast<A>(x[c]) - mean[c];
       const A value = centered * scale[c] + bias[c];
-      const A above = static_cast<A>(grad_y[c]);
-      const A grad = value <= A(0) ? A(0) : above;
+      const A upstream = static_cast<A>(grad_y[c]);
+      const A grad = value <= A(0) ? A(0) : upstream;
       grad_x[c] = static_cast<T>(scale[c] * (grad - grad_mean[c] - centered * slope[c]));
     }
   });

@@ -1,4 +1,4 @@
-// What the CPU kernels share: element types, grain sizes, rounding up, zeros, sums of partial sums.
+// Shared by the CPU kernels: element types, grain size, rounding up, zeros, adding partial sums.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -13,7 +13,7 @@
 
 namespace googlenet_fast::cpu {
 
-// The fewest values that are worth a task.
+// The minimum number of values per task.
 constexpr int64_t kGrain = 16384;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

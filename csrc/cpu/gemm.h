@@ -16,13 +16,13 @@ constexpr int kPrefetchRows = 16;
 
 constexpr int kPanelRowLines = (kNr + kLine - 1) / kLine;  // cache lines in a row of a panel
 
-// Rows of a panel that fits L1 beside the rows of A that are streamed through.
+// Rows of a panel that fits L1 together with the rows of A that are streamed through.
 constexpr int64_t kL1PanelDepth = 5120 / kNr;
 
-// How A lies, where B is and how C is stored; kTransposedA is gemm_at, the others are gemm.
+// gemm_at uses kTransposedA. gemm uses the others, depending on where B is and how C is stored.
 enum class Variant { kBInL2, kPrefetchB, kNontemporalStore, kTransposedA };
 
-// A column of register tiles of C, one below the other, and what they are computed from.
+// A column of register tiles of C, with their operands.
 struct TileColumn {
   const float* a;
   int64_t a_stride;  // from one row to the next; of a transposed A, from one column to the next
@@ -60,7 +60,7 @@ template <int kRows, int kWide, Variant kVariant>
   const float* rows[kRows];
   for (int r = 0; r < kRows; ++r) {
     rows[r] = kTransposed ? t.a + r : t.a + r * t.a_stride;
-    asm("" : "+r"(rows[r]));  // or GCC makes up more addresses than there are registers
+    asm("" : "+r"(rows[r]));  // or GCC precomputes more addresses than there are registers
   }
   const int64_t a_stride = t.a_stride, depth = t.depth, c_stride = t.c_stride;
   const int64_t segment_stride = t.segment_stride;
@@ -160,17 +160,17 @@ inline void compute_panels(TileColumn t, int64_t tiles, int64_t panel_size, int6
   else if (columns > 0) compute_edge_tiles<kRows, 1, kVariant>(t, tiles, columns);
 }
 
-// Call function<n>() for n = count, which is 1 .. kMost.
-template <int kMost, typename F>
+// Call function<n>() for n = count, which is 1 .. kMax.
+template <int kMax, typename F>
 inline void with_constant(int64_t count, const F& function) {
-  if constexpr (kMost > 0) {
-    if (count == kMost) return function.template operator()<kMost>();
-    with_constant<kMost - 1>(count, function);
+  if constexpr (kMax > 0) {
+    if (count == kMax) return function.template operator()<kMax>();
+    with_constant<kMax - 1>(count, function);
   }
 }
 
-// Call function<n>(first row, tiles) for tiles of n rows, n at most mr. The tiles' heights differ
-// by one at most: a low tile takes longer per row.
+// Call function<n>(first row, tiles) for tiles of n rows, n at most mr. Heights differ by at most
+// one, because low tiles take more time per row.
 template <typename F>
 inline void for_each_tile_height(int64_t rows, const F& function) {
   const int64_t tiles = (rows + kMr - 1) / kMr;

@@ -1,4 +1,4 @@
-// 1x1 convolutions as GEMMs over the pixels, and the parts that other convolutions share.
+// 1x1 convolutions as GEMMs over the pixels, and GEMM helpers for other convolutions.
 #pragma once
 
 #include "convolution.h"
@@ -6,7 +6,7 @@
 
 namespace googlenet_fast::cpu::gemm_conv {
 
-// Pixels of a tile of C, about.
+// Approximate number of pixels in a tile of C.
 constexpr int64_t kTilePixels = 48;
 
 // A tile of C = A · B: `a` begins at the tile's first row, `packed` and `bias` at column 0 of C.
@@ -23,7 +23,7 @@ void gemm_at_packed(
 // Pack the weight of a 1x1 convolution for its input gradient.
 const float* pack_backward(const Filter& w, Scratch& scratch);
 
-// As in convolution.h; weights of any number of taps are packed.
+// As in convolution.h. prepare() takes any number of taps, the others 1x1.
 int64_t prepared_size(const Filter& w);
 void prepare(const Filter& w, float* prepared);
 void convolve(

@@ -1,4 +1,4 @@
-// Chooses the instruction set that this machine runs, of those that were compiled.
+// Chooses among the compiled instruction sets.
 
 #include "kernel_configs.h"
 

@@ -1,4 +1,4 @@
-// The vector kernels: which there are, and how their operands lie in memory.
+// The vector kernels, and the memory layout of their operands.
 //
 // isa_kernels.cpp is compiled once per instruction set. Each kernel header (gemm.h, winograd.h,
 // pool.h, lrn.h, relu_mask.h) ends with its table. All kernels compute in fp32, on the calling
@@ -73,7 +73,7 @@ struct WinogradTile {
   int side() const { return points + 1 - taps; }
   int frequencies() const { return points * points; }
 };
-constexpr int kMostPoints = 9, kMostFrequencies = kMostPoints * kMostPoints;
+constexpr int kMaxPoints = 9, kMaxFrequencies = kMaxPoints * kMaxPoints;
 
 struct WinogradConfig {
   // Bᵀ d B of a tile: points² pixels of `channels` values each. Frequency f of channel c is written
@@ -109,7 +109,7 @@ struct WinogradConfig {
 // kClipped where ReLU clipped the output.
 struct PoolConfig {
   // The maximum of a window's nine pixels, null ones left out, plus a bias (or null), then ReLU.
-  // `index`, if not null, gets the first of equal maxima, as in PyTorch.
+  // `index` may be null. Of equal maxima it gets the first, as in PyTorch.
   void (*max_of_window)(
       const float* const* pixels, int64_t channels, const float* bias, bool relu, float* y,
       uint8_t* index);
@@ -121,15 +121,15 @@ struct PoolConfig {
       const float* const* rows, int64_t stride, bool before, bool after, int64_t count,
       int64_t channels, float* y, int64_t y_stride);
 
-  // dx of a row of `width` adjacent pixels, for windows of stride 2: the row is in at most two
-  // `rows` of `count` windows, as their row numbers[i] of 0 .. 2.
+  // dx of a row of `width` adjacent pixels, for windows of stride 2. The row is in `rows` (at most
+  // two) rows of `count` windows, and is row numbers[i] (0 .. 2) of the windows of row i.
   void (*stride2_backward_row)(
       const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
       const int* numbers, int rows, int64_t count, int64_t width, int64_t channels, float* dx,
       int64_t dx_stride, bool nontemporal_store);
 
-  // dx of a row of `count` adjacent pixels, for windows of stride 1: of the rows above, here and
-  // below (null at a border), plus dx if `add`.
+  // dx of a row of `count` adjacent pixels, for windows of stride 1, plus dx if `add`. dy and
+  // index: the rows above, here and below (null at a border).
   void (*stride1_backward_row)(
       const float* const* dy, int64_t dy_stride, const uint8_t* const* index, int64_t index_stride,
       int64_t count, int64_t channels, bool add, float* dx, int64_t dx_stride);

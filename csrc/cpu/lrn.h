@@ -6,7 +6,7 @@
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-// s^-beta; without a power for beta = 3/4, which every published network has.
+// s^-beta. beta = 3/4, as in every published network, needs no power.
 template <bool kThreeQuarters, typename V>
 inline V inverse_power(V s, float beta) {
   if constexpr (kThreeQuarters) {

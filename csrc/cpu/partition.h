@@ -1,4 +1,4 @@
-// How work is divided among torch's threads. A value does not depend on the tile it is computed in.
+// Divides work among torch's threads. A value does not depend on the tile that computes it.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -48,13 +48,13 @@ struct Tile2d {
   int64_t column, columns;
 };
 
-// A matrix divided into tiles of whole column blocks, the same number of tiles for each thread. The
-// tiles are blocks of rows. Only where these are fewer than the threads are columns divided too:
-// then each thread reads its own part of the weights.
+// Divides a matrix into tiles, the same number for each thread. A tile has some rows and all
+// columns. If that gives too few tiles for the threads, columns are divided too, by whole blocks:
+// then each thread reads only its part of the weights.
 class Partition2d {
  public:
-  // `tile_rows`: the rows of a tile; a matrix of less than one and a half times as many is not
-  // divided.
+  // `tile_rows`: the largest number of rows in a tile. Up to one and a half times as many are one
+  // tile.
   Partition2d(int64_t rows, int64_t tile_rows, int64_t columns, int64_t column_block)
       : rows_(rows), columns_(columns), column_block_(column_block),
         column_blocks_(ceil_div(columns, column_block)),
@@ -62,7 +62,7 @@ class Partition2d {
     const int64_t threads = torch::stable::get_num_threads();
     if (2 * row_tiles_ <= threads) {
       column_tiles_ = std::clamp<int64_t>(threads / row_tiles_, 1, column_blocks_);
-      const int64_t most = std::max(row_tiles_, rows / kFewestRows);
+      const int64_t most = std::max(row_tiles_, rows / kMinRows);
       row_tiles_ = std::clamp<int64_t>(threads / column_tiles_, row_tiles_, most);
     } else {
       row_tiles_ = std::min(ceil_div(row_tiles_, threads) * threads, rows);
@@ -80,7 +80,7 @@ class Partition2d {
   }
 
  private:
-  static constexpr int64_t kFewestRows = 4;  // that are worth reading a weight for
+  static constexpr int64_t kMinRows = 4;  // per tile: fewer do not amortize reading the weights
 
   int64_t first_column(int64_t tile) const {
     return tile * column_blocks_ / column_tiles_ * column_block_;

@@ -1,4 +1,4 @@
-// The gradient before a ReLU, and sums over pixels: gradients of biases. On all threads.
+// The gradient of ReLU, and sums over pixels (gradients of biases), on all threads.
 #pragma once
 
 #include "matrix_view.h"

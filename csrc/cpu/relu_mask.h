@@ -1,4 +1,4 @@
-// The gradient before ReLU, and its sum.
+// The gradient of ReLU, and its sum.
 #pragma once
 
 #include "kernel_configs.h"

@@ -1,11 +1,11 @@
-// Memory for intermediate results, kept by each thread from call to call.
+// Per-thread memory for intermediate results, reused from call to call.
 #pragma once
 
 #include <cstdint>
 
 namespace googlenet_fast::cpu {
 
-// Takes arrays from the thread's memory and gives them back when it goes out of scope. Scopes nest.
+// Allocates arrays, and frees them at the end of its scope. Scopes nest.
 class Scratch {
  public:
   Scratch();
@@ -23,7 +23,7 @@ class Scratch {
  private:
   float* take_floats(int64_t count);
 
-  int64_t block_, used_;  // where this scope began
+  int64_t block_, used_;  // at the start of this scope
 };
 
 }  // namespace googlenet_fast::cpu

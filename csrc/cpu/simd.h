@@ -28,8 +28,8 @@ constexpr int kNr = kVectors * kLanes;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef Vector Unaligned __attribute__((aligned(alignof(float)), may_alias));
 
-// As many integers, and bytes, as a vector has floats. GCC vectorizes conversions between them only
-// by way of 16-bit integers.
+// As many integers and bytes as a vector has floats. GCC vectorizes conversions between them only
+// through 16-bit integers.
 typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint16_t Shorts __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));

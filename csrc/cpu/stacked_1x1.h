@@ -1,5 +1,5 @@
-// Stacked 1x1 convolutions: several of the same x, computed in one pass over it, and their
-// gradients. A pooled one reads the 3x3/1 max pool of x instead.
+// Stacked 1x1 convolutions: several convolutions of the same x, computed in one pass over it, and
+// their gradients. A pooled convolution reads the 3x3/1 max pool of x instead.
 #pragma once
 
 #include <span>

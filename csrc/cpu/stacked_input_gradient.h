@@ -1,4 +1,4 @@
-// The loop of stacked_1x1_input_gradient(), which GEMM and bf16 splits share.
+// The loop of stacked_1x1_input_gradient(), shared by GEMM and bf16 splits.
 #pragma once
 
 #include <algorithm>

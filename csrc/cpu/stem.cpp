@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kTaps = 7, kStride = 2, kPadding = 3;
 constexpr int64_t kBandRows = 8;      // of the output
 constexpr int64_t kPixels = 256;      // that are masked and packed at a time
-constexpr int64_t kMostPartials = 16;  // of the weight gradient, for any number of threads
+constexpr int64_t kMaxPartials = 16;  // of the weight gradient, for any number of threads
 
 // The images' outputs, divided into bands of rows.
 struct Bands {
@@ -132,7 +132,7 @@ void stem_weight_gradient(
     float* grad_bias) {
   const Bands bands(size, x.channels);
   const int64_t outputs = grad_y.channels, values = kTaps * bands.depth();
-  const int64_t partials = std::min(kMostPartials, bands.count());
+  const int64_t partials = std::min(kMaxPartials, bands.count());
   const int64_t partial_size = (values + 1) * outputs;
   Scratch scratch;
   float* const partial = take_zeros(partials * partial_size, scratch);

@@ -186,9 +186,9 @@ template <int kPoints, int kTaps, typename V>
 constexpr int64_t kChannelBlock = 64;
 
 // Apply a 1-D transform of kIn to kOut points to the columns, then to the rows of a tile: points
-// are read by read<V>(y, x, channel) and written by write(y, x, channel, value). A column's
-// channels are read in order, for the hardware prefetcher. All is inlined: otherwise each point
-// would load the captured addresses again.
+// are read by read<V>(y, x, channel) and written by write(y, x, channel, value). The channels of a
+// column are read in order, for the hardware prefetcher. All is inlined: otherwise each point would
+// load the captured addresses again.
 template <int kIn, int kOut, typename Read, typename Write, typename F>
 [[gnu::always_inline]] inline void transform_2d(
     int64_t channels, Read read, Write write, F transform) {

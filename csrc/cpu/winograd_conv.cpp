@@ -8,7 +8,7 @@
 namespace googlenet_fast::cpu::winograd_conv {
 namespace {
 
-// The tiles of all images, for one kind of tile.
+// All images, divided into Winograd tiles.
 struct Tiling : WinogradTile {
   Size size;
   int64_t down, across;
@@ -19,8 +19,8 @@ struct Tiling : WinogradTile {
 
   int64_t count() const { return size.images * down * across; }
 
-  // Pointers to the n x n pixels of x from `border` above and left of a tile's outputs on; to
-  // `padding` where these are out of the image's bounds.
+  // Pointers to the n x n pixels of x that begin `border` pixels above and left of a tile's
+  // outputs. Out of bounds they point to `padding`.
   void pixel_pointers(
       int64_t tile, int n, int border, MatrixView x, float* padding, float** pointers) const {
     const int64_t image = tile / (down * across), rest = tile % (down * across);
@@ -42,26 +42,25 @@ struct Tiling : WinogradTile {
   }
 };
 
-// The tile with the fewest multiplications for an image and its filters: reading those takes about
-// as long as the multiplications of kFilterTiles tiles. It must not depend on the number of images,
-// or the values of an image would. Nine points are too inexact for sums over more than
-// kMostChannels: an error of 1e-5.
+// The tile with the fewest multiplications per image. Reading the filters takes about as long as
+// kFilterTiles tiles. The choice must not depend on the number of images, or the values of an image
+// would. With more than kMaxChannels, nine points are too inexact: an error of 1e-5.
 Tiling tiling_for(const Size& size, int taps, int64_t channels) {
-  constexpr int64_t kFilterTiles = 2, kMostChannels = 160;
+  constexpr int64_t kFilterTiles = 2, kMaxChannels = 160;
   const auto cost = [&](const Tiling& tiling) {
     return tiling.frequencies() * (tiling.down * tiling.across + kFilterTiles);
   };
   Tiling best(size, {6, taps});
   for (const int points : {7, 8, 9}) {
-    if (points == 9 && channels > kMostChannels) continue;
+    if (points == 9 && channels > kMaxChannels) continue;
     const Tiling other(size, {points, taps});
     if (cost(other) < cost(best)) best = other;
   }
   return best;
 }
 
-// The stride between the matrices of `size` values of all frequencies. A transform writes to all of
-// them at once: an odd number of cache lines puts them into different cache sets.
+// The stride between the frequencies' matrices of `size` values. A transform accesses all of them
+// at once: an odd number of cache lines puts them into different cache sets.
 int64_t frequency_stride(int64_t size) {
   return (ceil_div(size, kLine) | 1) * kLine;
 }
@@ -76,7 +75,7 @@ struct Filters {
   int64_t size() const { return tile.frequencies() * stride(); }
 };
 
-// Transform `lanes` filters that pack(tap, to) puts side by side, so that u is written
+// Transform `lanes` filters. pack(tap, to) puts them side by side, so that u is written
 // contiguously.
 template <typename F>
 void transform_packed(
@@ -123,10 +122,10 @@ Filters transform_backward(WinogradTile tile, const Filter& w, Scratch& scratch)
   return filters;
 }
 
-// Tiles per task, about, and output columns per GEMM. The transformed inputs and those columns
-// should stay in L2, while the filters, which often do not fit, are streamed through: with more
-// tiles, less often. Three mr of tiles are worth two and a half times L2, two mr any size
-// (measured: 10 % of inference at batch 64).
+// Approximate number of tiles per task, and output columns per GEMM. Transformed inputs and outputs
+// should stay in L2, while the filters, which often do not fit, are streamed through once per task.
+// So there are at least 2 mr tiles, and 3 mr if they take up to two and a half times L2 (measured:
+// 10 % of inference at batch 64).
 struct Blocking {
   int64_t tiles, columns;
 
@@ -146,7 +145,7 @@ void transform_inputs(
     const Tiling& tiling, int64_t first, int64_t count, MatrixView x, float* zeros, float* v) {
   const int64_t stride = frequency_stride(count * x.channels);
   for (int64_t t = 0; t < count; ++t) {
-    float* in[kMostFrequencies];
+    float* in[kMaxFrequencies];
     tiling.input_pointers(first + t, x, zeros, in);
     winograd_config().transform_input(
         tiling, in, x.channels, v + t * x.channels, stride, gemm_config().nr);
@@ -162,8 +161,8 @@ void transform_outputs(
   const bool nontemporal_store = use_nontemporal_store(tiling.size, y);
   const bool masked = mask.data != nullptr;
   for (int64_t t = 0; t < count; ++t) {
-    float* out[kMostFrequencies];
-    float* masks[kMostFrequencies];
+    float* out[kMaxFrequencies];
+    float* masks[kMaxFrequencies];
     tiling.output_pointers(first + t, y, padding, out);
     if (masked) tiling.output_pointers(first + t, mask, padding, masks);
     winograd_config().transform_output(
@@ -207,23 +206,23 @@ void convolve_tiles(
 
 // For the weight gradient: v (frequencies, packed (tiles, channels)), the transformed inputs, and
 // dm (frequencies, packed (tiles, outputs)), the gradients of what the output transform reads.
-// `most`: rows of a panel.
+// `batch`: rows of a panel, `count` of them used.
 void transform_for_weights(
-    const Tiling& tiling, int64_t first, int64_t count, int64_t most, MatrixView grad_y,
+    const Tiling& tiling, int64_t first, int64_t count, int64_t batch, MatrixView grad_y,
     MatrixView x, float* v, float* dm) {
   const int64_t nr = gemm_config().nr;
-  const int64_t v_stride = frequency_stride(gemm_config().packed_size(most, x.channels));
-  const int64_t dm_stride = frequency_stride(gemm_config().packed_size(most, grad_y.channels));
+  const int64_t v_stride = frequency_stride(gemm_config().packed_size(batch, x.channels));
+  const int64_t dm_stride = frequency_stride(gemm_config().packed_size(batch, grad_y.channels));
   parallel_for_ranges(count, 4, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     float* const zeros = take_zeros(std::max(grad_y.channels, x.channels), scratch);
     for (int64_t t = begin; t < end; ++t) {
-      float *in[kMostFrequencies], *out[kMostFrequencies];
+      float *in[kMaxFrequencies], *out[kMaxFrequencies];
       tiling.input_pointers(first + t, x, zeros, in);
-      winograd_config().transform_input(tiling, in, x.channels, v + t * nr, v_stride, most * nr);
+      winograd_config().transform_input(tiling, in, x.channels, v + t * nr, v_stride, batch * nr);
       tiling.output_pointers(first + t, grad_y, zeros, out);
       winograd_config().transform_output_adjoint(
-          tiling, out, grad_y.channels, dm + t * nr, dm_stride, most * nr);
+          tiling, out, grad_y.channels, dm + t * nr, dm_stride, batch * nr);
     }
   });
 }
@@ -263,26 +262,26 @@ void weight_gradient(const Size& size, MatrixView grad_y, MatrixView x, int taps
   const int64_t outputs = grad_y.channels, channels = x.channels, nr = gemm_config().nr;
   Scratch scratch;
   // Larger batches of tiles do not fit L3; smaller ones accumulate into du more often.
-  constexpr int64_t kFewest = 96;
-  const int64_t most = ceil_div(tiling.count(), std::max<int64_t>(1, tiling.count() / kFewest));
-  const int64_t v_size = gemm_config().packed_size(most, channels);
+  constexpr int64_t kMin = 96;
+  const int64_t batch = ceil_div(tiling.count(), std::max<int64_t>(1, tiling.count() / kMin));
+  const int64_t v_size = gemm_config().packed_size(batch, channels);
   const int64_t v_stride = frequency_stride(v_size);
   const int64_t du_stride = frequency_stride(outputs * channels);
-  const int64_t dm_stride = frequency_stride(gemm_config().packed_size(most, outputs));
+  const int64_t dm_stride = frequency_stride(gemm_config().packed_size(batch, outputs));
   float* const v = scratch.take(tiling.frequencies() * v_stride);
   float* const dm = scratch.take(tiling.frequencies() * dm_stride);
   float* const du = scratch.take(tiling.frequencies() * du_stride);
   if (channels % nr != 0) {  // zeros fill the last panel
     for (int64_t f = 0; f < tiling.frequencies(); ++f) {
-      std::fill_n(v + f * v_stride + v_size - most * nr, most * nr, 0.0f);
+      std::fill_n(v + f * v_stride + v_size - batch * nr, batch * nr, 0.0f);
     }
   }
-  for (int64_t first = 0; first < tiling.count(); first += most) {
-    const int64_t count = std::min(most, tiling.count() - first);
-    transform_for_weights(tiling, first, count, most, grad_y, x, v, dm);
+  for (int64_t first = 0; first < tiling.count(); first += batch) {
+    const int64_t count = std::min(batch, tiling.count() - first);
+    transform_for_weights(tiling, first, count, batch, grad_y, x, v, dm);
     parallel_for_each(tiling.frequencies(), [&](int64_t f) {
       gemm_conv::gemm_at_packed(
-          dm + f * dm_stride, v + f * v_stride, most, count, outputs, channels, du + f * du_stride,
+          dm + f * dm_stride, v + f * v_stride, batch, count, outputs, channels, du + f * du_stride,
           channels, first > 0);
     });
   }

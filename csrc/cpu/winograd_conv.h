@@ -1,5 +1,5 @@
-// 3x3 and 5x5 convolutions by Winograd transforms (winograd.h), as in convolution.h. `size` has
-// pixels.
+// 3x3 and 5x5 convolutions by Winograd transforms (winograd.h), as in convolution.h. There is at
+// least one pixel.
 #pragma once
 
 #include "convolution.h"

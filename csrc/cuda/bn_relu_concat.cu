@@ -1,7 +1,7 @@
-// Batch normalisation with ReLU and concatenation: four passes over memory.
+// Batch normalisation with ReLU and concatenation, in four passes over memory.
 //
-// Threads keep to their columns (launch.h), so what belongs to a channel is looked up once. Whether
-// ReLU clipped a value is found out again from the input: y is not read in the backward pass.
+// A thread stays in its columns (launch.h), so it loads the values of a channel once. The backward
+// pass does not read y: it recomputes from the input which values ReLU clipped.
 
 #include <algorithm>
 #include <cmath>
@@ -31,7 +31,7 @@ __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
   return branch_of(p.branches, p.count, column, select);
 }
 
-// What normalises a thread's columns: y = relu((x - mean) * scale + bias).
+// The constants of a thread's columns: y = relu((x - mean) * scale + bias).
 template <int kWidth>
 struct Normalization {
   float mean[kWidth], inverse[kWidth], scale[kWidth], bias[kWidth];
@@ -50,12 +50,14 @@ struct Normalization {
 
   __device__ float centered(int i, float x) const { return x - mean[i]; }
 
-  // Before ReLU. Forward and backward must agree about its sign, so its rounding is written out.
+  // Before ReLU. Forward and backward must compute the same sign: an explicit fmaf fixes the
+  // rounding.
   __device__ float value(int i, float centered) const { return fmaf(centered, scale[i], bias[i]); }
 };
 
-// Leave two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
-// matrix of twice `columns`. All threads of the block must call it.
+// Store two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
+// matrix of twice `columns`. finish(i) may change the sums of column i first. All threads of the
+// block must call it.
 template <int kWidth, typename F>
 __device__ inline void store_pair(
     float (&a)[kWidth], float (&b)[kWidth], void* partial, int64_t columns, const F& finish) {
@@ -78,7 +80,7 @@ __device__ inline void store_pair(
   }
 }
 
-// How many rows a block walks over, if blocks of `height` rows take turns.
+// The number of rows of a block in a grid-stride loop over blocks of `height` rows.
 __device__ inline int64_t rows_of_block(
     int64_t rows, int64_t blocks, int64_t height, int64_t block) {
   const int64_t turns = rows / (blocks * height);
@@ -86,8 +88,8 @@ __device__ inline int64_t rows_of_block(
   return turns * height + (rest < 0 ? 0 : rest < height ? rest : height);
 }
 
-// Mean and sum of squared deviations of each block's rows. Sums are of differences to the first of
-// them, so that a mean far from zero costs no digits.
+// Mean and sum of squared deviations of each block's rows. The first row is subtracted from all, so
+// that a mean far from zero costs no digits.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     moments_kernel(const __grid_constant__ BatchNormStatistics p) {
@@ -118,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// Mean and variance of all rows from those of blocks of `height` rows that took turns.
+// Combine the moments of blocks of `height` rows into mean and variance of all rows.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     statistics_kernel(
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t end = column < columns ? parts : 0;
   const float all = fmaxf(1.f, static_cast<float>(rows));
 
-  float sum[kWidth] = {};  // of differences to the first, for the same reason
+  float sum[kWidth] = {};  // of differences to the first block's mean
   for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
     const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
     const float* const mean = partial + part * 2 * columns + column;
@@ -214,7 +216,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t channel = column - branch.begin;
   const Normalization<kWidth> norm(branch, channel, static_cast<float>(p.eps));
   const float total = static_cast<float>(p.total);
-  float mean[kWidth], slope[kWidth];  // of masked grad, and what of it x - mean accounts for
+  float mean[kWidth], slope[kWidth];  // mean of the masked gradient, and its slope over x
   load_bias(branch.grad_bias, channel, mean);
   load_bias(branch.grad_weight, channel, slope);
   for (int i = 0; i < kWidth; ++i) {

@@ -1,7 +1,7 @@
-// Local response normalisation and its gradient; each tensor moves once to and from memory.
+// Local response normalisation and its gradient; each tensor is read or written once.
 //
-// A thread owns a few adjacent channels of a pixel and reads the neighbours that it needs beside
-// them, by the same wide accesses: those are in the first-level cache, or soon will be.
+// A thread computes a few adjacent channels of a pixel. It loads the neighbouring channels by the
+// same wide accesses as their own threads do, so they hit L1.
 
 #include "../local_response_norm.h"
 
@@ -31,8 +31,8 @@ __device__ inline void load_around(
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const int place = kMargin + v * kWidth + i;
-      if (place >= 0 && place < kWidth + 2 * kMargin) values[place] = to_float(vector.values[i]);
+      const int k = kMargin + v * kWidth + i;
+      if (k >= 0 && k < kWidth + 2 * kMargin) values[k] = to_float(vector.values[i]);
     }
   }
 }

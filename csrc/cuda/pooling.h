@@ -1,7 +1,8 @@
-// Max pooling and its gradient, for any window; each tensor moves once to and from memory.
+// Max pooling and its gradient, for any window; each tensor is read from memory or written once.
 //
-// Forward, a thread owns an output pixel and reads its window; backward it owns an input pixel and
-// gathers from the windows that hold it. Neighbours read the same rows, which the caches answer.
+// Forward, a thread computes an output pixel from its window. Backward, it computes an input pixel
+// by gathering from the windows that contain it. Windows overlap, and are read again from the
+// caches.
 #pragma once
 
 #include <cmath>
@@ -25,7 +26,7 @@ struct Pixel {
   int row, column;
 };
 
-// 32-bit divisions, which are several times as fast: the bindings see to there being fewer pixels.
+// The bindings refuse 2^31 pixels and more, so that divisions are 32-bit: several times faster.
 __device__ inline Pixel pixel_of(unsigned number, int height, int width) {
   const unsigned line = number / width;
   return {line / height, static_cast<int>(line % height), static_cast<int>(number % width)};
