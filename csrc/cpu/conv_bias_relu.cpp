@@ -20,9 +20,9 @@ Filter filter_of(const ConvShape& s, const void* weight) {
   return {static_cast<const float*>(weight), s.outputs, s.taps, s.channels};
 }
 
-Size size_of(const PrepareWeight& p) { return {1, p.height, p.width}; }
+Size size_of(const PackWeight& p) { return {1, p.height, p.width}; }
 
-Filter filter_of(const PrepareWeight& p) {
+Filter filter_of(const PackWeight& p) {
   return {static_cast<const float*>(p.weight), p.outputs, p.taps, p.channels};
 }
 
@@ -46,21 +46,17 @@ void run_cpu(Dtype, const ConvBiasRelu& p) {
   const ConvShape& s = p.shape;
   const float* const bias = static_cast<const float*>(p.bias);
   Filter weight = filter_of(s, p.weight);
-  weight.prepared = static_cast<const float*>(p.prepared);
+  weight.prepared = static_cast<const float*>(p.packed);
   const auto run = s.taps == 7 ? cpu::convolve_stem : cpu::convolve;
   run(size_of(s), rows_of(p.x, s.channels), weight, bias, p.relu, rows_of(p.y, s.outputs));
 }
 
-int64_t prepared_size(const PrepareWeight& p) {
+int64_t packed_size(const PackWeight& p) {
   return cpu::prepared_size(size_of(p), filter_of(p));
 }
 
-void run_cpu(Dtype, const PrepareWeight& p) {
-  cpu::prepare(size_of(p), filter_of(p), static_cast<float*>(p.prepared));
-}
-
-int tile_points(int64_t height, int64_t width, int taps, int64_t channels) {
-  return cpu::tile_points({1, height, width}, taps, channels);
+void run_cpu(Dtype, const PackWeight& p) {
+  cpu::prepare(size_of(p), filter_of(p), static_cast<float*>(p.packed));
 }
 
 void run_cpu(Dtype, const ConvBiasReluBackward& p) {
@@ -87,3 +83,11 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
 }
 
 }  // namespace googlenet_fast
+
+// Points of a tile of Winograd's convolution of such images, or 0 of other convolutions. Packed weights
+// are the same for images of all sizes with the same points; read by googlenet_fast/ops/prepared.py.
+extern "C" __attribute__((visibility("default"))) int64_t googlenet_fast_tile_points(
+    int64_t height, int64_t width, int64_t taps, int64_t channels) {
+  using namespace googlenet_fast;
+  return cpu::tile_points({1, height, width}, static_cast<int>(taps), channels);
+}

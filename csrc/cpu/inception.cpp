@@ -92,9 +92,9 @@ void run_cpu(Dtype, const Inception& p) {
   const Size size = size_of(s);
   Filters f(s, p.weights);
   Filter one = f.in.rows(0, s.c1), reduce = f.in.rows(s.c1, s.reductions());
-  one.prepared = floats(p.prepared.w1), reduce.prepared = floats(p.prepared.reduce);
-  f.w3.prepared = floats(p.prepared.w3), f.w5.prepared = floats(p.prepared.w5);
-  f.project.prepared = floats(p.prepared.wp);
+  one.prepared = floats(p.packed.w1), reduce.prepared = floats(p.packed.reduce);
+  f.w3.prepared = floats(p.packed.w3), f.w5.prepared = floats(p.packed.w5);
+  f.project.prepared = floats(p.packed.wp);
   const Rows x = rows_of(p.x, s.channels), r = rows_of(p.r, s.reductions());
   const Branches y(s, rows_of(p.y, s.outputs()));
   const Reductions reduced(s, r);

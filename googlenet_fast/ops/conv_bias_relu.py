@@ -12,7 +12,7 @@ from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.triton_support import why_not_triton
 
@@ -56,12 +56,10 @@ def conv_bias_relu(
     name = "conv_bias_relu" if stride == 1 else "strided_conv_bias_relu"
     implementation = choose(name, x.device.type, arguments)
     if implementation == "triton":
-        return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
+        return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments, [])
     if implementation == "native":
-        if prepared is not None and not torch.is_grad_enabled():
-            op = torch.ops.googlenet_fast.conv_bias_relu_prepared.default
-            return op(*arguments, prepared())
-        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
+        packed = [] if prepared is None or torch.is_grad_enabled() else [prepared()]
+        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments, packed)
     if implementation == "aten":
         return _conv_bias_relu_aten(*arguments)
     return conv_bias_relu_reference(*arguments)
@@ -101,7 +99,7 @@ class _ConvBiasRelu(torch.autograd.Function):
         stride: int,
     ) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            y = overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride)
+            y = overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride, [])
         ctx.overload, ctx.stride = overload, stride
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, weight, *([y] if relu else []))
@@ -129,17 +127,25 @@ class _ConvBiasRelu(torch.autograd.Function):
 
 
 def _autograd(
-    overload: str, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1
+    overload: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    stride: int,
+    packed: list[Tensor],
 ) -> Tensor:
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
     ):
         return _ConvBiasRelu.apply(overload, x, weight, bias, relu, stride)
     with torch._C._AutoDispatchBelowAutograd():
-        return overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride)
+        return overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride, packed)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int, packed: list[Tensor]
+) -> Tensor:
     from googlenet_fast.kernels import conv_bias_relu as kernels
 
     _check_triton(stride)
@@ -175,8 +181,8 @@ def _fake(
     weight: Tensor,
     bias: Tensor | None,
     relu: bool,
-    stride: int = 1,
-    prepared: Tensor | None = None,
+    stride: int,
+    packed: list[Tensor],
 ) -> Tensor:
     height, width = ((side + stride - 1) // stride for side in x.shape[2:])
     size = (x.size(0), weight.size(0), height, width)
@@ -217,17 +223,11 @@ def _why_not_native(
 
 define(
     "conv_bias_relu",
-    "(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride=1) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride, Tensor[] packed) -> Tensor",
     _fake,
     _forward,
     _autograd,
 )
-LIBRARY.define(
-    "conv_bias_relu_prepared(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride,"
-    " Tensor prepared) -> Tensor",
-    tags=TAGS,
-)
-torch.library.register_fake("googlenet_fast::conv_bias_relu_prepared", _fake, lib=LIBRARY)
 define(
     "conv_bias_relu_backward",
     "(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, int stride, bool need_x,"

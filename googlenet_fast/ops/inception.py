@@ -12,7 +12,7 @@ from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
+from googlenet_fast.ops.library import define, overload_of
 from googlenet_fast.ops.max_pool import max_pool
 from googlenet_fast.ops.parameter_gradients import weight_and_bias
 from googlenet_fast.ops.prepared import prepare_weight
@@ -69,11 +69,10 @@ def inception(
     arguments = (x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu)
     implementation = choose("inception", x.device.type, arguments)
     if implementation == "triton":
-        return torch.ops.googlenet_fast.inception.triton(*arguments)
+        return torch.ops.googlenet_fast.inception.triton(*arguments, [])
     if implementation == "native":
-        if prepared is not None and not torch.is_grad_enabled():
-            return torch.ops.googlenet_fast.inception_prepared.default(*arguments, prepared())
-        return torch.ops.googlenet_fast.inception.default(*arguments)
+        packed = [] if prepared is None or torch.is_grad_enabled() else prepared()
+        return torch.ops.googlenet_fast.inception.default(*arguments, packed)
     if implementation == "aten":
         return _inception_aten(*arguments)
     return inception_reference(*arguments)
@@ -199,19 +198,19 @@ def _split_gradients(
 
 
 def _autograd(overload: str, x: Tensor, *arguments: Any) -> Tensor:
-    *parameters, reduce_relu = arguments
+    *parameters, reduce_relu, packed = arguments
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     ):
         return _Inception.apply(overload, reduce_relu, x, *parameters)
     with torch._C._AutoDispatchBelowAutograd():
-        return overload_of("inception", overload)(x, *parameters, reduce_relu)
+        return overload_of("inception", overload)(x, *parameters, reduce_relu, packed)
 
 
 def _forward(*arguments: Any) -> Tensor:
     from googlenet_fast.kernels import inception as kernels
 
-    return kernels.forward(*arguments, training=False)[0]
+    return kernels.forward(*arguments[:-1], training=False)[0]
 
 
 def _forward_training(*arguments: Any) -> tuple[Tensor, ...]:
@@ -288,9 +287,7 @@ _ARGUMENTS = (
     "Tensor x, Tensor w_in, Tensor? b_in, Tensor w3, Tensor? b3, Tensor w5, Tensor? b5, Tensor wp,"
     " Tensor? bp, bool reduce_relu"
 )
-define("inception", f"({_ARGUMENTS}) -> Tensor", _fake, _forward, _autograd)
-LIBRARY.define(f"inception_prepared({_ARGUMENTS}, Tensor[] prepared) -> Tensor", tags=TAGS)
-torch.library.register_fake("googlenet_fast::inception_prepared", _fake, lib=LIBRARY)
+define("inception", f"({_ARGUMENTS}, Tensor[] packed) -> Tensor", _fake, _forward, _autograd)
 define(
     "inception_training",
     f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",

@@ -200,7 +200,7 @@ def _compiled(x: Tensor, weight: Tensor) -> bool:
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     if _compiled(x, weight):
-        return torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, None, False)
+        return torch.ops.googlenet_fast.conv_bias_relu.default(x, weight, None, False, 1, [])
     return F.conv2d(x, weight, padding=weight.size(2) // 2)
 
 

@@ -4,11 +4,13 @@ A kernel rearranges its weights, or transforms them for Winograd's convolution, 
 inference, where they stay, that can be done once.
 """
 
+import ctypes
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from googlenet_fast.ops import extension
 from googlenet_fast.ops.library import LIBRARY, TAGS
 
 
@@ -20,14 +22,15 @@ def prepare_weight(weight: Tensor, height: int, width: int) -> Tensor:
         height: of the images that are multiplied by it, and of others with the same `tile_points`.
         width: of them.
     """
-    return torch.ops.googlenet_fast.prepare_weight.default(weight, height, width)
+    return torch.ops.googlenet_fast.pack_weight.default(weight, height, width)
 
 
 @lru_cache(maxsize=1024)
 def tile_points(channels: int, taps: int, height: int, width: int) -> int:
     """Return the points of a tile of Winograd's convolution of such images, 0 of other filters."""
-    weight = torch.empty(1, channels, taps, taps)
-    return torch.ops.googlenet_fast.tile_points.default(weight, height, width)
+    function = ctypes.CDLL(str(extension.PATH)).googlenet_fast_tile_points
+    function.argtypes, function.restype = [ctypes.c_int64] * 4, ctypes.c_int64
+    return function(height, width, taps, channels)
 
 
 def _fake(weight: Tensor, height: int, width: int) -> Tensor:
@@ -36,6 +39,5 @@ def _fake(weight: Tensor, height: int, width: int) -> Tensor:
     return weight.new_empty(size, dtype=torch.float32)
 
 
-LIBRARY.define("prepare_weight(Tensor weight, int height, int width) -> Tensor", tags=TAGS)
-LIBRARY.define("tile_points(Tensor weight, int height, int width) -> int", tags=TAGS)
-torch.library.register_fake("googlenet_fast::prepare_weight", _fake, lib=LIBRARY)
+LIBRARY.define("pack_weight(Tensor weight, int height, int width) -> Tensor", tags=TAGS)
+torch.library.register_fake("googlenet_fast::pack_weight", _fake, lib=LIBRARY)

@@ -1,4 +1,4 @@
-"""Runs check_kernels.py where the extension's CPU part is built under sanitizers."""
+"""Runs the checks of CPU kernels and registered ops on an extension built under sanitizers."""
 
 import os
 import shutil
@@ -47,6 +47,15 @@ def test_kernels_under_sanitizers(library: Path, isa: str) -> None:
         pytest.skip(f"this machine has no {isa}")
     environment = {**sanitizing_environment(), "GOOGLENET_FAST_ISA": isa}
     run_checks(HERE, ["check_kernels.py"], library, environment)
+
+
+@pytest.mark.slow
+def test_registered_ops_under_sanitizers(library: Path) -> None:
+    vectors = {"AVX2": "avx2", "AVX512": "avx512"}
+    isa = vectors.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+    environment = {**sanitizing_environment(), "GOOGLENET_FAST_ISA": isa}
+    checks = ["../ops/test_registered_ops.py", "../ops/test_fingerprint.py"]
+    run_checks(HERE, checks, library, {**environment, "GOOGLENET_FAST_EXAMPLES": "60"})
 
 
 def test_an_access_out_of_bounds_is_caught(library: Path) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.sanitizers import run_checks, sanitizing_environment
 
 Build = Callable[[int, str], Path]
@@ -20,6 +22,12 @@ def test_kernels_equal_the_reference_under_sanitizers(kernels: Build) -> None:
 def test_kernels_equal_the_reference_with_warps_of_64_lanes(kernels: Build) -> None:
     selected = f"{LEFT_OUT} and not bfloat16"
     run_checks(HERE, [*CHECKS, "-k", selected], kernels(64, "sanitized"), sanitizing_environment())
+
+
+@pytest.mark.slow
+def test_registered_ops_under_sanitizers(kernels: Build) -> None:
+    environment = {**sanitizing_environment(), "GOOGLENET_FAST_EXAMPLES": "60"}
+    run_checks(HERE, ["../ops/test_registered_ops.py"], kernels(32, "sanitized"), environment)
 
 
 def test_ops_fit_torch_and_kernels_move_no_more_than_they_must(kernels: Build) -> None:

@@ -96,8 +96,8 @@ def test_a_step_that_no_version_tells_of(module: nn.Module, switch: bool) -> Non
 
 def test_weights_that_do_not_fit() -> None:
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3)
-    with torch.no_grad(), pytest.raises(RuntimeError, match="not what prepare_weight makes"):
-        torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, torch.zeros(7))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="be what pack_weight makes"):
+        torch.ops.googlenet_fast.conv_bias_relu(x, weight, None, True, 1, [torch.zeros(7)])
 
 
 @pytest.mark.skipif(AMX, reason="AMX prepares a weight alike for all sizes")
@@ -105,4 +105,4 @@ def test_weights_for_images_of_another_size() -> None:
     x, weight = torch.randn(1, 3, 14, 14), torch.randn(4, 3, 3, 3)
     prepared = prepare_weight(weight, 24, 24)
     with torch.no_grad(), pytest.raises(RuntimeError, match="for images of 14x14"):
-        torch.ops.googlenet_fast.conv_bias_relu_prepared(x, weight, None, True, 1, prepared)
+        torch.ops.googlenet_fast.conv_bias_relu(x, weight, None, True, 1, [prepared])

@@ -327,11 +327,15 @@ def test_more_branches_than_the_kernel_takes() -> None:
 @pytest.mark.parametrize(
     ("changed", "value", "message"),
     [
-        (0, [torch.ones(2, 8, 4, 4), torch.ones(2, 3, 4, 5)], "agree in all sizes"),
-        (1, [torch.ones(2, 8)], "everything for each branch"),
-        (1, [torch.ones(2, 8), torch.ones(2, 4)], r"must be \(2, channels\)"),
-        (1, [torch.ones(2, 8), torch.ones(2, 3, dtype=torch.float16)], r"must be \(2, channels\)"),
-        (2, [torch.ones(8), torch.ones(4)], "one value per channel"),
+        (
+            0,
+            [torch.ones(2, 8, 4, 4), torch.ones(2, 3, 4, 5)],
+            r"branches must be .*, not \(2, 3, 4, 5\)",
+        ),
+        (1, [torch.ones(2, 8)], "statistics must be 2, one per branch, not 1"),
+        (1, [torch.ones(2, 8), torch.ones(2, 4)], r"statistics must be \(2, 3\), not \(2, 4\)"),
+        (1, [torch.ones(2, 8), torch.ones(2, 3).half()], "statistics must be of Float, not Half"),
+        (2, [torch.ones(8), torch.ones(4)], r"weights must be \(3\), not \(4\)"),
     ],
 )
 def test_the_op_refuses_what_does_not_fit(changed: int, value: list[Tensor], message: str) -> None:

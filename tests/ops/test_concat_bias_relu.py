@@ -298,5 +298,5 @@ def test_arguments_that_do_not_fit_are_refused(
 @needs_extension
 def test_branches_of_several_dtypes_are_refused() -> None:
     branches = [torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)]
-    with pytest.raises(RuntimeError, match="several dtypes"):
+    with pytest.raises(RuntimeError, match="branches must be of Float, not"):
         concat_bias_relu(branches)
