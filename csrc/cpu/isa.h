@@ -52,6 +52,7 @@ struct WinogradTile {
 constexpr int kMostPoints = 9, kMostFrequencies = kMostPoints * kMostPoints;
 
 constexpr int kLine = 16;  // floats in a line of the caches
+constexpr int kHashLanes = 64;
 
 struct Isa {
   const char* name;
@@ -146,6 +147,9 @@ struct Isa {
   // past the caches if `stream`.
   void (*mask)(
       const float* grad, const float* mask, int64_t channels, float* y, float* sums, bool stream);
+
+  // kHashLanes hashes of bytes, written to `lanes`; hash.h says which.
+  void (*hash)(const void* data, int64_t bytes, uint32_t* lanes);
 };
 
 // The best of this machine; GOOGLENET_FAST_ISA=baseline, avx2 or avx512 asks for another, amx for the best

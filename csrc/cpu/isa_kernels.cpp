@@ -1,6 +1,7 @@
 // The vector kernels for the instruction set GOOGLENET_FAST_ISA; the build compiles this for several.
 
 #include "gemm.h"
+#include "hash.h"
 #include "isa.h"
 #include "rows.h"
 #include "simd.h"
@@ -34,6 +35,7 @@ const Isa kIsa{
     .normalize = normalize,
     .normalize_backward = normalize_backward,
     .mask = mask,
+    .hash = hash,
 };
 
 }  // namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA
