@@ -17,6 +17,7 @@ inline void hash(const void* data, int64_t bytes, uint32_t* lanes) {
   typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
   constexpr int kVectorsOfLanes = kHashLanes / kLanes;  // several, as products take many cycles
   constexpr int64_t kBlock = kHashLanes * sizeof(uint32_t);
+  constexpr int64_t kAhead = 1024;
   constexpr uint32_t kSeed = 0x9e3779b9, kOdd = 0x85ebca6b;  // golden ratio; of MurmurHash3
   const auto begin = static_cast<const unsigned char*>(data);
   Words h[kVectorsOfLanes];
@@ -33,7 +34,13 @@ inline void hash(const void* data, int64_t bytes, uint32_t* lanes) {
     }
   };
   int64_t at = 0;
-  for (; at + kBlock <= bytes; at += kBlock) add(begin + at);
+  for (; at + kBlock <= bytes; at += kBlock) {
+    // Hardware prefetchers stop at page boundaries; without this, 20 % slower than reading alone.
+    for (int64_t i = 0; i < kBlock; i += kLine * sizeof(float)) {
+      __builtin_prefetch(begin + at + kAhead + i);
+    }
+    add(begin + at);
+  }
   if (at < bytes) {
     unsigned char last[kBlock] = {};
     std::memcpy(last, begin + at, bytes - at);
