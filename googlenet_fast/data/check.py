@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from googlenet_fast.data.bad_images import parallel_map
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import DecodeError, decode
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.worker_processes import parallel_map
 
 SMALLEST = 16
 """Short side in pixels below which an image is suspicious."""

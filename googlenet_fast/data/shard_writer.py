@@ -18,10 +18,10 @@ from tqdm import tqdm
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.lists import CLASS_NAMES
-from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.splits import Splits
-from googlenet_fast.data.worker_processes import deaf_to_interrupts
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.worker_processes import ignore_sigint
 from googlenet_fast.errors import UserError
 
 
@@ -98,7 +98,7 @@ def _write_all(
     with ExitStack() as closing:
         written: Iterable[UserError | None] = map(write, shards)
         if (processes := min(num_workers, len(shards))) > 1:
-            with deaf_to_interrupts():
+            with ignore_sigint():
                 pool = multiprocessing.get_context("spawn").Pool(processes)
             closing.enter_context(pool)
             written = pool.imap_unordered(write, shards)

@@ -9,7 +9,7 @@ import torch
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
-from googlenet_fast.model.weights.pytorch import CHECKPOINT_FORMAT
+from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT
 
 
 def save_checkpoint(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from googlenet_fast.data import ImageDataset, Loader, build_loader, read_class_names
+from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.engine.arguments import ClassifierOptions
 from googlenet_fast.engine.build import amp_dtype
@@ -50,10 +50,10 @@ class Classifier:
         """Length of the logits."""
         return self.model.num_classes
 
-    def loader(self, dataset: ImageDataset) -> Loader:
-        """The images of a dataset, each once over all processes, as the network wants them."""
-        return build_loader(
-            dataset,
+    @property
+    def loader_options(self) -> LoaderOptions:
+        """How to read images for this network in evaluation."""
+        return LoaderOptions(
             train=False,
             kind=self.options.loader,
             batch_size=self.options.batch_size,
@@ -67,6 +67,10 @@ class Classifier:
             num_workers=self.options.num_workers,
             max_pixels=self.options.max_pixels,
         )
+
+    def loader(self, dataset: ImageDataset) -> Loader:
+        """Return a loader of the dataset that yields each image once over all processes."""
+        return build_loader(dataset, self.loader_options)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
