@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
@@ -46,12 +47,19 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise DecodeError(
                     image.name, f"{file.width}x{file.height} pixels, more than {max_pixels=}"
                 )
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return _with_8_bits(ImageOps.exif_transpose(file)).convert("RGB")
     except DecodeError:
         raise
     except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
         text = str(reason).partition("<_io.BytesIO")[0]
         raise DecodeError(image.name, text or type(reason).__name__) from None
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey values to 0..255; Pillow's own conversion would clip them at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 @contextmanager

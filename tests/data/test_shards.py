@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader, open_dataset, open_splits
 from googlenet_fast.data.shard_index import index_shard
@@ -382,14 +381,3 @@ class TestIndex:
         (cached,) = (tmp_path / "cache" / "shards").iterdir()
         cached.write_text('{"stamp": 3}')
         assert index_shard(path).labels == [0, 1]
-
-
-def test_the_reference_photos(shared_data: Path, tmp_path: Path) -> None:
-    photos = ImageDataset.from_list(shared_data / "dali_jpeg47" / "image_list.txt")
-    locations = [photos.location(i) for i in range(len(photos))]
-    write_shard(Shard("a.tar", 0, locations, photos.labels), tmp_path, None)
-    dataset = ImageDataset.from_list(tmp_path / "a.tar")
-    assert dataset.labels.tolist() == photos.labels.tolist()
-    for i in range(len(photos)):
-        with Image.open(io.BytesIO(dataset.location(i).read())) as image:
-            image.load()
