@@ -109,8 +109,8 @@ def bench_shards(photos: ImageDataset, tmp_path: Path) -> None:
 def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
     """Reading without decoding: our random access against DALI's own sequential reader."""
     dataset = sharded(photos, tmp_path / "whole.tar", None)
-    assert dataset.members is not None
-    members, paths = dataset.members, [str(shard) for shard in dataset.members.shards]
+    assert dataset.tar_members is not None
+    members, paths = dataset.tar_members, [str(shard) for shard in dataset.tar_members.shards]
     generator = np.random.default_rng(0)
 
     def some_images() -> list[np.ndarray]:

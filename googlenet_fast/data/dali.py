@@ -68,7 +68,7 @@ class DaliLoader:
         self._definition = {
             "options": options,
             "gpu": gpu,
-            "from_shards": dataset.members is not None,
+            "from_shards": dataset.tar_members is not None,
             "device_id": device.index or 0 if device.type == "cuda" else None,
             "num_threads": num_threads,
         }
@@ -175,8 +175,8 @@ def _decode_error(image: Location, max_pixels: int, error: RuntimeError) -> Deco
 
 def _images(dataset: ImageDataset, batch: Batch) -> list[NDArray[np.uint8]]:
     """Return the encoded images of shards, otherwise file names as bytes."""
-    if dataset.members is not None:
-        return [dataset.members.view(i) for i in batch.indices]
+    if dataset.tar_members is not None:
+        return [dataset.tar_members.view(i) for i in batch.indices]
     return [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
 
 

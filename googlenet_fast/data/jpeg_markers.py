@@ -1,20 +1,20 @@
-"""Following the markers of a JPEG, which tell of damage that a decoder may pass over."""
+"""Follow the markers of a JPEG to find damage that a decoder may ignore."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-"""Codes of markers, ISO/IEC 10918-1, table B.1."""
+"""Marker codes, ISO/IEC 10918-1, table B.1."""
 
 
 def looks_damaged(encoded: NDArray[np.uint8]) -> bool:
-    """Whether these are the bytes of a JPEG whose segments do not lead from its start to its end.
+    """Return True for a JPEG whose segments do not lead from its start to its end.
 
-    Damage within the data of a scan is not seen, nor are other formats looked at. Takes about as
-    long as a copy of the bytes.
+    Damage inside a scan's data is not found, and other formats are not checked. The cost is about
+    that of copying the bytes.
 
     Args:
-        encoded: A file, (bytes,).
+        encoded: Content of a file, (bytes,).
     """
     if encoded[:2].tobytes() != bytes((0xFF, START)):
         return False
@@ -37,7 +37,7 @@ def looks_damaged(encoded: NDArray[np.uint8]) -> bool:
 
 
 def _markers(encoded: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Where there may be markers other than restarts, in order: 0xFF0 is a byte of data."""
+    """Return offsets of possible markers except restarts, sorted; 0xFF00 is a data byte."""
     at = np.flatnonzero(encoded[:-1] == 0xFF)
     code = encoded[at + 1]
     return at[(code != 0) & (code != 0xFF) & ((code < 0xD0) | (code > 0xD7))]

@@ -1,4 +1,4 @@
-"""Images that are members of tar files, and how to get at their bytes."""
+"""Locate encoded images: files, or members of tar files."""
 
 import errno
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from googlenet_fast.errors import UserError
 
 
 class Location(NamedTuple):
-    """Where the encoded bytes of an image lie: a whole file, or a part of one."""
+    """Where the bytes of an encoded image are: a whole file, or a part of one."""
 
     name: str
-    """What to call the image."""
+    """Name of the image in messages."""
     file: str
     offset: int = 0
     size: int | None = None
-    """Bytes; None: to the end of the file."""
+    """Size in bytes; None means to the end of the file."""
 
     def read(self) -> bytes:
-        """The encoded image; may raise OSError."""
+        """Read the encoded image; may raise OSError."""
         with open(self.file, "rb") as file:  # noqa: PTH123 (Path costs as much as a small read)
             file.seek(self.offset)
             return file.read(self.size)
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
-    """The places of images in tar files."""
+class TarMembers:
+    """Offsets and sizes of images in tar files."""
 
     shards: tuple[Path, ...]
     """The tar files."""
@@ -42,17 +42,19 @@ class Members:
     sizes: NDArray[np.int64]
     """Bytes of each image, (N,)."""
 
-    def take(self, indices: NDArray[np.int64]) -> "Members":
-        """The places of the images at `indices`."""
-        return Members(self.shards, self.shard[indices], self.offsets[indices], self.sizes[indices])
+    def take(self, indices: NDArray[np.int64]) -> "TarMembers":
+        """Return the members at `indices`."""
+        return TarMembers(
+            self.shards, self.shard[indices], self.offsets[indices], self.sizes[indices]
+        )
 
     def location(self, index: int, name: str) -> Location:
-        """Where to read an image."""
+        """Return where to read an image."""
         shard = self.shards[self.shard[index]]
         return Location(name, str(shard), int(self.offsets[index]), int(self.sizes[index]))
 
     def view(self, index: int) -> NDArray[np.uint8]:
-        """The encoded image as a part of its memory-mapped shard: who reads it reads the disk."""
+        """Return the encoded image as a slice of its memory-mapped shard; nothing is read yet."""
         start = self.offsets[index]
         return self._maps[self.shard[index]][start : start + self.sizes[index]]
 
@@ -70,9 +72,9 @@ class Members:
 
 @cache
 def _mapped(shard: Path, changed: int) -> NDArray[np.uint8]:
-    """The bytes of a file as it is since `changed`; may raise OSError.
+    """Map a file that was last modified at `changed` into memory; may raise OSError.
 
-    It stays mapped: two splits may share a shard, and DALI's threads may still read from it when
-    the dataset is gone.
+    It stays mapped, because two splits may share a shard, and DALI's threads may still read it
+    after the dataset is deleted.
     """
     return np.memmap(shard, np.uint8, mode="r").view(np.ndarray)

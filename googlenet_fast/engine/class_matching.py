@@ -42,7 +42,7 @@ def match_classes(
             return _relabel(dataset, present, [candidates.index(name) for name in names], known)
 
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    numbered = dataset.members is not None or dataset.source.is_file()
+    numbered = dataset.tar_members is not None or dataset.source.is_file()
     if not numbered and dataset.num_classes != num_classes:
         reason = "are not among them" if known else "cannot be matched: the weights name none"
         raise UserError(

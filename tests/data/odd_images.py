@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ def picture(size: tuple[int, int] = (150, 113)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, file_format: str = "JPEG", **options: object) -> bytes:
+def encoded(image: Image.Image, file_format: str = "JPEG", **options: Any) -> bytes:
     """The bytes of a file in a format."""
     output = io.BytesIO()
     image.save(output, file_format, **options)
@@ -36,15 +37,16 @@ def readable_images() -> dict[str, bytes]:
     """Name -> content of files that show the picture, all named .jpg."""
     image = picture()
     jpeg = encoded(image, quality=95)
+    kinds: dict[str, dict[str, Any]] = {
+        "baseline": {},
+        "progressive": {"progressive": True},
+        "optimized": {"optimize": True},
+        "restart markers": {"restart_marker_blocks": 3},
+    }
     files = {
         f"{mode} {name}": encoded(image.convert(mode), quality=95, **options)
         for mode in ("RGB", "L", "CMYK")
-        for name, options in {
-            "baseline": {},
-            "progressive": {"progressive": True},
-            "optimized": {"optimize": True},
-            "restart markers": {"restart_marker_blocks": 3},
-        }.items()
+        for name, options in kinds.items()
     }
     for name in ("4:4:4", "4:2:2", "4:2:0"):
         files[f"subsampled {name}"] = encoded(image, quality=95, subsampling=name)
@@ -66,7 +68,10 @@ def readable_images() -> dict[str, bytes]:
         files[f"{mode} PNG"] = encoded(image.convert(mode), "PNG")
     for other in ("BMP", "WEBP", "PPM", "TIFF"):
         files[other] = encoded(image, other, **({"lossless": True} if other == "WEBP" else {}))
-    files["16-bit PNG"] = png16(np.asarray(image.convert("L"), np.uint16) * 257)
+    values = np.asarray(image.convert("L"), np.uint16) * 257
+    files["16-bit PNG"] = png16(values)
+    files["16-bit PGM"] = b"P5 %d %d 65535\n" % image.size + values.astype(">u2").tobytes()
+    files["16-bit TIFF"] = encoded(Image.fromarray(values), "TIFF")
     return {f"{name}.jpg": content for name, content in files.items()}
 
 

@@ -30,7 +30,7 @@ def expected(content: bytes) -> "np.ndarray | None":
     try:
         with Image.open(io.BytesIO(content)) as file:
             image = ImageOps.exif_transpose(file)
-            if image.mode == "I;16":
+            if image.mode in ("I;16", "I"):  # 16 bits
                 image = image.point(lambda value: value * (1 / 257) + 0).convert("L")
             image = image.convert("RGB")
     except Exception:

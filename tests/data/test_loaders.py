@@ -216,12 +216,11 @@ def test_a_rank_without_images_to_evaluate(make: Make, photos: ImageDataset) -> 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_both_loaders_cut_odd_files_alike_in_training(tmp_path: Path) -> None:
+def test_both_loaders_cut_the_same_windows_from_odd_files(tmp_path: Path) -> None:
     files = readable_images()
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    labels = np.arange(len(files))
-    dataset = ImageDataset(tmp_path, list(files), labels, tuple(files), tmp_path)
+    dataset = ImageDataset(tmp_path, list(files), np.arange(len(files)), tuple(files), tmp_path)
     loaders = both(
         dataset, train=True, batch_size=len(files), image_size=48, normalization=GREY_LEVELS
     )

@@ -119,7 +119,7 @@ def test_several_processes_write_the_same(
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_shards_can_be_written_anew(birds: Path, tmp_path: Path, command: Command) -> None:
+def test_shards_can_be_written_from_shards(birds: Path, tmp_path: Path, command: Command) -> None:
     assert command(birds, tmp_path / "big")[0] == 0
     assert command(tmp_path / "big", tmp_path / "small", "--shard-size", 5, "--resize", 64)[0] == 0
     train, _ = open_splits(tmp_path / "small")
