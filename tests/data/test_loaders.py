@@ -286,6 +286,7 @@ def test_a_loader_goes_on_after_the_file_was_repaired(
     assert_same(list(loader), list(make(photos, train=False)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_process_ends_with_one_line_and_status_2(damaged: ImageDataset, kind: str) -> None:
     program = f"""
@@ -300,7 +301,7 @@ def main():
 run_command(main)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 2
     *_, last = ended.stderr.splitlines()

@@ -109,6 +109,7 @@ def test_larger_images_are_resized_as_evaluation_does_it(
     assert resized == 14
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same(
     birds: Path, tmp_path: Path, command: Command, run_main: Command
 ) -> None:
