@@ -1,8 +1,8 @@
 """Mutated images, lists and checkpoints: an error at most, never a crash or an unpickled object.
 
-5,000 images (500 without the slow tests) go through Pillow and DALI; 1,000 lists and checkpoints are
-read. The environment variable GOOGLENET_FAST_FUZZ=N makes it N times as many. DALI runs in its own
-process, so that its crash is a failed test.
+5,000 images (500 without the slow tests) go through Pillow and DALI; 1,000 lists and checkpoints
+are read. The environment variable GOOGLENET_FAST_FUZZ=N makes it N times as many. DALI runs in its
+own process, so that its crash is a failed test.
 """
 
 import io
