@@ -1,8 +1,8 @@
 """Mutated images, lists and checkpoints: an error at most, never a crash or an unpickled object.
 
-5,000 images (500 without the slow tests) go through Pillow and DALI; 1,000 lists and checkpoints
-are read. The environment variable GOOGLENET_FAST_FUZZ=N makes it N times as many. DALI runs in its
-own process, so that its crash is a failed test.
+5,000 images go through Pillow and DALI; 1,000 lists and checkpoints are read. The environment
+variable GOOGLENET_FAST_FUZZ=N makes it N times as many. DALI runs in its own process, so that its
+crash is a failed test.
 """
 
 import io
@@ -114,10 +114,10 @@ def jpegs() -> list[bytes]:
     return contents
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
-def test_mutated_jpegs(count: int, tmp_path: Path) -> None:
-    count *= ROUNDS
+def test_mutated_jpegs(tmp_path: Path) -> None:
+    count = 5000 * ROUNDS
     through_loader = count // 50  # each builds a loader, which is slow
     generator = random.Random(0)
     originals = jpegs()
@@ -137,7 +137,7 @@ def test_mutated_jpegs(count: int, tmp_path: Path) -> None:
     read, good, refused, passed, memory = map(int, done.stdout.split())
     assert read == count
     assert 0.1 < good / read < 0.9
-    assert refused < through_loader / 4, "the loader decodes few images with Pillow"
+    assert refused < through_loader / 5, "the loader decodes few images with Pillow"
     assert passed == 0
     assert memory < 2**31
 

@@ -128,6 +128,7 @@ def test_shards_can_be_written_from_shards(birds: Path, tmp_path: Path, command:
     assert train.class_names == ("Mönch", "grey heron")
 
 
+@pytest.mark.slow
 def test_a_damaged_image_leaves_no_shards(birds: Path, tmp_path: Path, run_main: Command) -> None:
     victim = birds / "grey heron" / "ä 05.JPEG"
     victim.write_bytes(victim.read_bytes()[:900])
