@@ -1,7 +1,7 @@
-"""Training steps and inference of GoogLeNet on a CPU, against every peer that is installed.
+"""Training steps and inference of GoogLeNet on a CPU, against every installed peer.
 
-`benchmarks/requirements-cpu-peers.txt` installs them; `benchmarks.cpu_performance` measures more
-batches and threads.
+`benchmarks/requirements-cpu-peers.txt` installs the peers. `benchmarks.tools.cpu_performance`
+measures more batches and numbers of threads.
 """
 
 import time

@@ -51,7 +51,7 @@ def device() -> str:
 @pytest.fixture
 def fast_interpreter() -> Iterator[None]:
     """For tests that take Triton's interpreter long."""
-    from benchmarks.interpreter_traffic import without_overflow_checks  # imports triton
+    from benchmarks.tools.interpreter_traffic import without_overflow_checks  # imports triton
 
     with without_overflow_checks():
         yield

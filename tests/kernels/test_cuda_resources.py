@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, table
-from benchmarks.kernel_resources import CUOBJDUMP
+from benchmarks.tools.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, table
+from benchmarks.tools.kernel_resources import CUOBJDUMP
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),

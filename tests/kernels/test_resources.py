@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.kernel_resources import LIMITS, Resources, network_launches
+from benchmarks.tools.kernel_resources import LIMITS, Resources, network_launches
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ SAMPLES = """
 import json
 import torch, triton
 import triton.language as tl
-from benchmarks.kernel_resources import LIMITS, broken_rules, compile_launch
+from benchmarks.tools.kernel_resources import LIMITS, broken_rules, compile_launch
 from googlenet_fast.kernels.launch import Launch
 
 @triton.jit
@@ -88,7 +88,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> subprocess.Complet
 def test_the_networks_kernels_keep_to_the_rules(compiling: dict[str, str]) -> None:
     """Those of `paper` in fp16 on sm_90; .ci/run checks everything with the whole command."""
     subset = ["--quick", "--preset", "paper", "--dtype", "float16", "--arch", "90"]
-    result = run(["-m", "benchmarks.kernel_resources", *subset, "--output", "-"], compiling)
+    result = run(["-m", "benchmarks.tools.kernel_resources", *subset, "--output", "-"], compiling)
     assert result.returncode == 0, result.stderr
     assert "conv1x1_forward" in result.stdout
 

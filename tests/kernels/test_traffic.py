@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.errors import InterpreterError
 
-from benchmarks import traffic
-from benchmarks.interpreter_traffic import count_traffic
 from benchmarks.network import (
     Block,
     Classifier,
@@ -21,8 +19,10 @@ from benchmarks.network import (
     fused_call,
     stages,
 )
-from benchmarks.roofline import compulsory, eager
-from benchmarks.saved_tensors import saved_rows
+from benchmarks.tools import traffic
+from benchmarks.tools.interpreter_traffic import count_traffic
+from benchmarks.tools.roofline import compulsory, eager
+from benchmarks.tools.saved_tensors import saved_rows
 from googlenet_fast.model.inception import Widths
 from googlenet_fast.ops import inception, use_impl
 

@@ -6,7 +6,7 @@ from googlenet_fast.ops import extension
 
 pytest.importorskip("torchvision")
 
-from benchmarks.batch_norm_traffic import REPORT, rows, table
+from benchmarks.tools.batch_norm_traffic import REPORT, rows, table
 
 
 @pytest.mark.skipif(extension.UNAVAILABLE is not None, reason=str(extension.UNAVAILABLE))

@@ -26,7 +26,7 @@ def training_step(
 @pytest.mark.usefixtures("fast_interpreter")
 @pytest.mark.parametrize("preset", ["paper", "paddleclas"])
 def test_triton_equals_reference(preset: str, device: str) -> None:
-    from benchmarks.traffic import wide_tiles  # imports triton; too wide for a GPU
+    from benchmarks.tools.traffic import wide_tiles  # imports triton; too wide for a GPU
 
     torch.manual_seed(0)
     model = GoogLeNet(preset, 5, aux=False, dropout=0.0).to(device).train()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.fastest import BATCH, SIZE, models, table
+from benchmarks.tools.fastest import BATCH, SIZE, models, table
 from googlenet_fast.engine.kernel_search import calls_of
 from googlenet_fast.ops import conv_bias_relu, dispatch, max_pool, records, selection, timing
 from googlenet_fast.ops.dispatch import always, choose, register

@@ -1,8 +1,8 @@
-"""What a step moves through memory, counted: `python -m benchmarks.traffic`.
+"""Count what a step moves through memory: `python -m benchmarks.tools.traffic`.
 
 Runs every fused op of the network in Triton's interpreter, counts the bytes its launches touch,
 and compares them per stage with eager PyTorch's and with the fused plan's (see `roofline`). Counts
-what is saved for the backward pass, too. Writes docs/traffic.md.
+what is saved for the backward pass, too. Writes docs/generated/traffic.md.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -20,10 +19,11 @@ from googlenet_fast.kernels import configs, conv1x1, split_k
 from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
 from torch import Tensor
 
-from benchmarks.interpreter_traffic import LaunchTraffic, count_traffic
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
-from benchmarks.roofline import HALF, SINGLE, compulsory, eager
-from benchmarks.saved_tensors import Saved, saved_rows
+from benchmarks.tools.interpreter_traffic import LaunchTraffic, count_traffic
+from benchmarks.tools.pages import GENERATED, add_output, write
+from benchmarks.tools.roofline import HALF, SINGLE, compulsory, eager
+from benchmarks.tools.saved_tensors import Saved, saved_rows
 from googlenet_fast.errors import run_command
 
 BATCH = 256
@@ -32,7 +32,7 @@ BATCH = 256
 SIDES = (2, 4)
 """Of the small inputs that launches are counted on."""
 
-REPORT = Path(__file__).parents[1] / "docs" / "traffic.md"
+REPORT = GENERATED / "traffic.md"
 
 
 class Figures(NamedTuple):
@@ -238,34 +238,33 @@ def saved_table(rows: Sequence[Saved]) -> str:
     return "\n".join(lines)
 
 
-REPORT_TEXT = """# What a step moves through memory
+REPORT_TEXT = """# Memory traffic of a step
 
-Written by `python -m benchmarks.traffic`; no GPU is needed. Preset `paper` at 224x224 in fp16,
-batch {batch}, per image, without LRN and auxiliary heads; optimizer and loss are left out.
+Written by `python -m benchmarks.tools.traffic`; no GPU is needed. Preset `paper` at 224x224 in
+fp16, batch {batch}, per image, without LRN and auxiliary heads. Optimizer and loss are left out.
 
-- *ours*: distinct bytes that each launch loads plus those it stores, counted while the Triton
-  kernels run in Triton's interpreter, on inputs of 2x2 and 4x4 pixels, from which the real size
-  follows (bytes are linear in pixels). `conv1` and `head`, which the library does, have the
+- *ours*: distinct bytes that each launch loads plus those it stores. They are counted while the
+  Triton kernels run in Triton's interpreter, on inputs of 2x2 and 4x4 pixels. Bytes are linear in
+  pixels, so the real size follows. `conv1` and `head` use PyTorch's own kernels and have the
   compulsory figures.
-- *eager*: a model of PyTorch with every operation a pass of its own.
-- *compulsory*: a model of the fused plan in which every launch reads each input and writes each
-  output once, and ReLU masks are one bit a value.
+- *eager*: a model of PyTorch in which every operation is its own pass.
+- *compulsory*: a model of the fused plan in which every launch reads each input once and writes
+  each output once, and ReLU masks are one bit per value.
 
-Both models, `benchmarks/roofline.py`, read and write every tensor of a launch in memory; a GPU's
-second-level cache saves some of it in all three.
+In both models (`benchmarks/tools/roofline.py`) every tensor of a launch is read and written in
+memory. A GPU's L2 cache saves some of it in all three.
 
 ## Training
 
 {training}
 
-Beyond the compulsory bytes, ours are mostly ReLU masks: they are taken from the outputs, 16 bits a
-value, and both gradients of a convolution read them. On top come, not in the sum:
+Most of our bytes beyond the compulsory ones are ReLU masks: they are read from the outputs, 16 bits
+per value, by both gradients of a convolution. Not in the sum:
 
 {extra}
 
-LRN here is what it adds. Weights that are fp32 are cast to halves by one launch of an op, forward
-and backward; eager PyTorch, whose casts are not in its figures either, has one for each weight and
-bias.
+The row for LRN is what LRN adds. An op casts its fp32 weights to fp16 in one launch, forward and
+backward. Eager PyTorch has one launch per weight and bias; its figures leave casts out too.
 
 ## Inference
 
@@ -274,7 +273,7 @@ bias.
 ## Saved for the backward pass
 
 Distinct memory that autograd keeps, without parameters. Eager PyTorch keeps int64 indices of the
-branch's max pool, four times the size of its input; ours is a byte.
+branch's max pool, four times the size of its input; our indices have one byte each.
 
 {saved}
 """
@@ -283,10 +282,10 @@ branch's max pool, four times the size of its input; ours is a byte.
 def main() -> None:
     """Count and write the report."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.traffic",
+        prog="python -m benchmarks.tools.traffic",
         description="What a step moves through memory, per stage; takes minutes.",
     )
-    parser.add_argument("--output", default=str(REPORT), help="file to write, or - to print")
+    add_output(parser, REPORT)
     output = parser.parse_args().output
     if not INTERPRETED:  # Triton decides as it is imported
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "TRITON_INTERPRET": "1"})
@@ -297,10 +296,7 @@ def main() -> None:
         inference=traffic_table(with_total(network_rows(training=False))),
         saved=saved_table(saved_rows()),
     )
-    if output == "-":
-        print(report)
-    else:
-        Path(output).write_text(report)
+    write(report, output)
 
 
 if __name__ == "__main__":

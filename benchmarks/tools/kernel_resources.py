@@ -1,9 +1,11 @@
-"""What every Triton kernel takes of a GPU, without one: `python -m benchmarks.kernel_resources`.
+"""Report what every Triton kernel takes of a GPU; no GPU is needed.
 
-Collects the launches of training steps and of inference at the network's real shapes, compiles
-each as a launch would, and reads registers, shared memory and spills off the machine code, matrix
-instructions and the widths of memory accesses off its assembly. Writes docs/kernel-resources.md,
-then lists what breaks a rule, and exits with status 1 if anything does.
+    python -m benchmarks.tools.kernel_resources
+
+Collects the launches of training steps and of inference at the network's real shapes and compiles
+each as a launch would. Reads registers, shared memory and spills from the machine code, and matrix
+instructions and the widths of memory accesses from the assembly. Writes
+docs/generated/kernel-resources.md. Lists broken rules and exits with status 1 if there are any.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
+from benchmarks.tools.pages import GENERATED, add_output, write
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.model import PRESETS
 
@@ -38,7 +41,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 PRESET_NAMES = ["paper", "paddleclas"]
 """Those that do without batch normalisation."""
 
-REPORT = Path(__file__).parents[1] / "docs" / "kernel-resources.md"
+REPORT = GENERATED / "kernel-resources.md"
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
 """Comes with Triton."""
@@ -308,37 +311,38 @@ def _wide_share(resources: Resources) -> float:
     return resources.wide_loads / resources.loads
 
 
-HEADER = """# What the Triton kernels take of a GPU
+HEADER = """# Resources of the Triton kernels
 
-Written by `python -m benchmarks.kernel_resources` (Triton {triton}); no GPU is needed. The launches
-are those of {presets} at 224x224, batch {batch}, compiled with the types, constants and alignments
-that the launcher would see. Each architecture's column gives
+Written by `python -m benchmarks.tools.kernel_resources` (Triton {triton}); no GPU is needed. The
+launches are those of {presets} at 224x224, batch {batch}. Each is compiled with the types,
+constants and alignments that the launcher would see. Each architecture's column gives
 
-- registers of a thread, of 255,
-- KiB of shared memory of a program, of 163 (sm_80) or 227 (sm_90, sm_100),
-- programs that a multiprocessor holds at a time: registers, shared memory, threads and tensor
-  memory permitting;
+- registers per thread, of 255,
+- KiB of shared memory per program, of 163 (sm_80) or 227 (sm_90, sm_100),
+- resident programs per multiprocessor, limited by registers, shared memory, threads and tensor
+  memory.
 
-the last one how many of the instructions that load, and that store, move 16 bytes a thread. Where
-specialisations of a configuration differ (a bias or none, an index or none), the row has the worst.
+The last column gives how many of the load instructions, and of the store instructions, move 16
+bytes per thread. A configuration may have several specialisations (with and without a bias or an
+index); the row has the worst of them.
 
-The command fails if any kernel spills registers, exceeds shared memory, has double precision in it,
+The command fails if a kernel spills registers, exceeds shared memory, computes in double precision,
 multiplies matrices without tensor cores (`mma`, `wgmma`, `tcgen05`; exact fp32 has none), or has no
-16-byte loads or stores. Sums of so few columns that a thread stores less than 16 bytes are let off
-the last.
+16-byte loads or stores. The last rule does not apply to sums of so few columns that a thread stores
+less than 16 bytes.
 """
 
 
 def main() -> None:
     """Compile, write the report, and exit with status 1 if a kernel breaks a rule."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernel_resources",
+        prog="python -m benchmarks.tools.kernel_resources",
         description="What every Triton kernel takes of a GPU; exit status 1: one breaks a rule.",
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--preset", nargs="+", choices=PRESET_NAMES, default=PRESET_NAMES)
-    parser.add_argument("--output", default=str(REPORT), help="file to write, or - to print")
+    add_output(parser, REPORT)
     parser.add_argument(
         "--quick", action="store_true", help="skip what differs only in divisibility of sizes"
     )
@@ -360,10 +364,7 @@ def main() -> None:
         compiled = compile_all(distinct(launches, quick=options.quick), options.arch)
         report += f"\n## {dtype}\n\n{table(compiled)}\n"
         broken += [f"{dtype} {line}" for line in failures(compiled)]
-    if options.output == "-":
-        print(report)
-    else:
-        Path(options.output).write_text(report)
+    write(report, options.output)
     if broken:
         sys.exit("\n".join(broken))
 

@@ -1,8 +1,10 @@
-"""What every CUDA C++ kernel takes of a GPU, without one: `python -m benchmarks.cuda_resources`.
+"""Report what every CUDA C++ kernel takes of a GPU; no GPU is needed.
 
-Compiles csrc/cuda/ for several architectures, reads registers, spills and shared memory off what
-ptxas reports, and the widths of memory accesses off the machine code. Writes
-docs/cuda-resources.md; exits with status 1 if a kernel breaks a rule.
+    python -m benchmarks.tools.cuda_resources
+
+Compiles csrc/cuda/ for several architectures. Reads registers, spills and shared memory from
+ptxas's report, and the widths of memory accesses from the machine code. Writes
+docs/generated/cuda-resources.md. Exits with status 1 if a kernel breaks a rule.
 """
 
 import argparse
@@ -17,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import kernel_resources
-from benchmarks.kernel_resources import CUOBJDUMP, Limits, Resources
+from benchmarks.tools import kernel_resources
+from benchmarks.tools.kernel_resources import CUOBJDUMP, Limits, Resources
+from benchmarks.tools.pages import GENERATED, ROOT, add_output, write
 from googlenet_fast.errors import UserError, run_command
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-REPORT = ROOT / "docs" / "cuda-resources.md"
+REPORT = GENERATED / "cuda-resources.md"
 
 LIMITS = {75: Limits(64 * 1024, 64 * 1024, threads=1024, programs=16), **kernel_resources.LIMITS}
 """The Triton kernels' architectures, and the oldest that the extension is built for."""
@@ -199,23 +201,23 @@ def _cell(found: Resources, limits: Limits) -> str:
     return f"{found.registers}, {found.shared / 1024:.0f}, {found.programs(limits)}"
 
 
-HEADER = """# What the CUDA C++ kernels take of a GPU
+HEADER = """# Resources of the CUDA C++ kernels
 
-Written by `python -m benchmarks.cuda_resources` ({nvcc}); no GPU is needed. Each kernel of
-`csrc/cuda/` has an instance that moves 16 bytes a thread (4 or 8 values), for aligned rows, and one
-that moves single values, for any rows. Each architecture's column gives
+Written by `python -m benchmarks.tools.cuda_resources` ({nvcc}); no GPU is needed. Each kernel of
+`csrc/cuda/` has two instances. One moves 16 bytes per thread (4 or 8 values) and needs aligned
+rows; the other moves single values of any rows. Each architecture's column gives
 
-- registers of a thread, of 255,
-- KiB of shared memory of a block,
-- blocks of {threads} threads that a multiprocessor holds at a time, of 8 (sm_75: of 4);
+- registers per thread, of 255,
+- KiB of shared memory per block,
+- resident blocks of {threads} threads per multiprocessor, of 8 (sm_75: of 4).
 
-the last one how many of the instructions that load, and that store, move 16 bytes a thread
-(sm_{arch}). The others of an instance for aligned rows read biases, indices (a byte for each value)
-and the next few channels, and write indices and sums.
+The last column gives how many of the load instructions, and of the store instructions, move 16
+bytes per thread (sm_{arch}). The other accesses of an instance for aligned rows read biases,
+indices (one byte per value) and the next few channels, and write indices and sums.
 
-The command fails if any kernel spills registers, takes more of them than a block of {threads}
-threads can have, computes in double precision, accesses memory by generic addresses, or, being an
-instance for aligned rows, moves no 16 bytes at a time or anything in accesses of one or two bytes.
+The command fails if a kernel spills registers, takes more of them than a block of {threads} threads
+can have, computes in double precision, or accesses memory by generic addresses. An instance for
+aligned rows must also have 16-byte accesses, and none of one or two bytes.
 
 """
 
@@ -223,11 +225,11 @@ instance for aligned rows, moves no 16 bytes at a time or anything in accesses o
 def main() -> None:
     """Compile, write the report, and exit with status 1 if a kernel breaks a rule."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cuda_resources",
+        prog="python -m benchmarks.tools.cuda_resources",
         description="What every CUDA C++ kernel takes of a GPU; exit status 1: one breaks a rule.",
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
-    parser.add_argument("--output", default=str(REPORT), help="file to write, or - to print")
+    add_output(parser, REPORT)
     options = parser.parse_args()
     kernels = compile_all(options.arch)
     release = re.search(r"release [\d.]+", _output([find_nvcc(), "--version"]))
@@ -235,10 +237,7 @@ def main() -> None:
         nvcc=f"nvcc {release[0]}" if release else "nvcc", threads=THREADS, arch=min(options.arch)
     )
     report += table(kernels) + "\n"
-    if options.output == "-":
-        print(report)
-    else:
-        Path(options.output).write_text(report)
+    write(report, options.output)
     broken = [line for kernel in kernels for line in kernel.broken_rules()]
     if broken:
         sys.exit("\n".join(broken))

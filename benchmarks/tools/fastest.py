@@ -1,6 +1,6 @@
 """The table of implementations that `auto` goes by on a GPU where nothing was measured.
 
-    python -m benchmarks.fastest
+    python -m benchmarks.tools.fastest
 
 measures on this machine's GPU and writes googlenet_fast/ops/fastest.json: for each call of the
 networks in fp16, in training and in evaluation, at 224x224, the time of every implementation. The
@@ -9,18 +9,18 @@ table in the package is of an H100; on other GPUs, a training run of some length
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.tools.pages import ROOT
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.kernel_search import search
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import selection
 
-TABLE = Path(__file__).parents[1] / "googlenet_fast" / "ops" / "fastest.json"
+TABLE = ROOT / "googlenet_fast" / "ops" / "fastest.json"
 """Where the table is."""
 
 BATCH, SIZE = 64, 224

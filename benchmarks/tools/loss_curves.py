@@ -1,8 +1,10 @@
-"""Loss curves of the CPU kernels beside the reference's: `python -m benchmarks.loss_curves`.
+"""Plot the loss curves of the CPU kernels and of the reference.
 
-Trains the digits recipe (preset `torchvision`, with batch norm) twice from one seed, once by the
-compiled kernels, with their Winograd convolutions or AMX, and once by plain PyTorch, and writes
-docs/loss_curves.png.
+    python -m benchmarks.tools.loss_curves
+
+trains the digits recipe (preset `torchvision`, with batch norm) twice from one seed: with the
+native kernels (Winograd or AMX convolutions) and with plain PyTorch. Writes
+docs/generated/loss_curves.png.
 """
 
 import tempfile
@@ -12,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks.tools.pages import GENERATED
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.run_folder import read_metrics
@@ -24,7 +27,7 @@ STEPS = 200
 WINDOW = 10
 """Steps that a point of the smoothed curve is the mean of."""
 
-PLOT = Path(__file__).parents[1] / "docs" / "loss_curves.png"
+PLOT = GENERATED / "loss_curves.png"
 
 OPTIONS = (
     "--epochs=5 --eval_interval=5 --data.batch_size=32 --optimizer.lr=0.002 --device=cpu"

@@ -1,14 +1,15 @@
-"""What training with batch norm moves through memory: `python -m benchmarks.batch_norm_traffic`.
+"""Count what training with batch norm moves through memory.
+
+    python -m benchmarks.tools.batch_norm_traffic
 
 Runs a step of torchvision's own network and of preset `torchvision` on the CPU and counts, call by
 call, the activations that each operation reads and writes; that the CUDA kernels of batch norm
 move no more is counted while they run in the emulator (tests/cuda_emulator). Writes
-docs/batch-norm-traffic.md.
+docs/generated/batch-norm-traffic.md.
 """
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.tools.pages import GENERATED, add_output, write
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
 
@@ -28,7 +30,7 @@ HALF = 2
 STAGES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "all")
 """The blocks and the whole network."""
 
-REPORT = Path(__file__).parents[1] / "docs" / "batch-norm-traffic.md"
+REPORT = GENERATED / "batch-norm-traffic.md"
 
 aten, ours = torch.ops.aten, torch.ops.googlenet_fast
 READ_TWICE: dict[Any, list[int]] = {
@@ -128,14 +130,14 @@ def rows(*names: str) -> dict[str, tuple[Moved, Moved]]:
     return found
 
 
-HEADER = """# What training with batch norm moves through memory
+HEADER = """# Memory traffic of training with batch norm
 
-Written by `python -m benchmarks.batch_norm_traffic`; no GPU is needed. Preset `torchvision` at
-224x224 with 2-byte activations, forward and backward, per image, without auxiliary heads; the loss,
-the optimizer, weights and values per channel are left out. Every operation reads and writes its
-tensors in memory once, PyTorch's batch norm its inputs twice each way, as ours does: the statistics
-are a pass of their own. A launch is an operation; batch norm and the gradients of convolutions are
-two each.
+Written by `python -m benchmarks.tools.batch_norm_traffic`; no GPU is needed. Preset `torchvision`
+at 224x224 with 2-byte activations, forward and backward, per image, without auxiliary heads. The
+loss, the optimizer, weights and per-channel values are left out. Every operation reads and writes
+its tensors in memory once. Batch norm reads its inputs twice in each direction, in PyTorch and in
+this package, because the statistics are a pass of their own. A launch is an operation; batch norm
+and the gradients of convolutions are two launches each.
 
 *eager* is torchvision's network, *ours* the preset.
 
@@ -154,10 +156,13 @@ def table(found: dict[str, tuple[Moved, Moved]]) -> str:
 
 
 def main() -> None:
-    """Entry point."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    REPORT.write_text(HEADER + table(rows(*STAGES)))
-    print(REPORT.read_text())
+    """Count and write the report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tools.batch_norm_traffic",
+        description="What training with batch norm moves through memory, per block.",
+    )
+    add_output(parser, REPORT)
+    write(HEADER + table(rows(*STAGES)), parser.parse_args().output)
 
 
 if __name__ == "__main__":

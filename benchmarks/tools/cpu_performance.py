@@ -1,6 +1,8 @@
-"""Writes docs/performance.md, or --page, and its plot: `python -m benchmarks.cpu_performance`.
+"""Time GoogLeNet on a CPU beside every installed peer, by batch and number of threads.
 
-GoogLeNet on a CPU beside every peer that is installed, by batch and number of threads.
+    python -m benchmarks.tools.cpu_performance
+
+writes docs/generated/performance.md, or --page, and its plot.
 """
 
 import argparse
@@ -28,14 +30,13 @@ from benchmarks.network import (
     fused_call,
     stages,
 )
+from benchmarks.tools.pages import GENERATED
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops.extension import instruction_set
 from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.selection import call_of
 from googlenet_fast.ops.work import work
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 BATCHES, THREADS = (1, 4, 16, 64), (1, 2)
 
@@ -47,7 +48,7 @@ Rows = dict[tuple[str, int, int], dict[str, float]]
 
 TEXT = """# GoogLeNet on a CPU
 
-Written by `python -m benchmarks.cpu_performance{arguments}`; `pip install -r
+Written by `python -m benchmarks.tools.cpu_performance{arguments}`; `pip install -r
 benchmarks/requirements-cpu-peers.txt` installs the peers. Images a second in fp32 at 224x224 on
 {machine}, torch {torch}: medians of {repeats} interleaved repeats, each peer in a
 process of its own with that number of threads, and a pause before each step in which the threads of
@@ -226,7 +227,7 @@ def plot(rows: Rows, page: str) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(DOCS / f"{page}.png", dpi=100)
+    figure.savefig(GENERATED / f"{page}.png", dpi=100)
 
 
 def machine() -> str:
@@ -241,12 +242,10 @@ def machine() -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_performance")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tools.cpu_performance")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each case")
     parser.add_argument("--limit", type=float, default=10, help="longest step, in seconds")
-    parser.add_argument(
-        "--page", default="performance", help="name in docs/ of what is written, for other machines"
-    )
+    parser.add_argument("--page", default="performance", help="name of the page in docs/generated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -276,7 +275,7 @@ def main() -> None:
         bounds="\n".join(bounds(rows)),
         memory=", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in memory.items()),
     )
-    (DOCS / f"{options.page}.md").write_text(report)
+    (GENERATED / f"{options.page}.md").write_text(report)
 
 
 if __name__ == "__main__":
