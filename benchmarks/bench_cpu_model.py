@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.cpu_peers import OURS, export_network, installed_peers
 from benchmarks.cpu_worker import Worker
-from benchmarks.harness import Measurement, interleave
+from benchmarks.harness import Measurement, interleave, relative_error
 
 TOLERANCE = 1e-4
 """Largest relative error, in norm, of a peer's logits or of its first two losses. At batch 1 the
@@ -51,11 +50,12 @@ def time_peers(
     Steps before, from the same weights, show that all compute the same.
     """
     values = {
-        peer: np.array([worker.run(mode, batch)["value"] for _ in range(2)])
+        peer: torch.tensor(
+            [worker.run(mode, batch)["value"] for _ in range(2)], dtype=torch.float64
+        )
         for peer, worker in started.items()
     }
-    ours = values[OURS]
-    errors = {p: float(np.linalg.norm(v - ours) / np.linalg.norm(ours)) for p, v in values.items()}
+    errors = {peer: relative_error([value], [values[OURS]]) for peer, value in values.items()}
     assert max(errors.values()) < TOLERANCE, errors
     steps = {peer: partial(worker.run, mode, batch) for peer, worker in started.items()}
     return interleave(
