@@ -1,4 +1,4 @@
-"""Batch norm in training with ReLU and concatenation, against plain PyTorch."""
+"""Time batch norm in training with ReLU and concatenation, against plain PyTorch."""
 
 from functools import partial
 

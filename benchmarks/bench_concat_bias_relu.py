@@ -1,4 +1,4 @@
-"""Concatenation with bias and ReLU, against plain PyTorch."""
+"""Time concatenation with bias and ReLU, against plain PyTorch."""
 
 from functools import partial
 

@@ -1,7 +1,7 @@
-"""Training steps and inference of GoogLeNet on a GPU in fp16, against PyTorch's modes.
+"""Time training steps and inference of GoogLeNet on a GPU in fp16, against PyTorch's modes.
 
-Images are on the GPU already. This package goes by what a search found fastest, as a long training
-run does.
+Images are already on the GPU. The backends of this package are autotuned first, as in a long
+training run.
 """
 
 import os
@@ -23,10 +23,10 @@ from googlenet_fast.ops import use_impl
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 BATCHES = [int(batch) for batch in os.environ.get("GOOGLENET_FAST_BENCH_BATCHES", "64 256").split()]
-"""Images a step."""
+"""Images per step."""
 
 STEPS = 5
-"""Of a timing."""
+"""Per timing."""
 
 TOLERANCE = 5e-2
 """Largest relative error, in norm, of logits against the plain network's in fp32."""
@@ -35,7 +35,7 @@ Step = Callable[[], object]
 
 
 def networks(batch: int) -> dict[str, nn.Module]:
-    """Networks with the same weights by name, the baseline first, channels_last on the GPU."""
+    """Return networks with the same weights, by name, channels_last on the GPU; baseline first."""
     torch.manual_seed(0)
     plain = plain_googlenet(torch_framework())
     found = {
@@ -54,7 +54,7 @@ def networks(batch: int) -> dict[str, nn.Module]:
 
 
 def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Return a step of training in mixed precision."""
+    """Return a training step in mixed precision."""
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, MOMENTUM, fused=True)
     scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
@@ -72,7 +72,7 @@ def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 
 def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """Return a function that gives the logits."""
+    """Return a function that computes the logits."""
     network.eval()
 
     @torch.inference_mode()
@@ -84,7 +84,7 @@ def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 
 
 def captured(step: Step) -> Step:
-    """Return a step that launches a CUDA graph of it, which spares the host all other launches."""
+    """Capture a step in a CUDA graph and return a function that replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -98,13 +98,13 @@ def captured(step: Step) -> Step:
 
 
 def repeated(step: Step) -> None:
-    """Run a step several times, so that launches of one overlap the work of another."""
+    """Run a step several times, so that launches of one step overlap the previous step."""
     for _ in range(STEPS):
         step()
 
 
 def exact_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits in fp32, of plain PyTorch."""
+    """Return the logits of plain PyTorch in fp32."""
     with use_impl("reference"), torch.inference_mode():
         return network.eval()(images.float())
 

@@ -1,4 +1,4 @@
-"""Times of the ops that concatenate the branches of an Inception block, beside plain PyTorch."""
+"""Time the ops that concatenate the branches of an Inception block, beside plain PyTorch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -19,12 +19,12 @@ BLOCKS = {
     "4c": ((128, 256, 64, 64), 14),
     "5b": ((384, 384, 128, 128), 7),
 }
-"""Output channels of each branch, and the side of the images."""
+"""Output channels of each branch, and height and width."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 Function = Callable[[list[Tensor], list[Any]], Tensor]
-"""Takes the branches, and a bias or a batch norm for each."""
+"""Takes the branches, and one bias or batch norm per branch."""
 
 
 def time_block(
@@ -35,15 +35,15 @@ def time_block(
     make: Callable[[int], Any],
     passes: Mapping[str, int],
 ) -> None:
-    """Time an op on the branches of a block and print what each function reaches.
+    """Time an op on the branches of a block and print the rates of each function.
 
     Args:
         op: its name.
         block: of `BLOCKS`.
         dtype: of the branches.
-        functions: by name, plain PyTorch first.
-        make: returns the bias or batch norm of so many channels.
-        passes: over all branches in memory, at least, by mode: "forward" or "both".
+        functions: by name; plain PyTorch first.
+        make: returns a bias or batch norm for a number of channels.
+        passes: compulsory passes over all branches in memory, by mode: "forward", "both".
     """
     channels, side = BLOCKS[block]
     branches = [_activation(count, side, dtype).requires_grad_() for count in channels]

@@ -1,7 +1,7 @@
-"""Times of one fused op at the layers of the paper's network, beside what else computes them.
+"""Time a fused op at the layers of the paper's network, beside the alternatives.
 
-On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on few layers. Eager PyTorch in
-channels_last is the baseline, and torch.compile gets the same function.
+On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on a few layers. The baseline
+is eager PyTorch in channels_last; torch.compile compiles the same function.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,15 +26,15 @@ DEVICE, DTYPE, BATCH, REPEATS = (
     ("cuda", torch.float16, 64, 21) if GPU else ("cpu", torch.float32, 4, 7)
 )
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs") if GPU else ("default",)
-"""CUDA graphs would spare launches, which is not what is compared. On a CPU, max-autotune takes
-minutes a layer."""
+"""Without CUDA graphs: launch overhead is not compared. On a CPU max-autotune takes minutes per
+layer."""
 
 ON_CPU = ("3a", "4c", "5b", "conv1", "conv2", "conv3", "pool1", "lrn1")
-"""Layers to time on a CPU."""
+"""Layers timed on a CPU."""
 
 
 def calls(op: str) -> dict[str, Call]:
-    """The calls of an op, in training, by the names of the network's layers."""
+    """Return the calls of an op in training, by layer of the network."""
     found = {}
     for stage in [*stages("paper", lrn=True), *aux_convolutions()]:
         if has_fused_op(stage) if GPU else stage.name in ON_CPU:
@@ -51,13 +51,13 @@ def _meta_call(stage: Stage) -> tuple[str, list[object]]:
 
 
 def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
-    """Time a layer by every provider and print what each reaches.
+    """Time a layer with every provider and print their rates.
 
     Args:
-        op: name of the op.
-        layer: name of the layer.
-        call: the op's, in training.
-        training: forward and backward; else forward without gradients.
+        op: its name.
+        layer: its name.
+        call: of the op, in training.
+        training: time forward and backward; else forward without gradients.
     """
     call = (training, *call[1:])
     torch._dynamo.reset()
@@ -73,7 +73,7 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
 
 
 def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
-    """Print the rates that each provider reached, and their share of what the machine allows."""
+    """Print each provider's rates and share of the roofline."""
     peak = peak_of(torch.cuda.get_device_name()) if GPU else measured_peak()
     for name, measurement in measured.items():
         seconds = measurement.p50 / 1000
@@ -85,7 +85,7 @@ def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
 
 
 def providers(op: str, trial: Trial) -> dict[str, Callable[[], list[Tensor]]]:
-    """What computes a call, by name; the baseline first."""
+    """Return the functions that compute a call, by name; the baseline first."""
     function = getattr(ops, op)
     runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(trial.run, "reference")}
     if GPU:
@@ -100,7 +100,7 @@ def providers(op: str, trial: Trial) -> dict[str, Callable[[], list[Tensor]]]:
 
 
 def _searching(run: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Let cuDNN try its algorithms at the first run and take the fastest."""
+    """Let cuDNN measure its algorithms in the first run and use the fastest."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         return run()
 

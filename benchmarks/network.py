@@ -1,6 +1,6 @@
-"""The network as a list of stages with their shapes, read off the model itself.
+"""The network as a list of stages with their shapes, read from the model itself.
 
-What the benchmarks add up, traffic and resources, they add up over these stages.
+Benchmarks and tools iterate over these stages.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from googlenet_fast.ops.local_response_norm import local_response_norm_reference
 
 
 class Convolution(NamedTuple):
-    """A convolution; sides are those of its square input and output."""
+    """A convolution of square inputs and outputs; a side is their height and width."""
 
     name: str
     channels: int
@@ -29,7 +29,7 @@ class Convolution(NamedTuple):
     side: int
     bias: bool = True
     relu: bool = True
-    """Like its bias, its own; not where the pool that follows does both."""
+    """False for `bias` and `relu` if the pool that follows does both."""
 
     @property
     def weight(self) -> int:
@@ -46,7 +46,7 @@ class Pool(NamedTuple):
     side: int
     bias: bool = False
     relu: bool = False
-    """Like the bias, of the convolution before."""
+    """As `bias`, of the convolution before."""
     ceil_mode: bool = True
 
 
@@ -79,7 +79,7 @@ class Block(NamedTuple):
         return self.side
 
     def convolutions(self) -> dict[str, Convolution]:
-        """The block's six convolutions by the names of their widths."""
+        """Return the block's six convolutions, by the names of their output channels."""
         c, w = self.channels, self.widths
         shapes = {
             "c1": (c, w.c1, 1),
@@ -95,13 +95,13 @@ class Block(NamedTuple):
         }
 
     def siblings(self) -> Convolution:
-        """The 1x1 convolutions that read the block's input, as one."""
+        """Return the stacked 1x1 convolutions that read the block's input."""
         outputs = self.widths.c1 + self.widths.c3_reduce + self.widths.c5_reduce
         return Convolution(f"{self.name}.siblings", self.channels, outputs, 1, self.side, self.side)
 
 
 class Classifier(NamedTuple):
-    """The mean over all pixels and the fully connected layer."""
+    """The global average pool and the fully connected layer."""
 
     name: str
     channels: int
@@ -113,7 +113,7 @@ Stage = Convolution | Pool | Normalization | Block | Classifier
 
 
 def stages(preset: str = "paper", *, lrn: bool = False) -> list[Stage]:
-    """The stages of a preset without batch normalisation, for 224x224, without auxiliary heads."""
+    """Return the stages of a preset without batch norm, at 224x224, without auxiliary heads."""
     with torch.device("meta"):
         model = GoogLeNet(preset, lrn=lrn, aux=False)
     ceil_mode = model.preset.ceil_mode
@@ -140,7 +140,7 @@ def stages(preset: str = "paper", *, lrn: bool = False) -> list[Stage]:
 
 
 def aux_convolutions(preset: str = "paper") -> list[Convolution]:
-    """The convolutions of the auxiliary heads."""
+    """Return the convolutions of the auxiliary heads."""
     with torch.device("meta"):
         model = GoogLeNet(preset)
     heads = {"aux1": model.aux1, "aux2": model.aux2}
@@ -150,27 +150,27 @@ def aux_convolutions(preset: str = "paper") -> list[Convolution]:
 
 
 def has_fused_op(stage: Stage) -> bool:
-    """Whether a fused op has kernels for GPUs for a stage: not the 7x7/2 one and the classifier."""
+    """Return True if a fused op has GPU kernels: not for the 7x7/2 and the classifier."""
     return stage.name not in ("conv1", "head")
 
 
 class Call(NamedTuple):
-    """A call of the fused op that does a stage."""
+    """A call of the fused op that computes a stage."""
 
     op: str
     arguments: list[Any]
     """Activations first."""
 
     def fused(self) -> Tensor:
-        """Run the op on its kernels."""
+        """Run the op's Triton kernels."""
         return getattr(torch.ops.googlenet_fast, self.op).triton(*self.arguments)
 
     def reference(self) -> Tensor:
-        """Run the op in plain PyTorch."""
+        """Run the op's reference."""
         return REFERENCES[self.op](*self.arguments)
 
     def run(self, *, training: bool) -> None:
-        """Run the op on its kernels, and all its gradients if `training`."""
+        """Run the op's Triton kernels, and all gradients if `training`."""
         y = self.fused()
         if training:
             inputs = [value for value in self.arguments if isinstance(value, Tensor)]
@@ -194,15 +194,15 @@ def fused_call(
     training: bool,
     make: Callable[..., Tensor] = torch.empty,
 ) -> Call:
-    """The call of the fused op that does a stage.
+    """Return the call of the fused op that computes a stage.
 
     Args:
         stage: one that has a fused op.
         batch: images.
-        side: of the input, in pixels; the stage's own or another.
+        side: of the input, in pixels.
         dtype: of activations and weights; biases are fp32.
         training: tensors require gradients.
-        make: makes a tensor of a shape; those of `torch.empty` take no memory until they are used.
+        make: returns a tensor of a shape. Memory of `torch.empty` is not used until it is touched.
     """
 
     def parameter(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -245,7 +245,7 @@ def _convolution(name: str, layer: Conv, side: int, *, pooled: bool = False) -> 
 
 
 def _pool(name: str, channels: int, side: int, ceil_mode: bool, layer: Conv | None) -> Pool:
-    """The pool after a convolution, whose bias and ReLU it does, or after anything else."""
+    """Return the pool after a layer. After a convolution it does its bias and ReLU."""
     side_out = (side - 3 + ceil_mode) // 2 + 1
     bias = layer is not None and layer.conv.bias is not None
     return Pool(name, channels, side, side_out, bias, layer is not None and layer.relu, ceil_mode)

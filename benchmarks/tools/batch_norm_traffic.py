@@ -2,10 +2,9 @@
 
     python -m benchmarks.tools.batch_norm_traffic
 
-Runs a step of torchvision's own network and of preset `torchvision` on the CPU and counts, call by
-call, the activations that each operation reads and writes; that the CUDA kernels of batch norm
-move no more is counted while they run in the emulator (tests/cuda_emulator). Writes
-docs/generated/batch-norm-traffic.md.
+Runs a step of torchvision's own network and of preset `torchvision` on the CPU, and counts the
+activations that each operation reads and writes. tests/cuda_emulator counts that the CUDA kernels
+of batch norm move no more. Writes docs/generated/batch-norm-traffic.md.
 """
 
 import argparse
@@ -22,10 +21,10 @@ from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
 
 BATCH, SIDE = 2, 224
-"""Images of the step that is counted, and their height and width."""
+"""Images of the counted step, and their height and width."""
 
 HALF = 2
-"""Bytes of an activation on a GPU, whatever its dtype here."""
+"""Bytes of an activation element on a GPU, whatever its dtype here."""
 
 STAGES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "all")
 """The blocks and the whole network."""
@@ -39,8 +38,8 @@ READ_TWICE: dict[Any, list[int]] = {
     aten.convolution_backward: [0],
     ours.conv_bias_relu_backward: [0],
 }
-"""Arguments that two passes of an operation read: PyTorch's batch norm takes statistics, or sums,
-first; a convolution's gradients are two products."""
+"""Indices of arguments that an operation reads twice. PyTorch's batch norm computes statistics, or
+sums, in a first pass; a convolution has two gradients."""
 
 TWO_LAUNCHES = {*READ_TWICE, ours.bn_relu_concat_statistics, ours.bn_relu_concat_sums}
 
@@ -54,7 +53,7 @@ class Moved(NamedTuple):
 
 
 class Counter(TorchDispatchMode):
-    """Counts what operations on activations move; weights and values per channel are left out."""
+    """Counts what operations on activations move, without weights and per-channel values."""
 
     def __init__(self, index_bytes: int) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ def _only_its_size(packet: Any, argument: int) -> bool:
 
 
 def _lone_weight_gradient(packet: Any, args: Sequence[Any]) -> bool:
-    """Of the first convolution."""
+    """Return True for the first convolution, whose input needs no gradient."""
     return packet == aten.convolution_backward and not args[-1][0]
 
 
@@ -105,9 +104,9 @@ def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
 
 
 def rows(*names: str) -> dict[str, tuple[Moved, Moved]]:
-    """Eager PyTorch's and ours, of submodules, by names without their "inception"; all: "all".
+    """Return what eager PyTorch and the preset move, by block ("3a" to "5b") or "all".
 
-    Auxiliary heads are left out. Indices of max pools are int64 in PyTorch and a byte in the op
+    Auxiliary heads are left out. Indices of max pools are int64 in PyTorch and one byte in the op
     `max_pool`.
     """
     import torchvision
@@ -147,7 +146,7 @@ and the gradients of convolutions are two launches each.
 
 
 def table(found: dict[str, tuple[Moved, Moved]]) -> str:
-    """Rows of the report."""
+    """Return the rows of the report."""
     return "".join(
         f"| {name} | {eager.megabytes:.2f} | {eager.launches} | {fused.megabytes:.2f} |"
         f" {fused.launches} | {fused.megabytes / eager.megabytes:.2f} |\n"

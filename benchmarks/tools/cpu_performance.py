@@ -41,64 +41,72 @@ from googlenet_fast.ops.work import work
 BATCHES, THREADS = (1, 4, 16, 64), (1, 2)
 
 COMPILED, COMPILED_CASE = "torch.compile channels_last", (2, 16)
-"""Compiling takes a minute or two a case, so it is timed at one number of threads and batch."""
+"""Threads and batch of torch.compile, which takes a minute or two to compile each case."""
 
 Rows = dict[tuple[str, int, int], dict[str, float]]
-"""Images a second of each peer, by mode, threads and batch."""
+"""Images per second of each peer, by mode, threads and batch."""
 
 TEXT = """# GoogLeNet on a CPU
 
-Written by `python -m benchmarks.tools.cpu_performance{arguments}`; `pip install -r
-benchmarks/requirements-cpu-peers.txt` installs the peers. Images a second in fp32 at 224x224 on
-{machine}, torch {torch}: medians of {repeats} interleaved repeats, each peer in a
-process of its own with that number of threads, and a pause before each step in which the threads of
-the peer before come to rest.
+Written by `python -m benchmarks.tools.cpu_performance{arguments}`.
+`pip install -r benchmarks/requirements-cpu-peers.txt` installs the peers. Figures are images per
+second in fp32 at 224x224, medians of {repeats} interleaved repeats, with torch {torch} on
+{machine}. Each peer runs in its own process with the given number of
+threads. A pause before each step lets the threads of the previous peer go to sleep.
 
 All compute the same function from the same weights: preset `paper` without LRN and dropout, in
-training with both auxiliary heads and SGD with momentum; losses and logits agree to 1e-4. PyTorch
-and PaddlePaddle train it as plain layers (PaddlePaddle's inference is its predictor with oneDNN);
-the others read its ONNX or ncnn conversion, in fp32. {ours} runs as its commands do, which
-keeps freed memory with the process, in huge pages. {compiled} is timed once a mode. Dashes were
-not timed: other cases of it, and batches that were expected to take longer than {limit} s. *Ratio*:
-{ours} against the best other.
+training with both auxiliary heads and SGD with momentum. Losses and logits agree to 1e-4. PyTorch
+and PaddlePaddle train it as plain layers; PaddlePaddle's inference is its predictor with oneDNN.
+The others read its ONNX or ncnn conversion, in fp32. {ours} runs as its commands
+do: freed memory stays with the process, in huge pages.
 
-![images a second by batch]({page}.png)
+A dash is a case that was not timed: {compiled} is timed once per mode, others
+only if a step was expected to take at most {limit} s. *Ratio* is {ours} / the fastest
+peer.
+
+![images per second by batch]({page}.png)
 
 {tables}
 
 ## Bounds
 
-An image's convolutions take {direct[0]:.1f} and {direct[1]:.1f} GFLOP in training and inference,
-{taken} {fast[0]:.1f} and {fast[1]:.1f}; the fused ops
-read and write {bytes[0]:.0f} and {bytes[1]:.0f} MB, and the update and the classifiers
-{update:.0f} MB a step of training. The times are those at the rates of large fp32 products of
-matrices and of copies, measured after the peers, at batch 16. *Both* is the sum of *taken* and
-*memory*, for what is multiplied passes through memory before and after; {rest} on top.
-*Reached* is the share of it at batch 16, and *ratio* what it would be against the best other there.
+The convolutions of an image are {direct[0]:.1f} GFLOP in training and {direct[1]:.1f} in inference.
+{as_run} {fast[0]:.1f} and {fast[1]:.1f} GFLOP.
+Per image, the fused ops read and write {bytes[0]:.0f} MB in training and {bytes[1]:.0f} MB in
+inference. The update and the classifiers add {update:.0f} MB per training step.
+
+The times below are per image at batch 16, at the rates of large fp32 GEMMs and of copies, measured
+after the peers. *Both* follows from the sum of *as run* and *memory*, because the data of a GEMM
+passes through memory before and after it. {rest}
+*Reached* is the share of *both* that {ours} reaches, and *ratio* is *both* / the fastest
+peer.
 
 {bounds}
 
 ## Memory
 
-Growth of the process over two training steps at batch 64, from after the network was built:
+Growth of the process over two training steps at batch 64, after the network was built:
 {memory}.
 """
 
 
-TAKEN, REST = (
+AS_RUN, REST = (
     (
-        "by three products of bf16 for each (six in 1x1 convolutions, none in the 7x7 one), of"
-        " which AMX computes 16 in the time of one of fp32, as much as",
-        "splitting floats comes",
+        "AMX computes each as three bf16 GEMMs (six in 1x1 convolutions, none in the 7x7 one). 16"
+        " of them take\nthe time of one fp32 GEMM, so this takes the time of",
+        "The splitting of fp32 values is not included.",
     )
     if instruction_set() == "amx"
-    else ("with the whole tiles of Winograd's that are taken", "Winograd's transforms come")
+    else (
+        "With Winograd, whole tiles included, they are",
+        "Winograd's transforms are not included.",
+    )
 )
-"""How convolutions are computed, and what bounds leave out."""
+"""How convolutions are computed, and what the bounds leave out."""
 
 
 def measure(folder: Path, repeats: int, limit: float) -> Rows:
-    """Time all cases; a peer is left out where its speed at the batch before says it is slow."""
+    """Time all cases. Peers too slow at the previous batch are left out at larger ones."""
     rows: Rows = {}
     for mode in ("training", "inference"):
         for threads in THREADS:
@@ -121,7 +129,7 @@ def measure(folder: Path, repeats: int, limit: float) -> Rows:
 
 
 def tables(rows: Rows) -> Iterator[str]:
-    """A table for each mode, a line for each peer."""
+    """Yield the lines of a table per mode, with a row per peer."""
     for mode in ("training", "inference"):
         cases = [case for case in rows if case[0] == mode]
         yield f"## {mode.capitalize()}\n"
@@ -138,14 +146,19 @@ def tables(rows: Rows) -> Iterator[str]:
 
 
 def fused_stages(*, training: bool) -> list[Stage]:
-    """What a fused op does: all but the classifier."""
+    """Return the stages with a fused op: all but the classifier."""
     found = [*stages("paper"), *(aux_convolutions() if training else [])]
     return [stage for stage in found if not isinstance(stage, Classifier)]
 
 
 def operations(*, training: bool, taken: bool) -> float:
-    """Multiplications and additions of all convolutions for an image: those of direct ones, or what
-    those that are taken cost in time of fp32 operations."""
+    """Return multiplications and additions of all convolutions, per image.
+
+    Args:
+        training: forward and backward; else forward.
+        taken: of the algorithms used, as fp32 operations that take the same time; else of direct
+            convolutions.
+    """
     total = 0.0
     for stage in fused_stages(training=training):
         convs = stage.convolutions().values() if isinstance(stage, Block) else [stage]
@@ -166,7 +179,7 @@ def operations(*, training: bool, taken: bool) -> float:
 
 
 def traffic(*, training: bool) -> float:
-    """Bytes that the fused ops read and write for an image, each tensor once an op."""
+    """Return the bytes that the fused ops read and write per image, each tensor once per op."""
     make = partial(torch.empty, device="meta")
     dtype = torch.float32
     calls = [
@@ -177,8 +190,11 @@ def traffic(*, training: bool) -> float:
 
 
 def update_traffic() -> int:
-    """Bytes of a step's update: SGD reads parameter, gradient and momentum and writes two of them;
-    classifiers read their weights for both passes and write their gradient."""
+    """Return the bytes of a step's update and classifiers.
+
+    SGD reads parameter, gradient and momentum and writes parameter and momentum. Classifiers read
+    their weights in both directions and write their gradient.
+    """
     with torch.device("meta"):
         network = GoogLeNet("paper", lrn=False)
     classifiers = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
@@ -186,8 +202,8 @@ def update_traffic() -> int:
 
 
 def bounds(rows: Rows) -> Iterator[str]:
-    """What arithmetic and memory allow, and the share that was reached, by threads and mode."""
-    columns = "direct, ms | taken, ms | memory, ms | both, images/s | reached | ratio"
+    """Yield the lines of a table of the bounds and the share reached, by threads and mode."""
+    columns = "direct, ms | as run, ms | memory, ms | both, images/s | reached | ratio"
     yield f"| threads | mode | {columns} |"
     yield "|--:|---|--:|--:|--:|--:|--:|--:|"
     for threads in THREADS:
@@ -212,7 +228,7 @@ def bounds(rows: Rows) -> Iterator[str]:
 
 
 def plot(rows: Rows, page: str) -> None:
-    """Images a second over the batch, with the most threads."""
+    """Plot images per second by batch, with the most threads."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     for axes, mode in zip(figure.subplots(1, 2), ("training", "inference"), strict=True):
         for peer in installed_peers(training=mode == "training"):
@@ -222,7 +238,7 @@ def plot(rows: Rows, page: str) -> None:
                 if kind == mode and threads == THREADS[-1] and peer in found
             ]
             axes.plot(*zip(*points, strict=True), "o-", label=peer)
-        axes.set(xlabel="batch", ylabel="images a second", title=f"{mode}, {THREADS[-1]} threads")
+        axes.set(xlabel="batch", ylabel="images per second", title=f"{mode}, {THREADS[-1]} threads")
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
@@ -231,7 +247,7 @@ def plot(rows: Rows, page: str) -> None:
 
 
 def machine() -> str:
-    """Model name and cores of this CPU."""
+    """Return model name and cores of this CPU."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -241,7 +257,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tools.cpu_performance")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each case")
     parser.add_argument("--limit", type=float, default=10, help="longest step, in seconds")
@@ -270,7 +286,7 @@ def main() -> None:
         fast=[operations(training=t, taken=True) / 1e9 for t in (True, False)],
         bytes=[traffic(training=t) / 1e6 for t in (True, False)],
         update=update_traffic() / 1e6,
-        taken=TAKEN,
+        as_run=AS_RUN,
         rest=REST,
         bounds="\n".join(bounds(rows)),
         memory=", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in memory.items()),

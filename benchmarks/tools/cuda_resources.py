@@ -1,4 +1,4 @@
-"""Report what every CUDA C++ kernel takes of a GPU; no GPU is needed.
+"""Report the resources of every CUDA C++ kernel; no GPU is needed.
 
     python -m benchmarks.tools.cuda_resources
 
@@ -28,13 +28,13 @@ SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 REPORT = GENERATED / "cuda-resources.md"
 
 LIMITS = {75: Limits(64 * 1024, 64 * 1024, threads=1024, programs=16), **kernel_resources.LIMITS}
-"""The Triton kernels' architectures, and the oldest that the extension is built for."""
+"""Those of the Triton kernels, and the oldest that the extension is built for."""
 
 THREADS = 256
-"""Of a block: kThreads in csrc/cuda/launch.h."""
+"""Per block: kThreads in csrc/cuda/launch.h."""
 
 REGISTERS = 65536
-"""Of a multiprocessor, all of which one block may take, on every architecture."""
+"""Per multiprocessor and per block, on every architecture."""
 
 DTYPES = {"float": "float32", "__half": "float16", "__nv_bfloat16": "bfloat16"}
 
@@ -59,26 +59,26 @@ class Kernel:
     """One instance of a kernel template, compiled for one architecture."""
 
     source: str
-    """Name of its file, without suffix: the op that it belongs to."""
+    """Name of its file without suffix: its op."""
     name: str
     dtype: str
     """Of the activations; of sums, float32."""
     width: int
-    """Values that a thread moves at once."""
+    """Values that a thread moves per access."""
     arch: int
     resources: Resources
     narrow: int
-    """Accesses to global memory of one or two bytes a thread."""
+    """Accesses to global memory of one or two bytes per thread."""
     generic: int
-    """Accesses to memory of which the compiler does not know whether it is global."""
+    """Accesses by generic addresses: the compiler does not know that the memory is global."""
 
     @property
     def vectorized(self) -> bool:
-        """Whether it is the instance for rows that are aligned to 16 bytes."""
+        """True for the instance for rows that are aligned to 16 bytes."""
         return self.width > 1
 
     def broken_rules(self) -> list[str]:
-        """What every kernel must keep to, where this one does not."""
+        """Return the rules of every kernel that this one breaks."""
         found = self.resources
         broken = []
         if found.spilled:
@@ -97,10 +97,10 @@ class Kernel:
 
 
 def find_nvcc() -> str:
-    """The compiler: of $CUDA_HOME, or the one on PATH.
+    """Return the compiler of $CUDA_HOME, or the one on PATH.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no nvcc.
     """
     home = os.environ.get("CUDA_HOME")
     nvcc = shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc")
@@ -110,7 +110,7 @@ def find_nvcc() -> str:
 
 
 def compile_kernels(source: Path, arch: int) -> list[Kernel]:
-    """Compile a .cu file for an architecture and read what its kernels take."""
+    """Compile a .cu file for an architecture and return its kernels."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = str(Path(folder, "kernels.cubin"))
         options = ["-std=c++20", "-O3", "-DUSE_CUDA", "-Xptxas=-v", f"-arch=sm_{arch}", "-cubin"]
@@ -127,7 +127,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def read_kernels(source: str, arch: int, report: str, assembly: str) -> list[Kernel]:
-    """Read the kernels of a file off ptxas's report and their machine code."""
+    """Parse the kernels of a file from ptxas's report and their machine code."""
     code = dict(FUNCTION.findall(assembly))
     usages = {usage["name"]: usage for usage in USAGE.finditer(report)}
     names = _output(["c++filt", *usages]).splitlines()
@@ -178,7 +178,7 @@ def compile_all(archs: Iterable[int]) -> list[Kernel]:
 
 
 def table(kernels: Sequence[Kernel]) -> str:
-    """A row for each instance of each kernel."""
+    """Return a row for each instance of each kernel."""
     archs = sorted({kernel.arch for kernel in kernels})
     rows: dict[tuple[str, str, str, int], dict[int, Kernel]] = {}
     for kernel in kernels:
@@ -226,7 +226,7 @@ def main() -> None:
     """Compile, write the report, and exit with status 1 if a kernel breaks a rule."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tools.cuda_resources",
-        description="What every CUDA C++ kernel takes of a GPU; exit status 1: one breaks a rule.",
+        description="Report the resources of every CUDA C++ kernel; exit status 1: a broken rule.",
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     add_output(parser, REPORT)

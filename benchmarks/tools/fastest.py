@@ -1,10 +1,10 @@
-"""The table of implementations that `auto` goes by on a GPU where nothing was measured.
+"""Measure the table that `auto` uses on GPUs without measurements of their own.
 
     python -m benchmarks.tools.fastest
 
-measures on this machine's GPU and writes googlenet_fast/ops/fastest.json: for each call of the
-networks in fp16, in training and in evaluation, at 224x224, the time of every implementation. The
-table in the package is of an H100; on other GPUs, a training run of some length measures anew.
+writes googlenet_fast/ops/fastest.json: the time of every backend on this machine's GPU, for each
+call of the networks at 224x224 in fp16, in training and in evaluation. The table in the package is
+of an H100. On other GPUs, long training runs measure their own.
 """
 
 import json
@@ -21,14 +21,14 @@ from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import selection
 
 TABLE = ROOT / "googlenet_fast" / "ops" / "fastest.json"
-"""Where the table is."""
+"""The table's file in the package."""
 
 BATCH, SIZE = 64, 224
-"""Images a step, and their side in pixels."""
+"""Images per step, and their height and width."""
 
 
 def models() -> list[GoogLeNet]:
-    """The networks of the presets and of the recipes."""
+    """Return the networks of the presets and of the recipes."""
     with torch.device("meta"):
         presets = [GoogLeNet(preset) for preset in ("paper", "paddleclas", "torchvision")]
         return [GoogLeNet("paper", lrn=False), *presets]
@@ -47,11 +47,11 @@ def main() -> None:
 
 
 def table(gpu: str, entries: Iterable[dict[str, Any]]) -> str:
-    """Return the text of the table, an entry a line, with times to three digits.
+    """Return the text of the table: one entry per line, times to three digits.
 
     Args:
         gpu: its name.
-        entries: as `selection.measured` returns them; those of other batches are left out.
+        entries: of `selection.measured`. Those of other batches are left out.
     """
     lines = [
         json.dumps(

@@ -1,4 +1,4 @@
-"""Bytes that Triton kernels move, counted while they run in Triton's interpreter."""
+"""Count the bytes that Triton kernels move, while they run in Triton's interpreter."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,13 +27,13 @@ class LaunchTraffic(NamedTuple):
 
 @contextmanager
 def count_traffic() -> Iterator[list[LaunchTraffic]]:
-    """Run kernels and count, in a `with` block; the list it gives grows by each launch.
+    """Count the traffic of the kernels in a `with` block; each launch is appended to the list.
 
-    A byte counts once as loaded and once as stored, however often a launch touches it; lanes that
-    are masked off touch nothing.
+    A byte counts once as loaded and once as stored, however often a launch touches it. Masked lanes
+    touch nothing.
 
     Raises:
-        InterpreterError: a kernel reached beyond the memory of its tensors.
+        InterpreterError: a kernel accessed memory outside its tensors.
     """
     counted: list[LaunchTraffic] = []
 
@@ -49,7 +49,7 @@ def count_traffic() -> Iterator[list[LaunchTraffic]]:
 
 
 class _Touched:
-    """Which bytes of the memory of some tensors were touched."""
+    """The bytes of several tensors that were touched."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
@@ -58,7 +58,7 @@ class _Touched:
         self.marks = [np.zeros(-(-size // 8) * 8, dtype=np.uint8) for size in self.sizes]
 
     def touch(self, pointers: Any, mask: Any = None) -> None:
-        """Mark what the pointers of active lanes, all into one tensor, point to."""
+        """Mark what the pointers of active lanes point to; all point into one tensor."""
         addresses = pointers.data if mask is None else pointers.data[mask.data.astype(bool)]
         if addresses.size == 0:
             return
@@ -72,13 +72,13 @@ class _Touched:
         self.marks[tensor].view(f"u{size}")[elements] = np.iinfo(f"u{size}").max
 
     def count(self) -> int:
-        """Bytes touched."""
+        """Return the number of touched bytes."""
         return sum(int(np.count_nonzero(marks)) for marks in self.marks)
 
 
 @contextmanager
 def _watch(loaded: _Touched, stored: _Touched) -> Iterator[None]:
-    """Mark what the interpreter's memory operations touch; the plain ones call the masked ones."""
+    """Mark what the interpreter's memory operations touch. Plain ones call the masked ones."""
     builder = interpreter.InterpreterBuilder
     load, store = builder.create_masked_load, builder.create_masked_store
     update, exchange = builder.create_atomic_rmw, builder.create_atomic_cas
@@ -114,7 +114,7 @@ def _watch(loaded: _Touched, stored: _Touched) -> Iterator[None]:
 
 @contextmanager
 def without_overflow_checks() -> Iterator[None]:
-    """Switch off what takes half of the interpreter's time: checks of integers, which are small."""
+    """Turn off the interpreter's checks of integer overflow, half of its time."""
     builder = interpreter.interpreter_builder
     options = replace(builder.options, sanitize_overflow=False)
     with mock.patch.object(builder, "options", options):

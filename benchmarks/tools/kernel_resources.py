@@ -1,4 +1,4 @@
-"""Report what every Triton kernel takes of a GPU; no GPU is needed.
+"""Report the resources of every Triton kernel; no GPU is needed.
 
     python -m benchmarks.tools.kernel_resources
 
@@ -34,31 +34,31 @@ from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.model import PRESETS
 
 BATCH = 256
-"""Images at which launches are collected."""
+"""Images per launch."""
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 PRESET_NAMES = ["paper", "paddleclas"]
-"""Those that do without batch normalisation."""
+"""Presets without batch norm."""
 
 REPORT = GENERATED / "kernel-resources.md"
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-"""Comes with Triton."""
+"""Part of Triton."""
 
 
 class Limits(NamedTuple):
-    """What a multiprocessor offers, in bytes and numbers."""
+    """Limits of a multiprocessor; memory in bytes."""
 
     shared_program: int
-    """Shared memory that one program can have."""
+    """Shared memory per program."""
     shared: int
-    """Shared memory of all its programs, of which each takes 1 KiB more than it asks for."""
+    """Shared memory of all resident programs. Each takes 1 KiB more than it requests."""
     registers: int = 65536
     threads: int = 2048
     programs: int = 32
     tensor_columns: int = 512
-    """Columns of tensor memory, which sm_100 has."""
+    """Columns of tensor memory (sm_100)."""
 
 
 LIMITS = {
@@ -76,33 +76,33 @@ WIDE = re.compile(r"\.v4\.b32|\.v2\.b64|\.v8\.b32|\.v4\.b64|\], (?:0x10|16)$")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes."""
+    """Resources of one compiled kernel."""
 
     registers: int
-    """Of a thread."""
+    """Per thread."""
     shared: int
-    """Bytes of shared memory of a program."""
+    """Bytes of shared memory per program."""
     threads: int
-    """Of a program."""
+    """Per program."""
     tensor_columns: int
-    """Columns of tensor memory of a program."""
+    """Columns of tensor memory per program."""
     spilled: int
-    """Bytes of local memory of a thread."""
+    """Bytes of local memory per thread."""
     matrix: int
-    """Instructions that multiply matrices."""
+    """Tensor-core instructions."""
     loads: int
     """Instructions that load from global memory."""
     wide_loads: int
-    """Those of them that load 16 bytes a thread or more."""
+    """Loads of 16 bytes or more per thread."""
     stores: int
     """Instructions that store to global memory."""
     wide_stores: int
-    """Those of them that store 16 bytes a thread or more."""
+    """Stores of 16 bytes or more per thread."""
     f64: bool
-    """Whether there is anything in double precision."""
+    """True if anything is in double precision."""
 
     def programs(self, limits: Limits) -> int:
-        """Programs that a multiprocessor holds at a time."""
+        """Return the number of resident programs per multiprocessor."""
         registers = -(-self.registers * 32 // 256) * 256 // 32  # warps get multiples of 256
         bounds = [
             limits.programs,
@@ -116,10 +116,10 @@ class Resources:
 
 
 def network_launches(preset: str, dtype: torch.dtype) -> list[Launch]:
-    """The launches of a preset at 224x224, with `dtype` activations.
+    """Return the launches of a preset at 224x224, with `dtype` activations.
 
     In training and in inference, with the auxiliary heads; `paper` with and without local response
-    normalisation. Nothing runs, so that the tensors take no memory.
+    norm. Nothing runs, so the tensors use no memory.
     """
     everything: list[Stage] = [*stages(preset), *aux_convolutions(preset)]
     if PRESETS[preset].lrn:
@@ -135,9 +135,9 @@ def network_launches(preset: str, dtype: torch.dtype) -> list[Launch]:
 
 
 def distinct(launches: Iterable[Launch], *, quick: bool = False) -> list[Launch]:
-    """One launch of each set that share a compiled kernel.
+    """Return one launch per compiled kernel.
 
-    With `quick`, those count as shared that differ only in which sizes are divisible by 16.
+    With `quick`, launches that differ only in which sizes are divisible by 16 count as one kernel.
     """
     found: dict[str, Launch] = {}
     for launch in launches:
@@ -157,12 +157,12 @@ def distinct(launches: Iterable[Launch], *, quick: bool = False) -> list[Launch]
 
 
 def target(arch: int) -> GPUTarget:
-    """An architecture as Triton names it."""
+    """Return Triton's target of an architecture."""
     return GPUTarget("cuda", arch, 32)
 
 
 def as_source(launch: Launch, target: GPUTarget) -> ASTSource:
-    """What Triton's own launcher would compile: types, constants, known alignments."""
+    """Return what Triton's own launcher would compile: types, constants, known alignments."""
     backend = make_backend(target)
     kernel, options = launch.kernel, _options(launch)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -182,7 +182,7 @@ def _options(launch: Launch) -> dict[str, int]:
 
 
 def compile_launch(launch: Launch, arch: int) -> Resources:
-    """Compile a launch's kernel for an architecture and read what it takes."""
+    """Compile a launch's kernel for an architecture and return its resources."""
     gpu = target(arch)
     compiled = triton.compile(as_source(launch, gpu), target=gpu, options=_options(launch))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -195,7 +195,7 @@ def compile_launch(launch: Launch, arch: int) -> Resources:
 
 
 def read_resources(ptx: str, usage: str, metadata: Any) -> Resources:
-    """Read a kernel's resources off its assembly, cuobjdump's report and Triton's metadata."""
+    """Parse a kernel's resources from its assembly, cuobjdump's report and Triton's metadata."""
     counts = {name: int(count) for name, count in re.findall(r"\b([A-Z]+):(\d+)", usage)}
     loads, stores = LOAD.findall(ptx), STORE.findall(ptx)
     return Resources(
@@ -214,7 +214,7 @@ def read_resources(ptx: str, usage: str, metadata: Any) -> Resources:
 
 
 def broken_rules(launch: Launch, resources: Resources, limits: Limits) -> list[str]:
-    """What every kernel must keep to, where this one does not."""
+    """Return the rules of every kernel that this one breaks."""
     broken = []
     if resources.shared > limits.shared_program:
         broken.append(f"{resources.shared} bytes of shared memory of {limits.shared_program}")
@@ -232,20 +232,20 @@ def broken_rules(launch: Launch, resources: Resources, limits: Limits) -> list[s
 
 
 def needs_matrix_units(launch: Launch) -> bool:
-    """Whether a kernel multiplies matrices that tensor cores take: all but exact fp32."""
+    """Return True if a kernel multiplies matrices of other than exact fp32."""
     exact = launch.constants.get("PRECISION") == "ieee"
     first = next(value for value in launch.arguments.values() if isinstance(value, Tensor))
     return "tl.dot(" in launch.kernel.src and not (exact and first.dtype == torch.float32)
 
 
 def stores_little(launch: Launch) -> bool:
-    """Whether a program stores less than 16 bytes a thread: sums of a few columns."""
+    """Return True if a program stores less than 16 bytes per thread: sums of a few columns."""
     columns = launch.constants.get("BLOCK_E")
     return columns is not None and 4 * columns < 16 * 32 * launch.num_warps
 
 
 def describe(launch: Launch) -> tuple[str, str]:
-    """A kernel's name and the configuration that sets its resources."""
+    """Return a kernel's name and the configuration that determines its resources."""
     name = launch.kernel.__name__.strip("_").removesuffix("_kernel")
     constants = launch.constants
     parts = [f"{constants['TAPS']}x{constants['TAPS']}"] if "TAPS" in constants else []
@@ -258,7 +258,7 @@ def describe(launch: Launch) -> tuple[str, str]:
 
 
 class Compiled(NamedTuple):
-    """A launch and what its kernel takes on one architecture."""
+    """A launch and the resources of its kernel on one architecture."""
 
     launch: Launch
     arch: int
@@ -266,7 +266,7 @@ class Compiled(NamedTuple):
 
 
 def compile_all(launches: Sequence[Launch], archs: Sequence[int]) -> list[Compiled]:
-    """Compile every launch for every architecture, on two threads; ptxas runs beside Python."""
+    """Compile every launch for every architecture, on two threads: ptxas is a process."""
     tasks = [(launch, arch) for launch in launches for arch in archs]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda task: compile_launch(*task), tasks)
@@ -274,7 +274,7 @@ def compile_all(launches: Sequence[Launch], archs: Sequence[int]) -> list[Compil
 
 
 def failures(compiled: Iterable[Compiled]) -> list[str]:
-    """One line for each rule that a kernel breaks on an architecture."""
+    """Return one line per rule that a kernel breaks on an architecture."""
     return [
         f"sm_{arch} {' '.join(describe(launch))}: {broken}"
         for launch, arch, resources in compiled
@@ -283,7 +283,7 @@ def failures(compiled: Iterable[Compiled]) -> list[str]:
 
 
 def table(compiled: Sequence[Compiled]) -> str:
-    """A row for each kernel and configuration, with the worst of its specialisations."""
+    """Return a row per kernel and configuration, with the worst of its specialisations."""
     archs = sorted({arch for _, arch, _ in compiled})
     rows: dict[tuple[str, str], dict[int, list[Resources]]] = {}
     for launch, arch, resources in compiled:
@@ -337,7 +337,7 @@ def main() -> None:
     """Compile, write the report, and exit with status 1 if a kernel breaks a rule."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tools.kernel_resources",
-        description="What every Triton kernel takes of a GPU; exit status 1: one breaks a rule.",
+        description="Report the resources of every Triton kernel; exit status 1: a broken rule.",
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))

@@ -25,7 +25,7 @@ from googlenet_fast.ops import use_impl
 STEPS = 200
 
 WINDOW = 10
-"""Steps that a point of the smoothed curve is the mean of."""
+"""Steps per mean of the smoothed curve."""
 
 PLOT = GENERATED / "loss_curves.png"
 
@@ -33,12 +33,12 @@ OPTIONS = (
     "--epochs=5 --eval_interval=5 --data.batch_size=32 --optimizer.lr=0.002 --device=cpu"
     " --log_interval=1 --data.image_size=112 --data.resize_size=112"
 )
-"""At the recipe's learning rate, rounding alone sends runs on different ways. Images are so large
-that 3x3 convolutions have tiles of 6 and of 9 points."""
+"""At the recipe's learning rate, rounding alone makes runs diverge. At this image size 3x3
+convolutions have Winograd tiles of 6 and of 9 points."""
 
 
 def losses(impl: str) -> NDArray[np.float64]:
-    """The loss of each training step by an implementation, `auto` or `reference`."""
+    """Return the loss of each training step with `auto` or `reference`."""
     with tempfile.TemporaryDirectory() as folder, use_impl(impl):
         config = load_config([*OPTIONS.split(), "--output", folder])
         with distributed(config.device) as process:
@@ -52,17 +52,17 @@ def losses(impl: str) -> NDArray[np.float64]:
 
 
 def smoothed(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over a sliding window of `WINDOW` steps."""
+    """Return the means over a sliding window of `WINDOW` steps."""
     return np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")
 
 
 def main() -> None:
-    """Train, plot, and print how far the curves are apart."""
+    """Train, plot, and print the differences of the curves."""
     curves = {impl: losses(impl) for impl in ("reference", "auto")}
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for impl, style in (("reference", "-"), ("auto", "--")):
-        axes.plot(curves[impl], style, label={"auto": "compiled kernels"}.get(impl, impl))
+        axes.plot(curves[impl], style, label={"auto": "native kernels"}.get(impl, impl))
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     axes.grid(alpha=0.3)

@@ -1,8 +1,8 @@
-"""What a step must move through memory: bytes and launches of eager PyTorch and of the fused plan.
+"""Model the memory traffic of a step, in eager PyTorch and in the fused plan.
 
-A model, not a measurement. Every tensor that a launch reads or writes goes through memory once;
-weights and their gradients are shared by the batch. Activations and weights are halves, weight
-gradients fp32, indices of max pools int64 in PyTorch and one byte in the fused plan.
+Every tensor that a launch reads or writes goes through memory once. Weights and their gradients are
+divided among the images of the batch. Activations and weights are fp16, weight gradients fp32,
+indices of max pools int64 in PyTorch and one byte in the fused plan.
 
 Functions return the bytes of each launch, per image.
 """
@@ -15,11 +15,11 @@ HALF, SINGLE, INT64 = 2, 4, 8
 """Bytes of an element."""
 
 Model = Callable[[Stage, bool, int], list[float]]
-"""Bytes of each launch, per image, of a stage: in training or not, at a batch size."""
+"""Takes a stage, whether it is in training, and the batch size."""
 
 
 def eager(stage: Stage, training: bool, batch: int) -> list[float]:
-    """Bytes of each launch where every operation is its own pass.
+    """Return the bytes of each launch if every operation is its own pass.
 
     In training, bias and ReLU are passes of their own; in inference the convolution adds the bias.
     """
@@ -28,19 +28,19 @@ def eager(stage: Stage, training: bool, batch: int) -> list[float]:
 
 
 def compulsory(stage: Stage, training: bool, batch: int) -> list[float]:
-    """Bytes of each launch of the fused plan, if each reads and writes everything once.
+    """Return the bytes of each launch of the fused plan if each tensor is read and written once.
 
-    Sibling 1x1 convolutions are one product, bias and ReLU belong to the convolutions, branches
-    write into the block's output, pool and projection are one launch. In the backward pass, ReLU's
-    mask is read as one bit a value where a gradient is written, bias gradients come with the
-    weights', and the gradient of a block's input is one product added to the pool branch's.
+    The stacked 1x1 convolutions are one GEMM with bias and ReLU, branches are written into the
+    block's output, pool and projection are one launch. In backward, ReLU's mask is read as one bit
+    per value where a gradient is written, bias gradients are computed with those of the weights,
+    and the gradient of a block's input is one GEMM added to that of the pool branch.
     """
     forward = _fused_forward(stage, training, batch)
     return forward + _fused_backward(stage, batch) if training else forward
 
 
 def activation(side: int, channels: int) -> float:
-    """Bytes of an image's activation."""
+    """Return the bytes of one image's activation."""
     return side**2 * channels * HALF
 
 
@@ -49,12 +49,12 @@ def _convolution(conv: Convolution, batch: int) -> float:
 
 
 def _ends(conv: Convolution) -> float:
-    """Bytes of input and output."""
+    """Return the bytes of input and output."""
     return activation(conv.side_in, conv.channels) + activation(conv.side, conv.outputs)
 
 
 def _pool(pool: Pool, index: int) -> float:
-    """Bytes of input, output and an index of so many bytes an output."""
+    """Return the bytes of input, output and an index of `index` bytes per output element."""
     ends = activation(pool.side_in, pool.channels) + activation(pool.side, pool.channels)
     return ends + pool.side**2 * pool.channels * index
 
@@ -65,7 +65,7 @@ def _classifier_forward(head: Classifier, batch: int) -> float:
 
 
 def _classifier_backward(head: Classifier, batch: int) -> float:
-    """Both gradients as one launch; the logits' gradient is read for each."""
+    """Count both gradients as one launch that reads the logits' gradient twice."""
     logits, weight = head.classes * HALF, head.channels * head.classes
     return activation(head.side_in, head.channels) + 2 * logits + weight * (HALF + SINGLE) / batch
 
@@ -166,5 +166,5 @@ def _fused_backward(stage: Stage, batch: int) -> list[float]:
 
 
 def _branch_pool(block: Block) -> Pool:
-    """The 3x3/1 max pool of the pool branch."""
+    """Return the 3x3/1 max pool of the pool branch."""
     return Pool(f"{block.name}.pool", block.channels, block.side, block.side)

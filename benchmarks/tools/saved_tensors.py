@@ -1,4 +1,4 @@
-"""Bytes that the forward pass keeps for the backward pass, with eager PyTorch and with ours."""
+"""Count the bytes saved for the backward pass, in eager PyTorch and in the fused ops."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from benchmarks.network import Block, Stage, fused_call, has_fused_op, stages
 
 
 class Saved(NamedTuple):
-    """Bytes that the forward pass keeps for the backward pass, for an image."""
+    """Bytes saved for the backward pass, per image."""
 
     name: str
     eager: int
@@ -21,7 +21,7 @@ class Saved(NamedTuple):
 
 
 def saved_rows() -> list[Saved]:
-    """Each block alone, then all nine in a row with the pools between them."""
+    """Return each block alone, then all nine in a row with the pools between them."""
     first = next(i for i, stage in enumerate(stages()) if isinstance(stage, Block))
     body = [stage for stage in stages()[first:] if has_fused_op(stage)]
     rows = [
@@ -33,9 +33,9 @@ def saved_rows() -> list[Saved]:
 
 
 def saved_bytes(chain: Sequence[Stage], *, fused: bool) -> int:
-    """Bytes saved by stages in a row, in fp16; parameters are not counted.
+    """Return the bytes that a chain of stages saves in fp16, without parameters.
 
-    Tensors are fakes of a GPU's, which have shapes and strides and no data.
+    Tensors are fake GPU tensors: shapes and strides without data.
     """
     saved: dict[int, torch.UntypedStorage] = {}
 

@@ -1,8 +1,8 @@
 """Count what a step moves through memory: `python -m benchmarks.tools.traffic`.
 
-Runs every fused op of the network in Triton's interpreter, counts the bytes its launches touch,
-and compares them per stage with eager PyTorch's and with the fused plan's (see `roofline`). Counts
-what is saved for the backward pass, too. Writes docs/generated/traffic.md.
+Runs every fused op of the network in Triton's interpreter and counts the bytes that its launches
+touch. Compares them per stage with the models of eager PyTorch and of the fused plan (`roofline`).
+Also counts what is saved for the backward pass. Writes docs/generated/traffic.md.
 """
 
 import argparse
@@ -27,43 +27,43 @@ from benchmarks.tools.saved_tensors import Saved, saved_rows
 from googlenet_fast.errors import run_command
 
 BATCH = 256
-"""Images among which weights and their gradients are divided."""
+"""Images that share the traffic of weights and their gradients."""
 
 SIDES = (2, 4)
-"""Of the small inputs that launches are counted on."""
+"""Height and width of the small inputs that are counted."""
 
 REPORT = GENERATED / "traffic.md"
 
 
 class Figures(NamedTuple):
-    """What a stage, or several, moves for an image."""
+    """Traffic of one or several stages, per image."""
 
     bytes: float
     launches: int
 
     @classmethod
     def of(cls, launches: Sequence[float]) -> "Figures":
-        """Add up the bytes of launches."""
+        """Sum the bytes of launches."""
         return cls(sum(launches), len(launches))
 
 
 class Row(NamedTuple):
-    """A stage as it is done in three ways."""
+    """Traffic of a stage in three variants."""
 
     name: str
     eager: Figures | None
-    """None: not modelled."""
+    """None if it is not modelled."""
     ours: Figures
     compulsory: Figures
 
 
 def fused_traffic(stage: Stage, *, training: bool) -> list[float]:
-    """Bytes that each launch of a stage's fused op moves, per image, in fp16.
+    """Return the bytes that each launch of a stage's fused op moves, per image, in fp16.
 
-    A launch touches some bytes for each pixel and some for each weight. They are counted on two
-    small inputs; those of the real one follow, as bytes are linear in pixels. Sums over pixels are
-    split, and each split writes or reads a partial sum of 4 bytes for each weight; the real input
-    has more splits, so these are left out of the line and added at their real number.
+    Bytes are linear in pixels, so they are counted on two small inputs and extrapolated to the real
+    size. Sums over pixels are split, and each split writes or reads a partial sum of 4 bytes per
+    weight. The real input has more splits, so these bytes are left out of the extrapolation and
+    added for the real number of splits.
     """
     small = [_count(stage, side, training) for side in SIDES]
     pixels = [side**2 for side in SIDES]
@@ -78,7 +78,7 @@ def fused_traffic(stage: Stage, *, training: bool) -> list[float]:
 
 
 def _count(stage: Stage, side: int, training: bool) -> list[LaunchTraffic]:
-    """What launches touch for one image `side` pixels a side, with two splits for more than one."""
+    """Count launches for one image of side x side pixels, with at most two splits."""
     few = partial(_splits_at_real_size, stage, most=2)
     with count_traffic() as counted, mock.patch.object(split_k, "splits", few), wide_tiles():
         call = fused_call(stage, 1, side, torch.float16, training=training, make=torch.zeros)
@@ -87,7 +87,7 @@ def _count(stage: Stage, side: int, training: bool) -> list[LaunchTraffic]:
 
 
 def _launches(stage: Stage, training: bool) -> list[Launch]:
-    """The launches at the stage's real size, which do not run."""
+    """Return the launches at the stage's real size, without running them."""
     launches: list[Launch] = []
     with observe(lambda launch, run: launches.append(launch)):
         call = fused_call(stage, BATCH, stage.side_in, torch.float16, training=training)
@@ -96,7 +96,7 @@ def _launches(stage: Stage, training: bool) -> list[Launch]:
 
 
 def _partials(launch: Launch) -> int:
-    """Partial sums that a launch writes or reads."""
+    """Return the number of partial sums that a launch writes or reads."""
     partial = launch.arguments.get("partial")
     return partial.numel() if isinstance(partial, Tensor) else 0
 
@@ -113,9 +113,9 @@ def _splits_at_real_size(stage: Stage, shape: split_k.WeightShape, *_: object, m
 
 @contextmanager
 def wide_tiles() -> Iterator[None]:
-    """Give kernels tiles as wide as their matrices, and change nothing else.
+    """Give kernels tiles as wide as their matrices.
 
-    They touch the same bytes in far fewer programs, which is what the interpreter's time goes by.
+    They touch the same bytes in far fewer programs, which determine the interpreter's time.
     """
 
     def unbounded(size: int, least: int, most: int) -> int:
@@ -134,12 +134,12 @@ def wide_tiles() -> Iterator[None]:
 
 
 def network_rows(*, training: bool) -> list[Row]:
-    """Preset `paper` without LRN and auxiliary heads, stage by stage."""
+    """Return the stages of preset `paper` without LRN and auxiliary heads."""
     return [stage_row(stage, training=training) for stage in stages()]
 
 
 def stage_row(stage: Stage, *, training: bool) -> Row:
-    """A stage; where the library does it, with the fused plan's figures."""
+    """Return the row of a stage. Stages without a fused op have the fused plan's figures."""
     least = compulsory(stage, training, BATCH)
     ours = fused_traffic(stage, training=training) if has_fused_op(stage) else least
     passes = eager(stage, training, BATCH)
@@ -147,9 +147,9 @@ def stage_row(stage: Stage, *, training: bool) -> Row:
 
 
 def extra_rows() -> list[Row]:
-    """What comes on top in training: LRN, convolutions of the auxiliary heads, casts of weights.
+    """Return what is not in the sum: LRN, convolutions of the auxiliary heads, casts of weights.
 
-    LRN comes as a difference: it also parts bias and ReLU of the third convolution from the pool.
+    LRN is a difference: it also separates bias and ReLU of the third convolution from the pool.
     """
     with_lrn, without = stages(lrn=True), stages()
     added = [_kernel_figures(stage) for stage in with_lrn if stage not in without]
@@ -166,7 +166,7 @@ def extra_rows() -> list[Row]:
 
 
 def _kernel_figures(stage: Stage) -> tuple[Figures, Figures]:
-    """Ours and the compulsory ones, in training."""
+    """Return ours and the compulsory figures, in training."""
     ours, least = fused_traffic(stage, training=True), compulsory(stage, True, BATCH)
     return Figures.of(ours), Figures.of(least)
 
@@ -181,9 +181,9 @@ def _subtract(a: Figures, b: Figures) -> Figures:
 
 
 def _casts() -> Figures:
-    """Under autocast, an op casts its fp32 weights to halves in one launch, forward and backward.
+    """Count the casts of fp32 weights to fp16 under autocast: one launch per op and direction.
 
-    Eager PyTorch's 159 MB leave its casts, one of each weight and bias, out as well.
+    The figures of eager PyTorch leave out its casts too, one per weight and bias.
     """
     calls = [
         fused_call(stage, 1, stage.side_in, torch.float16, training=False)
@@ -200,13 +200,13 @@ def _is_weight(value: object) -> bool:
 
 
 def total(figures: Iterable[Figures]) -> Figures:
-    """The sum of several stages."""
+    """Return the sum of several figures."""
     figures = list(figures)
     return Figures(sum(f.bytes for f in figures), sum(f.launches for f in figures))
 
 
 def traffic_table(rows: Sequence[Row]) -> str:
-    """A line for each row: MB and launches in three ways, and ours by the compulsory bytes."""
+    """Return a line per row: MB and launches of three variants, and ours / compulsory bytes."""
     lines = [
         "| stage | eager MB | launches | ours MB | launches | compulsory MB | launches | ratio |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -222,14 +222,14 @@ def _cells(figures: Figures | None) -> str:
 
 
 def with_total(rows: Sequence[Row]) -> list[Row]:
-    """The rows and their sum."""
+    """Return the rows and their sum."""
     passes = total(row.eager for row in rows if row.eager is not None)
     ours, least = total(row.ours for row in rows), total(row.compulsory for row in rows)
     return [*rows, Row("**all**", passes, ours, least)]
 
 
 def saved_table(rows: Sequence[Saved]) -> str:
-    """A line for each row."""
+    """Return a line per row."""
     lines = ["| block | eager MB | ours MB | ratio |", "|---|--:|--:|--:|"]
     lines += [
         f"| {name} | {plain / 1e6:.2f} | {ours / 1e6:.2f} | {ours / plain:.2f} |"
@@ -283,11 +283,11 @@ def main() -> None:
     """Count and write the report."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tools.traffic",
-        description="What a step moves through memory, per stage; takes minutes.",
+        description="Count the memory traffic of a step, per stage; takes minutes.",
     )
     add_output(parser, REPORT)
     output = parser.parse_args().output
-    if not INTERPRETED:  # Triton decides as it is imported
+    if not INTERPRETED:  # decided when Triton is imported
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "TRITON_INTERPRET": "1"})
     report = REPORT_TEXT.format(
         batch=BATCH,
