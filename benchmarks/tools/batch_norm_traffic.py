@@ -69,12 +69,13 @@ class Counter(TorchDispatchMode):
         if func.is_view or packet in (aten.detach, aten.empty, aten.empty_like):
             return result
         read = [x for i, x in enumerate(args) if not _only_its_size(packet, i)]
-        again = [args[i] for i in READ_TWICE.get(packet, [])]
+        named = {argument.name: x for argument, x in zip(arguments, args, strict=False)}
+        two = packet in TWO_LAUNCHES and not _is_weight_gradient_alone(named)
+        again = [args[i] for i in READ_TWICE.get(packet, [])] if two else []
         written = [x for x, argument in zip(args, arguments, strict=False) if argument.is_write]
         moved = sum(map(self._size, tree_leaves((read, again, written or result))))
         self.bytes += moved
         if moved:
-            two = packet in TWO_LAUNCHES and not _lone_weight_gradient(packet, args)
             self.launches += 1 + two
         return result
 
@@ -88,9 +89,9 @@ def _only_its_size(packet: Any, argument: int) -> bool:
     return packet == aten.max_pool2d_with_indices_backward and argument == 1
 
 
-def _lone_weight_gradient(packet: Any, args: Sequence[Any]) -> bool:
-    """Return True for the first convolution, whose input needs no gradient."""
-    return packet == aten.convolution_backward and not args[-1][0]
+def _is_weight_gradient_alone(named: dict[str, Any]) -> bool:
+    """Return True for the backward of the first convolution, whose input needs no gradient."""
+    return not named.get("need_x", True) or not named.get("output_mask", [True])[0]
 
 
 def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
