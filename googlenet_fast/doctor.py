@@ -16,8 +16,8 @@ import torch
 
 from googlenet_fast.diagnosis import speed
 from googlenet_fast.diagnosis.checks import Result, check_all
-from googlenet_fast.diagnosis.environment import describe_extension, devices, versions
 from googlenet_fast.diagnosis.interpreter import check_in_interpreter
+from googlenet_fast.environment import describe_extension, devices, versions
 from googlenet_fast.errors import run_command
 
 

@@ -11,16 +11,12 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from googlenet_fast import cli
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
-from googlenet_fast.engine.arguments import (
-    ClassifierOptions,
-    Parser,
-    add_classifier_options,
-    add_list_options,
-    read_paddleclas,
-)
+from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.class_matching import match_classes
-from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
@@ -28,12 +24,13 @@ from googlenet_fast.engine.confusion import (
     write_class_results,
     write_confusion,
 )
-from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
-from googlenet_fast.engine.skipping import save_bad_images, without_bad_images
+from googlenet_fast.engine.unreadable_images import save_bad_images, without_bad_images
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.files import write_atomically
+from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.paddleclas import read_config
 
 MOST_ROWS = 20
 """Classes up to which the table on the terminal is complete; of more, the worst and best ten."""
@@ -41,7 +38,7 @@ LONGEST_NAME = 36
 """Characters of a class name in the table."""
 
 
-class Options(ClassifierOptions):
+class Options(cli.ClassifierOptions):
     """The command line."""
 
     data: Path | None
@@ -61,7 +58,7 @@ def main() -> None:
     with distributed(options.device) as process:
         if options.output is not None and process.is_main:
             _make_folder(options.output)
-        classifier = Classifier(options, process)
+        classifier = Classifier(device=process.device, **options.for_classifier())
         dataset = _open_data(options, classifier, process)
         bad_images: list[str] = []
         if options.bad_images == "skip":
@@ -73,13 +70,13 @@ def main() -> None:
                 num_workers=options.num_workers,
             )
         if process.is_main and not options.json:
-            print(_description(classifier, dataset), flush=True)
+            print(_description(classifier, dataset, process), flush=True)
         started = time.perf_counter()
         evaluation = evaluate(
             classifier.model,
             # disable=None: a bar on a terminal only
             tqdm(
-                classifier.loader(dataset),
+                classifier.loader(dataset, process.rank, process.world_size),
                 unit="batch",
                 leave=False,
                 disable=None if process.is_main else True,
@@ -90,18 +87,20 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
         if process.is_main:
-            _report(options, classifier, dataset, evaluation, seconds, bad_images)
+            _report(options, classifier, dataset, evaluation, seconds, bad_images, process)
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise `UserError` where it cannot be understood."""
-    parser = Parser(
+    parser = cli.Parser(
         prog="python -m googlenet_fast.evaluate",
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )
-    paddleclas = read_paddleclas(parser, arguments)
-    add_classifier_options(parser, weights=paddleclas is None)
+    paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
+    if paddleclas is None:
+        cli.add_weights(parser)
+    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(
@@ -115,7 +114,7 @@ def parse(arguments: Sequence[str]) -> Options:
     source.add_argument(
         "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'
     )
-    add_list_options(data)
+    cli.add_list_flags(data)
     data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
     data.add_argument(
         "--bad-images",
@@ -132,9 +131,7 @@ def parse(arguments: Sequence[str]) -> Options:
         help="folder for results.json, per_class.csv, confusion.csv and confusion.png; "
         "default: nothing is written",
     )
-    output.add_argument(
-        "--json", action="store_true", help="print one JSON document instead of the tables"
-    )
+    cli.add_json(output)
     if paddleclas is None:
         return parser.parse_args(arguments, namespace=Options())
     parser.set_defaults(**paddleclas.evaluate_options())
@@ -177,12 +174,12 @@ def _open_data(options: Options, classifier: Classifier, process: Process) -> Im
     return dataset
 
 
-def _description(classifier: Classifier, dataset: ImageDataset) -> str:
+def _description(classifier: Classifier, dataset: ImageDataset, process: Process) -> str:
     return (
         f"GoogLeNet preset {classifier.model.preset.name}, {classifier.num_classes} classes, from "
-        f"{classifier.options.weights}\n"
+        f"{classifier.weights}\n"
         f"{len(dataset)} images of {dataset.source} at {classifier.image_size} px on "
-        f"{classifier.process.device.type}"
+        f"{process.device.type}"
     )
 
 
@@ -193,6 +190,7 @@ def _report(
     evaluation: Evaluation,
     seconds: float,
     bad_images: Sequence[str],
+    process: Process,
 ) -> None:
     """Print and write the results."""
     if not math.isfinite(evaluation.loss):
@@ -216,7 +214,7 @@ def _report(
         "preset": classifier.model.preset.name,
         "num_classes": classifier.num_classes,
         "image_size": classifier.image_size,
-        "world_size": classifier.process.world_size,
+        "world_size": process.world_size,
     }
     per_class = [
         {"index": r.index, "class": r.name, "images": r.images, "correct": r.correct}

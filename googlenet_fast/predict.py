@@ -8,27 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.engine.arguments import (
-    ClassifierOptions,
-    Parser,
-    add_classifier_options,
-    positive,
-    read_paddleclas,
-)
-from googlenet_fast.engine.classifier import Classifier
-from googlenet_fast.engine.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
-from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.engine.prediction import (
+from googlenet_fast import cli
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
+from googlenet_fast.classifier.prediction import (
     Prediction,
     Unreadable,
     find_images,
     predict,
     printable,
 )
+from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.paddleclas import read_config
 
 
-class Options(ClassifierOptions):
+class Options(cli.ClassifierOptions):
     """The command line."""
 
     images: list[Path]
@@ -46,7 +43,7 @@ def main() -> None:
     images, unreadable = find_images(options.images)
     predictions = []
     with distributed(options.device) as process:
-        classifier = Classifier(options, process)
+        classifier = Classifier(device=process.device, **options.for_classifier())
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
             if isinstance(outcome, Unreadable):
@@ -67,13 +64,16 @@ def main() -> None:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise `UserError` where it cannot be understood."""
-    parser = Parser(
+    parser = cli.Parser(
         prog="python -m googlenet_fast.predict",
         description="The likeliest classes of photos. An image that cannot be read does not keep "
         "the others from theirs; it is reported at the end, with exit status 2.",
     )
-    paddleclas = read_paddleclas(parser, arguments)
-    add_classifier_options(parser, weights=paddleclas is None)
+    config, overrides = cli.add_paddleclas_flags(parser, arguments)
+    paddleclas = read_config(config, overrides)
+    if paddleclas is None:
+        cli.add_weights(parser)
+    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
     parser.add_argument(
         "images",
         nargs="+" if paddleclas is None else "*",
@@ -83,11 +83,9 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--top", type=positive, default=5, metavar="K", help="classes an image; default: 5"
+        "--top", type=cli.positive, default=5, metavar="K", help="classes an image; default: 5"
     )
-    output.add_argument(
-        "--json", action="store_true", help="print one JSON document instead of the tables"
-    )
+    cli.add_json(output)
     output.add_argument(
         "--sheet",
         type=Path,
@@ -99,7 +97,7 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
     if not options.images:
-        raise UserError(f"{options.config}: Infer.infer_imgs: is missing; name it, or images here")
+        raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options

@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from googlenet_fast.engine.arguments import Parser, not_negative
-from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.cli import Device, Parser, add_device, not_negative
 from googlenet_fast.engine.report_page import ReportedRun, report_page
 from googlenet_fast.engine.run_evaluation import evaluate_run
 from googlenet_fast.engine.run_record import read_run
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.files import write_atomically
 
 
 class Options(argparse.Namespace):
@@ -23,7 +22,7 @@ class Options(argparse.Namespace):
     output: Path | None
     predictions: bool
     mistakes: int
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
 
 
 def main() -> None:
@@ -61,9 +60,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument(
         "--mistakes", type=not_negative, default=24, metavar="N", help="to show; default: 24"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
-    )
+    add_device(parser)
     return parser.parse_args(arguments, namespace=Options())
 
 

@@ -3,9 +3,9 @@
 import logging
 import sys
 
+from googlenet_fast.cli import Parser
 from googlenet_fast.data.check import add_check_command
 from googlenet_fast.data.shard_writer import add_shard_command
-from googlenet_fast.engine.arguments import Parser
 from googlenet_fast.errors import run_command
 
 

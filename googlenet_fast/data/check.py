@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from googlenet_fast.cli import Parser, add_list_flags, add_max_pixels, add_num_workers
 from googlenet_fast.data.bad_images import parallel_map
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import MAX_PIXELS, DecodeError, decode
 from googlenet_fast.data.splits import open_dataset, open_splits
-from googlenet_fast.engine.arguments import Parser, add_list_options, add_num_workers, positive
 
 SMALLEST = 16
 """Pixels of a short side below which hardly a photo is meant."""
@@ -128,13 +128,7 @@ def add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="a dataset as --data takes it, or a list file"
     )
-    add_list_options(parser)
-    parser.add_argument(
-        "--max-pixels",
-        type=positive,
-        default=MAX_PIXELS,
-        metavar="N",
-        help=f"a larger image counts as bad; default: {MAX_PIXELS}",
-    )
+    add_list_flags(parser)
+    add_max_pixels(parser, MAX_PIXELS)
     add_num_workers(parser)
     parser.set_defaults(run=check)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from googlenet_fast.cli import Parser, add_num_workers, positive
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.lists import CLASS_NAMES
@@ -24,7 +25,6 @@ from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.splits import open_splits
 from googlenet_fast.data.worker_processes import deaf_to_interrupts
-from googlenet_fast.engine.arguments import Parser, add_num_workers, positive
 from googlenet_fast.errors import UserError
 
 

@@ -13,13 +13,14 @@ from googlenet_fast.data import (
     build_loader,
     open_splits,
 )
-from googlenet_fast.engine.config import Amp, DataConfig, TrainConfig
+from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
-from googlenet_fast.engine.skipping import without_bad_images
 from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.engine.unreadable_images import without_bad_images
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.presets import Normalization
 
 
@@ -79,13 +80,6 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
             raise UserError("--model.sync_bn needs GPUs: PyTorch's DDP refuses it on others")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
-
-
-def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
-    """The dtype of mixed precision, or None for none."""
-    if amp == "auto":
-        amp = "fp16" if device.type == "cuda" else "off"
-    return {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
 
 
 def build_data_loader(

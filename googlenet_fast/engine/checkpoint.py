@@ -9,9 +9,7 @@ import torch
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
-
-FORMAT = "googlenet_fast.checkpoint"
-"""Value of a checkpoint's "format" entry."""
+from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT
 
 
 def save_checkpoint(
@@ -29,7 +27,7 @@ def save_checkpoint(
         UserError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
     for copy in copies:
         write_atomically(copy, buffer.getbuffer())
     write_atomically(path, buffer.getbuffer(), keep_as=keep_as)
@@ -50,7 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: cannot be read ({type(error).__name__}); "
             "it is damaged or not a checkpoint"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise UserError(
             f"checkpoint {path}: not a checkpoint of this trainer; "
             "start from foreign weights with --model.weights"

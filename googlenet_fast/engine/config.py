@@ -15,12 +15,10 @@ from typing import Any, Literal, NoReturn
 import jsonargparse
 import yaml
 
+from googlenet_fast.cli import Amp, Device
 from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.paddleclas import read_document, translate
 from googlenet_fast.errors import UserError
-
-Amp = Literal["auto", "off", "fp16", "bf16"]
-"""Mixed precision: auto is fp16 with loss scaling on a GPU and off on a CPU."""
+from googlenet_fast.paddleclas import read_document, translate
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -174,7 +172,7 @@ class TrainConfig:
     exhaustive_search: Literal["auto", "on", "off"] = "auto"
     """Measure first, on a GPU, which implementation of each op is fastest there; what was measured
     is kept for later runs. auto: in runs of 2000 steps or more."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train; auto takes a GPU where there is one."""
     seed: int = 0
     """Seed of initialisation, order, augmentation and dropout."""

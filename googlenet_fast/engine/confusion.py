@@ -12,7 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from googlenet_fast.engine.display_names import shortened
+from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
 from googlenet_fast.files import write_atomically
 

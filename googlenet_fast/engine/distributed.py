@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from googlenet_fast.cli import Device
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
@@ -79,9 +80,7 @@ class Process:
 
 
 @contextmanager
-def distributed(
-    device: Literal["auto", "cpu", "cuda"] = "auto", timeout: float = 600.0
-) -> Iterator[Process]:
+def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Process]:
     """Join the run that torchrun started, or be a run of one process.
 
     CUDA tensors travel over NCCL, CPU tensors over gloo.
@@ -125,7 +124,7 @@ def distributed(
             dist.destroy_process_group()
 
 
-def _choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+def _choose_device(device: Device, local_rank: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":

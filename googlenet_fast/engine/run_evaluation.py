@@ -4,16 +4,15 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tqdm import tqdm
 
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.contact_sheet import photo_on_mat
+from googlenet_fast.cli import Device
 from googlenet_fast.data import ImageDataset
-from googlenet_fast.engine.arguments import ClassifierOptions
 from googlenet_fast.engine.build import open_data
-from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.config import load_config
-from googlenet_fast.engine.contact_sheet import photo_on_mat
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.mistakes import Mistake, Mistakes
@@ -44,9 +43,7 @@ class RunEvaluation:
     """Surest first."""
 
 
-def evaluate_run(
-    folder: Path, most_mistakes: int, device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> RunEvaluation:
+def evaluate_run(folder: Path, most_mistakes: int, device: Device = "auto") -> RunEvaluation:
     """Evaluate best.pt on the validation images that the run's configuration names.
 
     Raises:
@@ -54,22 +51,16 @@ def evaluate_run(
     """
     config = load_config(["-c", str(folder / "config.yaml")])
     dataset = open_data(config.data).val
-    options = ClassifierOptions(
-        weights=folder / "best.pt",
-        preset=None,
-        class_names=None,
-        image_size=None,
-        resize_size=None,
-        batch_size=config.data.batch_size,
-        loader="auto" if config.data.loader == "synthetic" else config.data.loader,
-        num_workers=config.data.num_workers,
-        max_pixels=config.data.max_pixels,
-        device=device,
-        amp="auto",  # fp16, which a run on a GPU may have asked for, takes ages on a CPU
-    )
     mistakes = Mistakes(most_mistakes)
     with distributed(device) as process:
-        classifier = Classifier(options, process)
+        classifier = Classifier(
+            folder / "best.pt",
+            process.device,
+            loader="auto" if config.data.loader == "synthetic" else config.data.loader,
+            batch_size=config.data.batch_size,
+            num_workers=config.data.num_workers,
+            max_pixels=config.data.max_pixels,
+        )
         dataset.check_labels(classifier.num_classes)
         evaluation = evaluate(
             classifier.model,

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from googlenet_fast.diagnosis.environment import devices, versions
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.curves import Metrics, series
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.environment import devices, versions
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import write_atomically
 
 ENVIRONMENT = "environment.json"
 

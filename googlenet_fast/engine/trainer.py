@@ -13,7 +13,6 @@ from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.engine.build import (
-    amp_dtype,
     build_data_loader,
     build_model,
     build_train_step,
@@ -26,16 +25,17 @@ from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.kernel_search import is_search_wanted, search
+from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
 from googlenet_fast.engine.optimizer import set_lr
-from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
-from googlenet_fast.engine.skipping import save_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
+from googlenet_fast.engine.unreadable_images import save_bad_images
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 
 
@@ -78,7 +78,7 @@ class Trainer:
         self.bad_steps = 0
         self.best_top1 = -1.0
         self.stopped_by: signal.Signals | None = None
-        self._report: Report | None = None
+        self._logger: MetricsLogger | None = None
         with ExitStack() as closing:
             self.folder = self._open_folder()
             if self.folder is not None:
@@ -92,8 +92,8 @@ class Trainer:
                 self.folder.begin(dump_config(config))
                 if config.data.bad_images == "skip":
                     save_bad_images(self.bad_images, self.folder.path)
-                self._report = Report(self.folder, self._total_steps, self.step)
-                closing.callback(self._report.close)
+                self._logger = MetricsLogger(self.folder, self._total_steps, self.step)
+                closing.callback(self._logger.close)
             self.close = closing.pop_all().close
         self._first_step = self.step
         self._started = time.perf_counter()
@@ -203,7 +203,7 @@ class Trainer:
         self.bad_steps += int(bad_steps)
         if bad_row >= self.config.max_bad_steps:
             raise self._diverged(f"the loss or gradients of {bad_row:.0f} steps in a row are")
-        if self._report is None:
+        if self._logger is None:
             return
         scaler = self.train_step.scaler
         values = {
@@ -223,7 +223,7 @@ class Trainer:
         elapsed = time.perf_counter() - self._started
         done = self.step - self._first_step
         eta = format_time(elapsed / done * (self._total_steps - self.step))
-        self._report.log("train", self.step, values, f"{self._step_line(values)} eta {eta}")
+        self._logger.record("train", self.step, values, f"{self._step_line(values)} eta {eta}")
 
     def _step_line(self, values: dict[str, float]) -> str:
         loss, top1 = (values.get(key, math.nan) for key in ("loss", "top1"))
@@ -267,14 +267,14 @@ class Trainer:
         best = evaluation.top1 > self.best_top1
         self.best_top1 = max(self.best_top1, evaluation.top1)
         self._save(best=best, of_epoch=of_epoch)
-        if self._report is not None:
+        if self._logger is not None:
             values = {
                 "epoch": self.epoch,
                 "loss": evaluation.loss,
                 "top1": evaluation.top1,
                 "top5": evaluation.top5,
             }
-            self._report.log(
+            self._logger.record(
                 "val",
                 self.step,
                 values,

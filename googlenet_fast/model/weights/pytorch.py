@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from googlenet_fast.engine.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from googlenet_fast.errors import UserError
-from googlenet_fast.model.weights.weight_file import Description
+from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT, Description
 
 TORCHVISION_SHA256 = "1378be20"
 """How the SHA-256 of torchvision's published googlenet-1378be20.pth begins."""

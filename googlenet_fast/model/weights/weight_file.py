@@ -10,6 +10,9 @@ from torch import Tensor
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import PRESETS
 
+CHECKPOINT_FORMAT = "googlenet_fast.checkpoint"
+"""Value of the key "format" of a checkpoint of the trainer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from googlenet_fast.engine.paddleclas.document import Section
-from googlenet_fast.engine.paddleclas.values import path
+from googlenet_fast.paddleclas.document import Section
+from googlenet_fast.paddleclas.values import path
 
 OURS = {"best_model": "best.pt", "latest": "last.pt"}
 """What PaddleClas calls the files that a run of ours leaves."""

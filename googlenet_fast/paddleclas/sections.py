@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.engine.paddleclas.document import Section
-from googlenet_fast.engine.paddleclas.files import find_checkpoint, find_weights
-from googlenet_fast.engine.paddleclas.transforms import evaluation_options, training_options
-from googlenet_fast.engine.paddleclas.values import (
+from googlenet_fast.paddleclas.document import Section
+from googlenet_fast.paddleclas.files import find_checkpoint, find_weights
+from googlenet_fast.paddleclas.transforms import evaluation_options, training_options
+from googlenet_fast.paddleclas.values import (
     boolean,
     count,
     integer,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from googlenet_fast.engine.paddleclas import read_document, translate
 from googlenet_fast.errors import UserError
+from googlenet_fast.paddleclas import read_document, translate
 
 GOOGLENET = Path(__file__).with_name("GoogLeNet.yaml")
 

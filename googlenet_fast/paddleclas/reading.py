@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from googlenet_fast.engine.paddleclas.document import Document
-from googlenet_fast.engine.paddleclas.values import literal
 from googlenet_fast.errors import UserError
+from googlenet_fast.paddleclas.document import Document
+from googlenet_fast.paddleclas.values import literal
 
 SECTIONS = {"Global", "Arch", "DataLoader"}
 """Top-level keys of which any tells that a YAML file is laid out as PaddleClas's are."""

@@ -2,13 +2,16 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from googlenet_fast.engine.paddleclas.document import Document, Section
-from googlenet_fast.engine.paddleclas.optimizer import read_optimizer
-from googlenet_fast.engine.paddleclas.sections import (
+from googlenet_fast.errors import UserError
+from googlenet_fast.paddleclas.document import Document, Section
+from googlenet_fast.paddleclas.optimizer import read_optimizer
+from googlenet_fast.paddleclas.reading import read_document
+from googlenet_fast.paddleclas.sections import (
     Fields,
     Inference,
     Split,
@@ -20,8 +23,7 @@ from googlenet_fast.engine.paddleclas.sections import (
     read_metric,
     read_split,
 )
-from googlenet_fast.engine.paddleclas.values import number, positive_integer, shape
-from googlenet_fast.errors import UserError
+from googlenet_fast.paddleclas.values import number, positive_integer, shape
 
 T = TypeVar("T")
 
@@ -110,6 +112,22 @@ class PaddleClasConfig:
         if part is None:
             raise UserError(f"{self.file}: {path}: is missing, and needed here")
         return part
+
+
+def read_config(file: Path | None, overrides: Sequence[str]) -> PaddleClasConfig | None:
+    """Read and translate the configuration in a file, if one is given.
+
+    Raises:
+        UserError: it is not a PaddleClas configuration, cannot be used, or overrides come alone.
+    """
+    if file is None:
+        if overrides:
+            raise UserError(f"-o {overrides[0]}: overrides a PaddleClas configuration; give -c")
+        return None
+    document = read_document(file, overrides)
+    if document is None:
+        raise UserError(f"{file}: is not a PaddleClas configuration; name the weights instead")
+    return translate(document)
 
 
 def translate(document: Document) -> PaddleClasConfig:

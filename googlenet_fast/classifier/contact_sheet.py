@@ -9,7 +9,7 @@ from typing import IO
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.engine.prediction import Guess, Prediction, printable
+from googlenet_fast.classifier.prediction import Guess, Prediction, printable
 from googlenet_fast.files import write_atomically
 
 MOST_TILES = 200

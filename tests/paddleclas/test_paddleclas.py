@@ -13,15 +13,15 @@ from PIL import Image
 
 from googlenet_fast import evaluate, predict, train
 from googlenet_fast.engine.config import ScheduleConfig, TrainConfig, load_config
-from googlenet_fast.engine.paddleclas.document import Document
-from googlenet_fast.engine.paddleclas.optimizer import read_optimizer
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.errors import UserError
+from googlenet_fast.paddleclas.document import Document
+from googlenet_fast.paddleclas.optimizer import read_optimizer
 from tests.engine.runs import start_torchrun
 
 GOOGLENET = Path(__file__).with_name("GoogLeNet.yaml")
-GOLDEN = Path(__file__).parents[2] / "golden" / "paddle_learning_rates.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_learning_rates.json"
 CASES = json.loads(GOLDEN.read_text())["cases"]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from googlenet_fast.classifier.display_names import display_names, shortened
 from googlenet_fast.data.imagenet import imagenet_classes
-from googlenet_fast.engine.display_names import display_names, shortened
 
 
 def test_imagenet() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
-from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.errors import UserError
 
 

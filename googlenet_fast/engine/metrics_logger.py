@@ -1,4 +1,4 @@
-"""What a run tells: log lines or a progress bar, metrics.jsonl, TensorBoard."""
+"""The output of a run while it trains: log lines or a progress bar, metrics.jsonl, TensorBoard."""
 
 import json
 import sys
@@ -18,8 +18,8 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
-class Report:
-    """Reports a run of `total_steps` steps from its main process.
+class MetricsLogger:
+    """Logs a run of `total_steps` steps in its main process.
 
     On a terminal a progress bar shows the last line; elsewhere each line is printed.
     """
@@ -30,14 +30,14 @@ class Report:
         self._total_steps, self._start_step = total_steps, start_step
         self._bar: tqdm[Any] | None = None
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self._bar is None:
             print(line, flush=True)
         else:
             self._bar.write(line)
 
-    def log(self, kind: str, step: int, values: dict[str, float], line: str) -> None:
+    def record(self, kind: str, step: int, values: dict[str, float], line: str) -> None:
         """Record values of one kind ("train" or "val") at a step."""
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         try:
@@ -49,7 +49,7 @@ class Report:
         if kind == "train" and sys.stderr.isatty():
             self._advance(step, line)
         else:
-            self.say(line)
+            self.log(line)
 
     def _advance(self, step: int, line: str) -> None:
         if self._bar is None:

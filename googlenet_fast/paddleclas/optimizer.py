@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from googlenet_fast.engine.paddleclas.document import Section
-from googlenet_fast.engine.paddleclas.values import (
+from googlenet_fast.paddleclas.document import Section
+from googlenet_fast.paddleclas.values import (
     boolean,
     not_negative,
     numbers,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from googlenet_fast.engine.contact_sheet import (
+from googlenet_fast.classifier.contact_sheet import (
     MARGIN,
     PHOTO_HEIGHT,
     WIDTH,
     draw_contact_sheet,
     save_contact_sheet,
 )
-from googlenet_fast.engine.prediction import Guess, Prediction
+from googlenet_fast.classifier.prediction import Guess, Prediction
 from googlenet_fast.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""A trained network that names what images show."""
