@@ -29,8 +29,8 @@ from benchmarks.network import (
     stages,
 )
 from googlenet_fast.errors import run_command
+from googlenet_fast.extension import instruction_set
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.ops.extension import instruction_set
 from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.selection import call_of
 from googlenet_fast.ops.work import work

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-from googlenet_fast.kernels.launch import Launch, observe
 from torch import Tensor
 from triton.runtime import interpreter
+
+from googlenet_fast.kernels.launch import Launch, observe
 
 
 class LaunchTraffic(NamedTuple):

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.backends.nvidia
-from googlenet_fast.kernels.launch import INTERPRETED, MAX_REGISTERS, Launch, observe
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
@@ -28,6 +27,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.kernels.launch import INTERPRETED, MAX_REGISTERS, Launch, observe
 from googlenet_fast.model import PRESETS
 
 BATCH = 256

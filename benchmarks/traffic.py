@@ -16,8 +16,6 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
-from googlenet_fast.kernels import configs, conv1x1, split_k
-from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
 from torch import Tensor
 
 from benchmarks.interpreter_traffic import LaunchTraffic, count_traffic
@@ -25,6 +23,8 @@ from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op
 from benchmarks.roofline import HALF, SINGLE, compulsory, eager
 from benchmarks.saved_tensors import Saved, saved_rows
 from googlenet_fast.errors import run_command
+from googlenet_fast.kernels import configs, conv1x1, split_k
+from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
 
 BATCH = 256
 """Images among which weights and their gradients are divided."""

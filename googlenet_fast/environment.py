@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import googlenet_fast
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 
 PACKAGES = (
     "numpy",

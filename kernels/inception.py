@@ -25,6 +25,7 @@ def forward(
     wp: Tensor,
     bp: Tensor | None,
     reduce_relu: bool,
+    *,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the block's output, its reductions and, if `training`, the pool's index.

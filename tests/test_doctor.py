@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from googlenet_fast import doctor
+from googlenet_fast import doctor, extension
 from googlenet_fast.diagnosis import checks, interpreter, speed
 from googlenet_fast.diagnosis.checks import CASES, Case, Result
 from googlenet_fast.diagnosis.interpreter import check_in_interpreter
-from googlenet_fast.ops import dispatch, extension
+from googlenet_fast.ops import dispatch
 
 
 def test_this_machine_is_healthy() -> None:

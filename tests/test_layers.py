@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import layers
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 from googlenet_fast.peaks import Peak
 
 MILLISECOND = 1e-3

@@ -117,9 +117,10 @@ def test_disk_full_while_saving(
 
     def begin_on_a_full_disk(folder: RunFolder, config: str) -> None:
         begin(folder, config)
-        (folder.path / f".last.pt.{os.getpid()}").symlink_to("/dev/full")
+        (folder.path / ".last.pt.7").symlink_to("/dev/full")
 
     monkeypatch.setattr(RunFolder, "begin", begin_on_a_full_disk)
+    monkeypatch.setattr("secrets.randbits", lambda bits: 7)  # the number of temporary files
     line = error_of([*command, "--epochs", "2", "--resume", "auto"], monkeypatch, capsys)
     assert "last.pt: No space left on device; the previous one is unharmed" in line
     assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2

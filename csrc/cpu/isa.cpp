@@ -93,7 +93,7 @@ int64_t second_level_cache() {
 
 }  // namespace googlenet_fast::cpu
 
-// The name of what the kernels run on; read by googlenet_fast/ops/extension.py.
+// The name of what the kernels run on; read by googlenet_fast/extension.py.
 extern "C" __attribute__((visibility("default"))) const char* googlenet_fast_instruction_set() {
   using namespace googlenet_fast::cpu;
   return amx() == nullptr ? isa().name : "amx";

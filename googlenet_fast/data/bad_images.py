@@ -5,27 +5,26 @@ resumed run. So all are read once before the first step, and what could be read 
 """
 
 import hashlib
+import io
 import logging
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_fast.cache import cache_dir
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.loader import Loader
 from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import PILLOW, DecodeError, decode
 from googlenet_fast.data.worker_processes import deaf_to_interrupts
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir, write_cache
 
 CHUNK = 32
 """Images that a process is given at a time."""
@@ -134,14 +133,10 @@ class ReadableImages:
         return np.isin(signatures, self._known)
 
     def add(self, signatures: NDArray[np.uint64]) -> None:
-        """Remember more; a cache that cannot be written is done without."""
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as file:
-                np.save(file, np.union1d(self._known, signatures))
-            Path(file.name).replace(self._file)
-        except OSError as error:
-            _log.warning("%s: not cached (%s)", self._file, error.strerror)
+        """Remember more; a failed write is logged and ignored."""
+        content = io.BytesIO()
+        np.save(content, np.union1d(self._known, signatures))
+        write_cache(self._file, content.getbuffer())
 
     def _load(self) -> NDArray[np.uint64]:
         empty = np.empty(0, np.uint64)

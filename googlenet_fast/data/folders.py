@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_fast.cache import cache_dir, write_json
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir, write_json
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
 """Of image files, in either case; other files in a class folder are passed over."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from googlenet_fast.cache import cache_dir
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir
 
 SIZE = 64
 """Side of the written images, in pixels; the originals have 8, of 17 grey levels."""

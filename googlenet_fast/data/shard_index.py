@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from googlenet_fast.cache import cache_dir, write_json
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir, write_json
 
 _log = logging.getLogger("googlenet_fast")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 """What the kernels for GPUs take."""

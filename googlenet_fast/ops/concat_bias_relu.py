@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 from googlenet_fast.ops.autocast import autocast
 from googlenet_fast.ops.compiled import why_not_compiled
 from googlenet_fast.ops.dispatch import always, choose, register

@@ -214,7 +214,7 @@ def _forward(*arguments: Any) -> Tensor:
     return kernels.forward(*arguments, training=False)[0]
 
 
-def _forward_training(*arguments: Any) -> tuple[Tensor, ...]:
+def _forward_training(*arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     from googlenet_fast.kernels import inception as kernels
 
     return kernels.forward(*arguments, training=True)

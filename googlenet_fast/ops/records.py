@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from googlenet_fast.cache import cache_dir
+from googlenet_fast.files import cache_dir
 
 
 def read_record(kind: str, device: str) -> list[Any]:

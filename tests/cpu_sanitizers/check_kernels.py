@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     bn_relu_concat,
     concat_bias_relu,
     conv_bias_relu,
-    extension,
     inception,
     local_response_norm,
     max_pool,

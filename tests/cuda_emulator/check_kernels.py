@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
-    extension,
     local_response_norm,
     max_pool,
     use_impl,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHAPE = (2, 64, 28, 28)

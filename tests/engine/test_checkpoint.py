@@ -41,10 +41,13 @@ def test_failing_disk_keeps_the_previous_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"step": 1})
-    (tmp_path / f".last.pt.{os.getpid()}").symlink_to("/dev/full")
+    monkeypatch.setattr("secrets.randbits", lambda bits: 7)  # the number of the temporary file
+    (tmp_path / ".last.pt.7").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"last\.pt: No space left on device; the previous one"):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1

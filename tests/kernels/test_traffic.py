@@ -4,7 +4,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from googlenet_fast.kernels.launch import INTERPRETED, Launch, launch, observe
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.errors import InterpreterError
@@ -23,6 +22,7 @@ from benchmarks.network import (
 )
 from benchmarks.roofline import compulsory, eager
 from benchmarks.saved_tensors import saved_rows
+from googlenet_fast.kernels.launch import INTERPRETED, Launch, launch, observe
 from googlenet_fast.model.inception import Widths
 from googlenet_fast.ops import inception, use_impl
 

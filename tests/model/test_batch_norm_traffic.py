@@ -2,7 +2,7 @@
 
 import pytest
 
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 
 pytest.importorskip("torchvision")
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from googlenet_fast import extension
 from googlenet_fast.model import inception, layers
 from googlenet_fast.model.inception import Inception, Widths
 from googlenet_fast.model.layers import Conv
 from googlenet_fast.model.presets import PRESETS
-from googlenet_fast.ops import extension, prepare_weight, use_impl
+from googlenet_fast.ops import prepare_weight, use_impl
 
 pytestmark = pytest.mark.skipif(
     extension.missing_part("cpu") is not None, reason="the extension has no CPU part"

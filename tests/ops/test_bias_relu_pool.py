@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from googlenet_fast.ops import bias_relu_pool, extension, use_impl
+from googlenet_fast import extension
+from googlenet_fast.ops import bias_relu_pool, use_impl
 from googlenet_fast.ops.library import overload_of
 
 Check = Callable[[Tensor, Tensor, Tensor], None]

@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
+from googlenet_fast import extension
 from googlenet_fast.errors import UserError
-from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]

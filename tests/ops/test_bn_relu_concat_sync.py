@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from googlenet_fast import extension
 from googlenet_fast.model import layers
-from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
 from tests.engine.runs import finish, warm_process
 
 SIBLINGS, WIDTHS = (5, 4, 3), (6, 7, 2)

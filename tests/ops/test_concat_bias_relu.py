@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
+from googlenet_fast import extension
 from googlenet_fast.errors import UserError
-from googlenet_fast.ops import concat_bias_relu, dispatch, extension, use_impl
+from googlenet_fast.ops import concat_bias_relu, dispatch, use_impl
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu_reference
 
 Check = Callable[[Tensor, Tensor, Tensor], None]

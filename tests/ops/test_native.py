@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from googlenet_fast import ops
-from googlenet_fast.ops import extension
+from googlenet_fast import extension, ops
 from googlenet_fast.ops.prepared import tile_points
 from googlenet_fast.ops.trial import Trial, random_arguments
 
