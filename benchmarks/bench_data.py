@@ -13,7 +13,7 @@ from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
 from benchmarks.harness import interleave
-from googlenet_fast.data import ImageDataset, Loader, build_loader
+from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.shard_writer import Resizing, Shard, write_shard
 from googlenet_fast.engine.config import load_config
@@ -50,8 +50,7 @@ def sharded(photos: ImageDataset, path: Path, resizing: Resizing | None) -> Imag
 
 
 def loader(dataset: ImageDataset, train: bool, kind: Kind, num_workers: int) -> Loader:
-    return build_loader(
-        dataset,
+    options = LoaderOptions(
         kind=kind,
         train=train,
         batch_size=BATCH,
@@ -60,6 +59,7 @@ def loader(dataset: ImageDataset, train: bool, kind: Kind, num_workers: int) -> 
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         num_workers=num_workers,
     )
+    return build_loader(dataset, options)
 
 
 def measure(title: str, loaders: dict[str, Loader], cores: int) -> None:

@@ -1,5 +1,6 @@
 """A trained network, the way it is fed images, and the names of its classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from googlenet_fast.classifier.display_names import display_names
 from googlenet_fast.cli import Amp
-from googlenet_fast.data import ImageDataset, Loader, build_loader, read_class_names
+from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.reading import MAX_PIXELS
@@ -30,9 +31,9 @@ class Classifier:
             ImageNet's for 1000 classes.
         image_size: side of the network's input, in pixels; default: as in training, else 224.
         resize_size: short side before the centre crop, in pixels; default: as in training, else
-            that of `build_loader`.
+            that of `LoaderOptions`.
         amp: mixed precision.
-        loader, batch_size, num_workers, max_pixels: how images are read, as in `build_loader`.
+        loader, batch_size, num_workers, max_pixels: how images are read, as in `LoaderOptions`.
 
     Raises:
         UserError: weights that cannot be loaded, class names that do not fit them, an image size
@@ -73,8 +74,18 @@ class Classifier:
             self.resize_size = info.resize_size
         self.model.preset.check_input_size(self.image_size, aux=False)
         self.amp_dtype = amp_dtype(amp, device)
-        self._loader, self._batch_size = loader, batch_size
-        self._num_workers, self._max_pixels = num_workers, max_pixels
+        self._loader_options = LoaderOptions(
+            train=False,
+            kind=loader,
+            batch_size=batch_size,
+            image_size=self.image_size,
+            resize_size=self.resize_size,
+            normalization=self.model.preset.normalization,
+            device=device,
+            dtype=self.amp_dtype or torch.float32,
+            num_workers=num_workers,
+            max_pixels=max_pixels,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -83,21 +94,8 @@ class Classifier:
 
     def loader(self, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Loader:
         """Return a loader of this rank's share of a dataset; each image comes once over all."""
-        return build_loader(
-            dataset,
-            train=False,
-            kind=self._loader,
-            batch_size=self._batch_size,
-            image_size=self.image_size,
-            resize_size=self.resize_size,
-            normalization=self.model.preset.normalization,
-            device=self.device,
-            dtype=self.amp_dtype or torch.float32,
-            rank=rank,
-            world_size=world_size,
-            num_workers=self._num_workers,
-            max_pixels=self._max_pixels,
-        )
+        options = replace(self._loader_options, rank=rank, world_size=world_size)
+        return build_loader(dataset, options)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:

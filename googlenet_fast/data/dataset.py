@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from googlenet_fast.data.folders import list_class_folders
 from googlenet_fast.data.lists import ImageList, place_in
-from googlenet_fast.data.members import Location, Members
 from googlenet_fast.data.shards import read_images
+from googlenet_fast.data.tar_members import Location, Members
 from googlenet_fast.errors import UserError
 
 MOST_CLASSES = 1_000_000

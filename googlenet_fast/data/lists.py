@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_fast.data.members import Members
+from googlenet_fast.data.tar_members import Members
 from googlenet_fast.errors import UserError
 
 _log = logging.getLogger("googlenet_fast")

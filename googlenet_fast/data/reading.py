@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import PIL
 from PIL import Image, ImageOps
 
-from googlenet_fast.data.members import Location
+from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")

@@ -135,17 +135,17 @@ class BatchSampler:
             return self._count(self.num_images)
         return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch of which all ranks together have had `start` images."""
+    def batches(self, epoch: int, images_seen: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of an epoch, after the first `images_seen` images."""
         if self.augmentation is None:
-            order = np.arange(start + self.rank, self.num_images, self.world_size)
+            order = np.arange(images_seen + self.rank, self.num_images, self.world_size)
             for first in range(0, len(order), self.batch_size):
                 yield Batch(order[first : first + self.batch_size], None)
             return
         order = np.arange(self.num_images)
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
-        left = self.num_images - start
+        left = self.num_images - images_seen
         for _ in range(self._count(left)):
             size = min(self.batch_size, math.ceil(left / self.world_size))
             first = self.num_images - left + self.rank * size

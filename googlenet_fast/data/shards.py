@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from googlenet_fast.data.lists import ImageList, read_image_list
-from googlenet_fast.data.members import Members
 from googlenet_fast.data.shard_index import index_shard
+from googlenet_fast.data.tar_members import Members
 from googlenet_fast.errors import UserError
 
 MOST_SHARDS = 100_000

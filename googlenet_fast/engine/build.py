@@ -9,6 +9,7 @@ from googlenet_fast.data import (
     Augmentation,
     ImageDataset,
     Loader,
+    LoaderOptions,
     Splits,
     build_loader,
     open_splits,
@@ -92,8 +93,7 @@ def build_data_loader(
 ) -> Loader:
     """This process's share of a split, as batches in the dtype of mixed precision."""
     data = config.data
-    return build_loader(
-        dataset,
+    options = LoaderOptions(
         train=train,
         kind=data.loader,
         batch_size=data.batch_size,
@@ -117,6 +117,7 @@ def build_data_loader(
         shuffle=data.shuffle,
         drop_last=data.drop_last,
     )
+    return build_loader(dataset, options)
 
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:

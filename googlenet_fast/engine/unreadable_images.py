@@ -1,15 +1,14 @@
 """Leaving out the images that cannot be read, alike in every process of a run."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from googlenet_fast.data import ImageDataset, Loader, build_loader
-from googlenet_fast.data.bad_images import ReadableImages, Reasons, find_bad_images, signatures
+from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.loader import Kind
+from googlenet_fast.data.unreadable import ReadableImages, Reasons, find_unreadable, signatures
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
@@ -41,8 +40,7 @@ def without_bad_images(
     Raises:
         UserError: not one image can be read.
     """
-    make_loader: Callable[[ImageDataset], Loader] = partial(
-        build_loader,
+    options = LoaderOptions(
         train=False,
         kind=kind,
         batch_size=SCANNED,
@@ -54,7 +52,7 @@ def without_bad_images(
     )
     share = np.arange(process.rank, len(dataset), process.world_size)
     marks = signatures(dataset.location(i) for i in share.tolist())
-    readable = ReadableImages(make_loader(dataset).decoder, max_pixels)
+    readable = ReadableImages(build_loader(dataset, options).decoder, max_pixels)
     unknown = ~readable.among(marks)
     with tqdm(
         total=2 * int(unknown.sum()),
@@ -62,12 +60,10 @@ def without_bad_images(
         leave=False,
         disable=None if process.is_main else True,
     ) as bar:
-        own = find_bad_images(
+        own = find_unreadable(
             dataset,
             share[unknown],
-            make_loader,
-            max_pixels=max_pixels,
-            num_workers=num_workers,
+            options,
             advance=bar.update,
         )
     good = marks[unknown & ~np.isin(share, list(own))]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from googlenet_fast.data.__main__ import main
-from googlenet_fast.data.bad_images import CHUNK
+from googlenet_fast.data.worker_processes import CHUNK
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from googlenet_fast.data import ImageDataset
-from googlenet_fast.data.bad_images import why_bad
-from googlenet_fast.data.members import Location
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.unreadable import why_unreadable
 from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from googlenet_fast.errors import UserError
 
@@ -34,7 +34,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
-from googlenet_fast.data import ImageDataset, build_loader
+from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.dali import decode_window, whole_image
 from googlenet_fast.data.reading import DecodeError
 from googlenet_fast.model.presets import IMAGENET_RGB
@@ -49,12 +49,12 @@ def decoding():
 
 def loads(file):
     dataset = ImageDataset(root, [file], np.zeros(1, np.int64), ("x",), root)
-    loader = build_loader(
-        dataset, train=False, batch_size=1, image_size=16, normalization=IMAGENET_RGB,
+    options = LoaderOptions(
+        train=False, batch_size=1, image_size=16, normalization=IMAGENET_RGB,
         kind="dali", num_workers=0, max_pixels=limit,
     )
     try:
-        return len(list(loader)) == 1
+        return len(list(build_loader(dataset, options))) == 1
     except DecodeError:
         return False
 
@@ -125,7 +125,7 @@ def test_mutated_jpegs(tmp_path: Path) -> None:
         content = mutated(generator.choice(originals), generator)
         path = tmp_path / f"{i:07}.jpg"
         path.write_bytes(content)
-        bad += why_bad(Location(str(path), str(path)), LIMIT) is not None
+        bad += why_unreadable(Location(str(path), str(path)), LIMIT) is not None
     assert 0.1 < bad / (5000 * ROUNDS) < 0.9
     pytest.importorskip("nvidia.dali")
     done = subprocess.run(

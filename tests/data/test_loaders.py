@@ -14,7 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from googlenet_fast.data import Augmentation, ImageDataset, Loader, build_loader, open_splits
+from googlenet_fast.data import (
+    Augmentation,
+    ImageDataset,
+    Loader,
+    LoaderOptions,
+    build_loader,
+    open_splits,
+)
 from googlenet_fast.data.gpu_decoding import gpu_decoding
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.sampling import BatchSampler
@@ -46,7 +53,7 @@ def make(request: pytest.FixtureRequest, photos: ImageDataset) -> Make:
             "num_workers": 0,
             "seed": 3,
         }
-        return build_loader(dataset, kind=request.param, **{**defaults, **options})
+        return build_loader(dataset, LoaderOptions(kind=request.param, **{**defaults, **options}))
 
     return build
 
@@ -54,12 +61,14 @@ def make(request: pytest.FixtureRequest, photos: ImageDataset) -> Make:
 def both(dataset: ImageDataset, **options: Any) -> tuple[Loader, Loader]:
     """The same loader on DALI and on torchvision."""
     pytest.importorskip("nvidia.dali")
-    dali, other = (build_loader(dataset, kind=kind, num_workers=0, **options) for kind in KINDS)
+    dali, other = (
+        build_loader(dataset, LoaderOptions(kind=kind, num_workers=0, **options)) for kind in KINDS
+    )
     return dali, other
 
 
-def epoch(loader: Loader, number: int, start: int = 0) -> list[Batch]:
-    loader.set_epoch(number, start)
+def epoch(loader: Loader, number: int, images_seen: int = 0) -> list[Batch]:
+    loader.set_epoch(number, images_seen)
     return list(loader)
 
 
@@ -142,7 +151,7 @@ def test_augmentation_can_be_switched_off(make: Make) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_epoch_resumed_in_the_middle_is_bit_exact(make: Make, num_workers: int) -> None:
     whole = epoch(make(num_workers=num_workers), 2)
-    assert_same(epoch(make(num_workers=num_workers), 2, start=16), whole[4:])
+    assert_same(epoch(make(num_workers=num_workers), 2, images_seen=16), whole[4:])
 
 
 def test_an_epoch_left_early_does_not_show_in_the_next(make: Make) -> None:
@@ -296,13 +305,14 @@ def test_a_loader_goes_on_after_the_file_was_repaired(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_process_ends_with_one_line_and_status_2(damaged: ImageDataset, kind: str) -> None:
     program = f"""
-from googlenet_fast.data import ImageDataset, build_loader
+from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.errors import run_command
 from googlenet_fast.model.presets import IMAGENET_RGB
 def main():
     dataset = ImageDataset.from_folder({str(damaged.root)!r})
-    list(build_loader(dataset, train=True, kind={kind!r}, batch_size=4, image_size=48,
-                      normalization=IMAGENET_RGB, num_workers=2))
+    options = LoaderOptions(train=True, kind={kind!r}, batch_size=4, image_size=48,
+                            normalization=IMAGENET_RGB, num_workers=2)
+    list(build_loader(dataset, options))
 run_command(main)
 """
     ended = subprocess.run(
@@ -387,13 +397,13 @@ def test_workers_do_not_touch_what_their_parent_left_behind(
     }  # fmt: skip
     gc.disable()
     try:
-        batches = iter(build_loader(photos, kind="dali", **options))
+        batches = iter(build_loader(photos, LoaderOptions(kind="dali", **options)))
         next(batches)
         abandoned: list[object] = [batches]
         abandoned.append(abandoned)
         del batches, abandoned
         monkeypatch.setattr(_Reader, "_read", collect_and_read)
-        assert len(list(build_loader(photos, kind="torchvision", **options))) == 6
+        assert len(list(build_loader(photos, LoaderOptions(kind="torchvision", **options)))) == 6
     finally:
         gc.enable()
 
@@ -401,10 +411,17 @@ def test_workers_do_not_touch_what_their_parent_left_behind(
 class TestSynthetic:
     def test_the_same_batch_at_each_step(self, photos: ImageDataset) -> None:
         loader = build_loader(
-            photos, kind="synthetic", train=True, batch_size=5, image_size=64,
-            normalization=IMAGENET_RGB, dtype=torch.bfloat16,
-        )  # fmt: skip
-        (images, labels), *others = epoch(loader, 0, start=5)
+            photos,
+            LoaderOptions(
+                kind="synthetic",
+                train=True,
+                batch_size=5,
+                image_size=64,
+                normalization=IMAGENET_RGB,
+                dtype=torch.bfloat16,
+            ),
+        )
+        (images, labels), *others = epoch(loader, 0, images_seen=5)
         assert len(others) == len(loader) - 2 == 2
         assert images.shape == (5, 3, 64, 64)
         assert images.dtype == torch.bfloat16
@@ -414,9 +431,17 @@ class TestSynthetic:
 
     def test_evaluation_counts_each_image_once(self, photos: ImageDataset) -> None:
         loader = build_loader(
-            photos, kind="synthetic", train=False, batch_size=5, image_size=64,
-            normalization=IMAGENET_RGB, rank=1, world_size=2,
-        )  # fmt: skip
+            photos,
+            LoaderOptions(
+                kind="synthetic",
+                train=False,
+                batch_size=5,
+                image_size=64,
+                normalization=IMAGENET_RGB,
+                rank=1,
+                world_size=2,
+            ),
+        )
         assert [len(images) for images, _ in loader] == [5, 5, 2]
 
 
@@ -428,16 +453,19 @@ class TestChoice:
 
     def test_auto_takes_dali_where_it_is_installed(self, photos: ImageDataset) -> None:
         pytest.importorskip("nvidia.dali")
-        assert type(build_loader(photos, **self.options)).__name__ == "DaliLoader"
+        assert type(build_loader(photos, LoaderOptions(**self.options))).__name__ == "DaliLoader"
 
     def test_auto_takes_torchvision_elsewhere(
         self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delitem(sys.modules, "googlenet_fast.data.dali", raising=False)
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-        assert type(build_loader(photos, **self.options)).__name__ == "TorchvisionLoader"
+        assert (
+            type(build_loader(photos, LoaderOptions(**self.options))).__name__
+            == "TorchvisionLoader"
+        )
         with pytest.raises(UserError, match="pip install nvidia-dali"):
-            build_loader(photos, kind="dali", **self.options)
+            build_loader(photos, LoaderOptions(kind="dali", **self.options))
 
     def test_without_either(self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in ("dali", "torchvision_loader"):
@@ -445,13 +473,13 @@ class TestChoice:
         for package in ("nvidia.dali", "torchvision.transforms.v2.functional"):
             monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match="pip install torchvision"):
-            build_loader(photos, **self.options)
+            build_loader(photos, LoaderOptions(**self.options))
 
     def test_sizes_and_batches_that_cannot_be(self, photos: ImageDataset) -> None:
         with pytest.raises(UserError, match="resize_size 63: must be image_size, 64, or more"):
-            build_loader(photos, resize_size=63, **self.options)
+            build_loader(photos, LoaderOptions(resize_size=63, **self.options))
         with pytest.raises(UserError, match="choose a smaller batch_size"):
-            build_loader(photos, **{**self.options, "batch_size": 25})
+            build_loader(photos, LoaderOptions(**{**self.options, "batch_size": 25}))
 
 
 @pytest.mark.parametrize("from_shards", [True, False])
@@ -461,20 +489,19 @@ def test_the_gpu_pipeline_is_valid_as_far_as_serialisation(train: bool, from_sha
     pytest.importorskip("nvidia.dali")
     from googlenet_fast.data import dali
 
+    options = LoaderOptions(
+        train=train, batch_size=8, image_size=224, normalization=CAFFE_BGR, dtype=torch.float16,
+        max_pixels=1000,
+    )  # fmt: skip
     pipeline = dali.image_pipeline(
         batch_size=8,
         num_threads=2,
         device_id=None,
         next_images=lambda: [np.zeros(1, np.uint8)],
         next_numbers=lambda: (),
-        augmentation=Augmentation() if train else None,
-        image_size=224,
-        resize_size=256,
-        normalization=CAFFE_BGR,
+        options=options,
         gpu=gpu_decoding((9, 0), 80 * 2**30, 16),
-        half=True,
         from_shards=from_shards,
-        max_pixels=1000,
     )
     serialised = pipeline.serialize()
     arguments = (b"hw_decoder_load", b"device_memory_padding", b"preallocate_width_hint")
@@ -489,8 +516,17 @@ def test_one_dali_loader_reads_no_more_than_its_share(photos: ImageDataset) -> N
     """The positions of a rank's images depend on the sampler alone, for any loader."""
     sampler = BatchSampler(len(photos), 4, Augmentation(), 3, 1, 2)
     loader = build_loader(
-        photos, train=True, batch_size=4, image_size=48, normalization=GREY_LEVELS,
-        num_workers=0, seed=3, rank=1, world_size=2,
-    )  # fmt: skip
+        photos,
+        LoaderOptions(
+            train=True,
+            batch_size=4,
+            image_size=48,
+            normalization=GREY_LEVELS,
+            num_workers=0,
+            seed=3,
+            rank=1,
+            world_size=2,
+        ),
+    )
     for (_, labels), batch in zip(loader, sampler.batches(0), strict=True):
         assert np.array_equal(labels.numpy(), photos.labels[batch.indices])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from googlenet_fast.data import ImageDataset, build_loader, open_dataset, open_splits
+from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader, open_dataset, open_splits
 from googlenet_fast.data.shard_index import index_shard
 from googlenet_fast.data.shard_writer import Shard, write_shard
 from googlenet_fast.data.shards import find_shards
@@ -78,9 +78,19 @@ class TestReading:
         batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
         for dataset in (photos, sharded):
             loader = build_loader(
-                dataset, train=train, kind=kind, batch_size=3, image_size=48, seed=3,
-                normalization=IMAGENET_RGB, num_workers=1, rank=rank, world_size=world_size,
-            )  # fmt: skip
+                dataset,
+                LoaderOptions(
+                    train=train,
+                    kind=kind,
+                    batch_size=3,
+                    image_size=48,
+                    seed=3,
+                    normalization=IMAGENET_RGB,
+                    num_workers=1,
+                    rank=rank,
+                    world_size=world_size,
+                ),
+            )
             batches.append([])
             for epoch in (4, 5):
                 loader.set_epoch(epoch, start)
@@ -100,9 +110,16 @@ class TestReading:
         content = whole[: len(whole) // 2] if content is None else content
         tar(tmp_path / "a.tar", {"0.jpg": whole, "0.cls": b"0", "1.jpg": content, "1.cls": b"0"})
         loader = build_loader(
-            ImageDataset.from_list(tmp_path / "a.tar"), train=False, kind=kind, batch_size=2,
-            image_size=48, normalization=IMAGENET_RGB, num_workers=1,
-        )  # fmt: skip
+            ImageDataset.from_list(tmp_path / "a.tar"),
+            LoaderOptions(
+                train=False,
+                kind=kind,
+                batch_size=2,
+                image_size=48,
+                normalization=IMAGENET_RGB,
+                num_workers=1,
+            ),
+        )
         with pytest.raises(UserError) as error:
             list(loader)
         assert str(error.value).startswith(f"{tmp_path}/a.tar/1.jpg: cannot be read as an image")
@@ -112,9 +129,16 @@ class TestReading:
         for _ in range(5):
             dataset = ImageDataset.from_list(sharded.source)
             loader = build_loader(
-                dataset, train=True, kind="dali", batch_size=8, image_size=224,
-                normalization=IMAGENET_RGB, prefetch=3,
-            )  # fmt: skip
+                dataset,
+                LoaderOptions(
+                    train=True,
+                    kind="dali",
+                    batch_size=8,
+                    image_size=224,
+                    normalization=IMAGENET_RGB,
+                    prefetch=3,
+                ),
+            )
             images, _ = next(iter(loader))
             del dataset, loader
             assert images.isfinite().all()

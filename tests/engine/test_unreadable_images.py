@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from googlenet_fast.data import bad_images
+from googlenet_fast.data import unreadable
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
@@ -91,13 +91,13 @@ def test_what_was_read_is_remembered_until_it_changes(
 ) -> None:
     make_trainer(photos, tmp_path / "first", "--bad-images", "skip").close()
     read = []
-    why_bad = bad_images.why_bad
+    why_unreadable = unreadable.why_unreadable
 
-    def note_and_ask(image: bad_images.Location, max_pixels: int) -> str | None:
+    def note_and_ask(image: unreadable.Location, max_pixels: int) -> str | None:
         read.append(Path(image.file).relative_to(photos).as_posix())
-        return why_bad(image, max_pixels)
+        return why_unreadable(image, max_pixels)
 
-    monkeypatch.setattr(bad_images, "why_bad", note_and_ask)
+    monkeypatch.setattr(unreadable, "why_unreadable", note_and_ask)
     shutil.copyfile(photos / "train/cat/04.jpg", photos / "train/cat/03.jpg")
     (photos / "train/cat/05.jpg").write_bytes(b"no image")
     with closing(make_trainer(photos, tmp_path / "second", "--bad-images", "skip")) as trainer:
