@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def table(prediction: Prediction) -> str:
     """The file's name and a line a class, as aligned text."""
-    lines = [f"{100 * g.probability:8.2f} %  {g.name}" for g in prediction.guesses]
+    lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
     return "\n".join([printable(prediction.path), *lines])
 
 
@@ -119,8 +119,8 @@ def document(
             {
                 "image": str(prediction.path),
                 "classes": [
-                    {"index": g.index, "class": g.name, "probability": round(g.probability, 6)}
-                    for g in prediction.guesses
+                    {"index": s.index, "class": s.name, "probability": round(s.probability, 6)}
+                    for s in prediction.scores
                 ],
             }
             for prediction in predictions

@@ -74,7 +74,7 @@ class Classifier:
             self.resize_size = info.resize_size
         self.model.preset.check_input_size(self.image_size, aux=False)
         self.amp_dtype = amp_dtype(amp, device)
-        self._loader_options = LoaderOptions(
+        self.loader_options = LoaderOptions(
             train=False,
             kind=loader,
             batch_size=batch_size,
@@ -94,7 +94,7 @@ class Classifier:
 
     def loader(self, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Loader:
         """Return a loader of this rank's share of a dataset; each image comes once over all."""
-        options = replace(self._loader_options, rank=rank, world_size=world_size)
+        options = replace(self.loader_options, rank=rank, world_size=world_size)
         return build_loader(dataset, options)
 
     @torch.no_grad()

@@ -9,13 +9,13 @@ from typing import IO
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.classifier.prediction import Guess, Prediction, printable
+from googlenet_fast.classifier.prediction import ClassScore, Prediction, printable
 from googlenet_fast.files import write_atomically
 
 MOST_TILES = 200
 """Images on a sheet."""
 MOST_COLUMNS = 5
-MOST_GUESSES = 3
+MOST_SCORES = 3
 """Classes shown for an image."""
 SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Formats by suffix."""
@@ -24,7 +24,7 @@ SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MARGIN, GAP, PADDING = 32, 20, 14
 WIDTH, PHOTO_HEIGHT = 300, 216
 BAR_HEIGHT, LINE = 6, 34
-TILE_HEIGHT = PHOTO_HEIGHT + PADDING + 24 + MOST_GUESSES * LINE + PADDING
+TILE_HEIGHT = PHOTO_HEIGHT + PADDING + 24 + MOST_SCORES * LINE + PADDING
 
 PAPER, CARD, MAT, INK, FAINT = "#eef0f3", "#ffffff", "#dfe3e8", "#1c2430", "#76808e"
 TRACK, BAR, FIRST_BAR = "#e6e9ee", "#a9c4ea", "#2f6fd0"
@@ -81,8 +81,8 @@ def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     name = printable(prediction.path.name)
     draw.text((PADDING, y), _fitted(name, fonts.small, WIDTH - 2 * PADDING), FAINT, fonts.small)
     y += 24
-    for rank, guess in enumerate(prediction.guesses[:MOST_GUESSES]):
-        _draw_guess(draw, y + rank * LINE, guess, fonts, first=rank == 0)
+    for rank, score in enumerate(prediction.scores[:MOST_SCORES]):
+        _draw_score(draw, y + rank * LINE, score, fonts, first=rank == 0)
     return tile
 
 
@@ -103,19 +103,19 @@ def photo_on_mat(source: Path | IO[bytes]) -> Image.Image:
     return mat
 
 
-def _draw_guess(
-    draw: ImageDraw.ImageDraw, y: int, guess: Guess, fonts: _Fonts, *, first: bool
+def _draw_score(
+    draw: ImageDraw.ImageDraw, y: int, score: ClassScore, fonts: _Fonts, *, first: bool
 ) -> None:
     """A line with class and probability, over a bar as long as the probability."""
     font = fonts.bold if first else fonts.plain
-    percent = f"{100 * guess.probability:.1f} %"
+    percent = f"{100 * score.probability:.1f} %"
     right = WIDTH - PADDING
     space = right - PADDING - draw.textlength(percent, font) - PADDING
-    draw.text((PADDING, y), _fitted(guess.name, font, space), INK, font)
+    draw.text((PADDING, y), _fitted(score.name, font, space), INK, font)
     draw.text((right, y), percent, INK, font, anchor="ra")
     box = PADDING, y + 20, right, y + 20 + BAR_HEIGHT
     draw.rounded_rectangle(box, BAR_HEIGHT / 2, TRACK)
-    length = round((right - PADDING) * guess.probability)
+    length = round((right - PADDING) * score.probability)
     if length >= BAR_HEIGHT:
         box = PADDING, y + 20, PADDING + length, y + 20 + BAR_HEIGHT
         draw.rounded_rectangle(box, BAR_HEIGHT / 2, FIRST_BAR if first else BAR)

@@ -1,4 +1,4 @@
-"""Prediction of image files."""
+"""Predict the classes of image files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ import numpy as np
 from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
-from googlenet_fast.errors import UserError
+from googlenet_fast.data.loader import readable_batches
+from googlenet_fast.data.reading import DecodeError
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A class that an image may show."""
+class ClassScore:
+    """A class and its probability."""
 
     index: int
     name: str
@@ -23,15 +24,15 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of an image, likeliest first."""
+    """The most likely classes of an image, in order of probability."""
 
     path: Path
-    guesses: list[Guess]
+    scores: list[ClassScore]
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that has no prediction."""
+    """An image or folder without predictions."""
 
     path: Path
     reason: str
@@ -39,7 +40,7 @@ class Unreadable:
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
-    """The files among `paths` and, in order, the images below the folders; and what is missing."""
+    """Return the files in `paths` and the sorted images below its folders; and what is missing."""
     found: list[Path] = []
     missing = []
     for path in paths:
@@ -62,48 +63,31 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
 def predict(
     classifier: Classifier, images: Sequence[Path], top: int
 ) -> Iterator[Prediction | Unreadable]:
-    """Yield the `top` likeliest classes of every image, in order, or why there are none.
-
-    A loader gives up at a file that it cannot decode without saying where it stood, so what is
-    left is halved until that file is alone.
-    """
-    batches = classifier.loader(_Files(images))
-    done = 0
-    try:
-        for batch, _ in batches:
-            probabilities, indices = classifier.probabilities(batch).topk(top)
-            for values, classes in zip(probabilities.tolist(), indices.tolist(), strict=True):
-                guesses = [
-                    Guess(index, classifier.names[index], value)
-                    for index, value in zip(classes, values, strict=True)
-                ]
-                yield Prediction(images[done], guesses)
-                done += 1
-        return
-    except UserError as error:
-        reason = str(error)
-    del batches  # and with it the loader's processes, before the next ones start
-    left = images[done:]
-    if len(left) == 1:
-        yield Unreadable(left[0], reason)
-        return
-    half = len(left) // 2
-    yield from predict(classifier, left[:half], top)
-    yield from predict(classifier, left[half:], top)
+    """Yield the `top` most likely classes of each image, in order, or why it cannot be read."""
+    files = _Files(Path(), [str(path) for path in images], np.zeros(len(images), int), (), Path())
+    for indices, batch in readable_batches(files, classifier.loader_options):
+        if isinstance(batch, DecodeError):
+            yield Unreadable(images[int(indices[0])], str(batch))
+            continue
+        probabilities, classes = classifier.probabilities(batch).topk(top)
+        for image, values, numbers in zip(
+            indices.tolist(), probabilities.tolist(), classes.tolist(), strict=True
+        ):
+            scores = [
+                ClassScore(number, classifier.names[number], value)
+                for number, value in zip(numbers, values, strict=True)
+            ]
+            yield Prediction(images[image], scores)
 
 
 class _Files(ImageDataset):
-    """Images that lie anywhere and have no labels."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        files = [str(path) for path in paths]
-        super().__init__(Path(), files, np.zeros(len(files), dtype=np.int64), (), Path())
+    """Images in any folders, without labels."""
 
     def path(self, index: int) -> str:
-        """Path of an image, as it was given."""
+        """Return the path of an image as the user gave it."""
         return self.files[index]
 
 
 def printable(path: Path | str) -> str:
-    """The path, with bytes that are no text, which a file name may have, spelled out."""
+    """Return the path as text; bytes of a file name that are not text are escaped."""
     return str(path).encode(errors="backslashreplace").decode()
