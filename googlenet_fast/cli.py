@@ -1,19 +1,24 @@
-"""The parser of every command line, and the flags that several commands share."""
+"""The parsers of command lines, the types of numbers, and the flags that commands share."""
 
 import argparse
-import difflib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 
-from googlenet_fast.errors import UserError
+import jsonargparse
+
+from googlenet_fast.errors import UserError, suggestion
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute: auto is a GPU where there is one."""
+
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,9 +28,61 @@ class Parser(argparse.ArgumentParser):
         """Raise the message as a `UserError`."""
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         flags = [flag for action in self._actions for flag in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; {self.prog} --help lists all"
-        raise UserError(f"{message}{hint}")
+        nearest = suggestion(unknown[1], flags) if unknown else ""
+        raise UserError(message + (nearest or f"; {self.prog} --help lists all"))
+
+
+class ConfigParser(jsonargparse.ArgumentParser):
+    """Parses dataclasses of settings; reports a mistake as `Parser` does."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as a `UserError`."""
+        line = " ".join(message.split())
+        choices = re.search(r"Literal\[(.*)\]\. Got value: (\S+)", line)
+        if choices:
+            raise UserError(line + suggestion(choices[2], re.findall(r"'(\w+)'", choices[1])))
+        unknown = (
+            re.search(r"Group '(\S+)' does not accept option '(\S+)'", line)
+            or re.search(r"unrecognized arguments: -*([^\s=]+)", line)
+            or re.search(r"Option '(\S+)'", line)
+        )
+        keys = [action.dest for action in self._actions]
+        raise UserError(line + (suggestion(".".join(unknown.groups()), keys) if unknown else ""))
+
+
+@dataclass(frozen=True)
+class Range:
+    """Restricts a number; `Annotated` attaches it to the type of a field."""
+
+    wanted: str
+    contains: Callable[[float], bool]
+
+
+_POSITIVE = Range("more than 0", lambda number: number > 0)
+_NOT_NEGATIVE = Range("0 or more", lambda number: number >= 0)
+PositiveInt = Annotated[int, _POSITIVE]
+PositiveFloat = Annotated[float, _POSITIVE]
+NonNegativeInt = Annotated[int, _NOT_NEGATIVE]
+NonNegativeFloat = Annotated[float, _NOT_NEGATIVE]
+Fraction = Annotated[float, Range("between 0 and 1", lambda number: 0 <= number <= 1)]
+PositiveFraction = Annotated[
+    float, Range("more than 0 and at most 1", lambda number: 0 < number <= 1)
+]
+AtLeastOne = Annotated[float, Range("1 or more", lambda number: number >= 1)]
+
+
+def check_ranges(settings: object, prefix: str = "") -> None:
+    """Check the numbers of a dataclass against the ranges of their types.
+
+    Raises:
+        UserError: names the flag, `--prefix.field`.
+    """
+    for name, annotation in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        for kind in (annotation, *get_args(annotation)):  # PositiveInt, or PositiveInt | None
+            for restriction in getattr(kind, "__metadata__", ()):
+                if value is not None and not restriction.contains(value):
+                    raise UserError(f"--{prefix}{name} {value}: must be {restriction.wanted}")
 
 
 class ClassifierOptions(argparse.Namespace):

@@ -1,7 +1,8 @@
-"""The one exception for bad input, and how a command line reports it."""
+"""The one exception for bad input, and how commands report it."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -9,6 +10,12 @@ class UserError(Exception):
 
     The message is one line that names the file, flag or field and what to do about it.
     """
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the choice that resembles `word`, or ""."""
+    nearest = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Trainer:
                 later_epochs = config.epochs - self.epoch - 1
                 self._total_steps += self._steps_left_in_epoch + later_epochs * self.steps_per_epoch
             if self.folder is not None:
-                self.folder.begin(dump_config(config))
+                self.folder.begin(dump_config(self.config))
                 if config.data.bad_images == "skip":
                     save_bad_images(self.bad_images, self.folder.path)
                 self._logger = MetricsLogger(self.folder, self._total_steps, self.step)
@@ -122,7 +123,7 @@ class Trainer:
 
     def _search_kernels(self) -> None:
         config, device = self.config, self.process.device
-        if is_search_wanted(config.exhaustive_search, self._total_steps, device):
+        if is_search_wanted(config.autotune, self._total_steps, device):
             data, amp = config.data, amp_dtype(config.amp, device)
             for line in search(self.model, data.batch_size, data.image_size, amp, self.process):
                 self._say(line)
@@ -201,7 +202,7 @@ class Trainer:
         self._train_seconds += seconds
         self._train_images += window.images
         self.bad_steps += int(bad_steps)
-        if bad_row >= self.config.max_bad_steps:
+        if bad_row >= self.config.max_nonfinite_steps:
             raise self._diverged(f"the loss or gradients of {bad_row:.0f} steps in a row are")
         if self._logger is None:
             return
@@ -355,7 +356,7 @@ class Trainer:
         if path is None and resume not in (None, "auto"):
             path = Path(resume).parent
         folder = RunFolder(path, resuming=resume is not None)
-        self.config.output = folder.path
+        self.config = replace(self.config, output=folder.path)
         return folder
 
     def _start_from_weights_or_checkpoint(self) -> None:

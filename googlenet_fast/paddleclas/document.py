@@ -1,12 +1,11 @@
 """A PaddleClas configuration as a document in which every key is accounted for."""
 
-import difflib
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import UserError, suggestion
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -104,9 +103,7 @@ class Section:
     def refuse_rest(self) -> None:
         """Refuse the keys that are left."""
         for key in self._values:
-            nearest = difflib.get_close_matches(str(key), self._known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            self.refuse(key, f"is not supported{hint}")
+            self.refuse(key, f"is not supported{suggestion(str(key), self._known)}")
 
     def _at(self, key: str) -> str:
         name = str(key) if str(key).isprintable() else repr(key)

@@ -107,7 +107,7 @@ def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
     [
         ([], LONG_RUN, GPU, True),
         ([], LONG_RUN - 1, GPU, False),
-        (["--exhaustive-search", "on"], 1, GPU, True),
+        (["--autotune", "on"], 1, GPU, True),
         (["--exhaustive_search=off"], LONG_RUN, GPU, False),
         (["--exhaustive-search", "on"], LONG_RUN, torch.device("cpu"), False),
     ],
@@ -115,5 +115,5 @@ def test_the_main_process_measures_for_all(tmp_path: Path) -> None:
 def test_long_runs_on_a_gpu_search(
     arguments: list[str], steps: int, device: torch.device, wanted: bool
 ) -> None:
-    mode = load_config(arguments).exhaustive_search
+    mode = load_config(arguments).autotune
     assert is_search_wanted(mode, steps, device) is wanted
