@@ -1,4 +1,4 @@
-"""Versions, devices, and the compiled extension."""
+"""Describe this machine: versions, devices, and the compiled extension."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +16,11 @@ PACKAGES = (
     "nvidia-dali-cuda130",
     "nvidia-dali-cuda120",
 )
-"""Distributions whose versions matter, besides torch."""
+"""Distributions to list besides torch."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what it stands on."""
+    """Return the versions of this package, Python and the packages that matter."""
     found = {
         "googlenet_fast": googlenet_fast.__version__,
         "python": platform.python_version(),
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """The CPU and the GPUs."""
+    """Describe the CPU and the GPUs."""
     found = {
         "cpu": f"{cpu_name()}; {torch.get_num_threads()} threads;"
         f" {torch.backends.cpu.get_cpu_capability()}"
@@ -50,7 +50,7 @@ def devices() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the name of the processor, as far as the system knows it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -58,7 +58,7 @@ def cpu_name() -> str:
 
 
 def describe_extension() -> dict[str, str]:
-    """Whether the compiled extension is loaded, and with which parts."""
+    """Describe the compiled extension and its parts."""
     facts = {}
     for part in ("cpu", "cuda"):
         facts[f"{part} part"] = extension.missing_part(part) or "loaded"

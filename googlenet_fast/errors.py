@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 class UserError(Exception):
     """Input that cannot be used: a path, a flag, a file's content.
 
-    The message is one line that names the file, flag or field and what to do about it.
+    The message is one line: the file, flag or field, and what to do about it.
     """
 
 
@@ -21,7 +21,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
 
-    Ctrl-C ends it quietly with the status that shells give it, 130.
+    Ctrl-C exits without a message, with status 130 as in shells.
     """
     try:
         main()

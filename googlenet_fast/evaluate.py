@@ -26,20 +26,20 @@ from googlenet_fast.engine.confusion import (
 )
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
-from googlenet_fast.engine.unreadable_images import save_bad_images, without_bad_images
+from googlenet_fast.engine.unreadable_images import drop_unreadable_images, save_unreadable
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
 
-MOST_ROWS = 20
-"""Classes up to which the table on the terminal is complete; of more, the worst and best ten."""
+MAX_ROWS = 20
+"""Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
 LONGEST_NAME = 36
 """Characters of a class name in the table."""
 
 
 class Options(cli.ClassifierOptions):
-    """The command line."""
+    """Flags of this command."""
 
     data: Path | None
     list: Path | None
@@ -52,7 +52,7 @@ class Options(cli.ClassifierOptions):
 
 
 def main() -> None:
-    """Evaluate as the command line says; the last line is RESULT with one JSON object."""
+    """Run the command; its last line is RESULT with one JSON object."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
     with distributed(options.device) as process:
@@ -62,7 +62,7 @@ def main() -> None:
         dataset = _open_data(options, classifier, process)
         bad_images: list[str] = []
         if options.bad_images == "skip":
-            dataset, bad_images = without_bad_images(
+            dataset, bad_images = drop_unreadable_images(
                 dataset,
                 process,
                 kind=options.loader,
@@ -74,7 +74,7 @@ def main() -> None:
         started = time.perf_counter()
         evaluation = evaluate(
             classifier.model,
-            # disable=None: a bar on a terminal only
+            # disable=None: only on a terminal
             tqdm(
                 classifier.loader(dataset, process.rank, process.world_size),
                 unit="batch",
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; raise `UserError` where it cannot be understood."""
+    """Parse the command line; raise `UserError` for a mistake."""
     parser = cli.Parser(
         prog="python -m googlenet_fast.evaluate",
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
@@ -107,21 +107,21 @@ def parse(arguments: Sequence[str]) -> Options:
         "--data",
         type=Path,
         metavar="PATH",
-        help="class folders, a dataset folder (train and val, as folders, lists or shards), of "
-        "which the validation images are meant, or a pattern of shards, 'val-{000..009}.tar'; "
-        "default: the embedded handwritten digits",
+        help="class folders, the validation images of a dataset folder (train and val, as folders, "
+        "lists or shards), or a pattern of shards, 'val-{000..009}.tar'; default: the embedded "
+        "handwritten digits",
     )
     source.add_argument(
-        "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'
+        "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
     )
     cli.add_list_flags(data)
-    data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
+    data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
     data.add_argument(
         "--bad-images",
         choices=("error", "skip"),
         default="error",
-        help="what to do about images that cannot be read: stop at the first (default), or leave "
-        "all of them out, counted and, with --output, listed in bad_images.txt",
+        help="what to do about unreadable images: stop at the first one (default), or skip and "
+        "count all of them; --output lists them in bad_images.txt",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -129,7 +129,7 @@ def parse(arguments: Sequence[str]) -> Options:
         type=Path,
         metavar="DIR",
         help="folder for results.json, per_class.csv, confusion.csv and confusion.png; "
-        "default: nothing is written",
+        "default: write nothing",
     )
     cli.add_json(output)
     if paddleclas is None:
@@ -153,7 +153,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _open_data(options: Options, classifier: Classifier, process: Process) -> ImageDataset:
-    """The images, labelled as the network numbers its classes."""
+    """Open the images, with the labels of the network."""
     source = options.list or options.data
     if options.list is not None and not options.list.is_file():
         raise UserError(f"--list {options.list}: no such file")
@@ -227,13 +227,13 @@ def _report(
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
         plot_confusion(evaluation, names, options.output / "confusion.png")
         if options.bad_images == "skip":
-            save_bad_images(bad_images, options.output)
+            save_unreadable(bad_images, options.output)
     if options.json:
         print(document)
         return
     print(f"\n{class_table(classes)}\n\n{_summary(evaluation)}")
     if bad_images:
-        print(f"{len(bad_images)} images cannot be read and were left out")
+        print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
         print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
     print(f"RESULT {json.dumps(result)}", flush=True)
@@ -249,22 +249,22 @@ def _summary(evaluation: Evaluation) -> str:
 
 
 def class_table(classes: Sequence[ClassResult]) -> str:
-    """The accuracy of each class, or of the worst and best ten, as aligned text."""
+    """Return the accuracy of each class, or of the worst and best ten, as aligned text."""
     rows = list(classes)
     heading = f"accuracy of the {len(rows)} classes with images"
-    if len(rows) > MOST_ROWS:
+    if len(rows) > MAX_ROWS:
         rows.sort(key=lambda r: (r.top1, -r.images))
-        rows = rows[: MOST_ROWS // 2] + rows[-MOST_ROWS // 2 :]
+        rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]
         heading += ": the worst and the best ten"
     width = min(LONGEST_NAME, max(len(r.name) for r in rows))
-    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often taken for"]
+    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often confused with"]
     lines += [
         f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
-        f"{shortened(r.taken_for, LONGEST_NAME)}".rstrip()
+        f"{shortened(r.confused_with, LONGEST_NAME)}".rstrip()
         for r in rows
     ]
-    if len(classes) > MOST_ROWS:
-        lines.insert(2 + MOST_ROWS // 2, "...")
+    if len(classes) > MAX_ROWS:
+        lines.insert(2 + MAX_ROWS // 2, "...")
     return "\n".join(lines)
 
 

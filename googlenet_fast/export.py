@@ -10,11 +10,11 @@ from googlenet_fast.model.weights import load_model, save_weights
 
 
 def main() -> None:
-    """Convert as the command line says."""
+    """Run the command."""
     parser = Parser(
         prog="python -m googlenet_fast.export",
         description="Convert the weights of a network, without its auxiliary heads. The suffix of "
-        "OUTPUT says the format: .safetensors (keeps class names and image size), .pth "
+        "OUTPUT is the format: .safetensors (keeps class names and image size), .pth "
         "(torchvision's keys), .pdparams (PaddleClas) or .caffemodel (Caffe).",
     )
     add_weights(parser)

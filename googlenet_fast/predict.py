@@ -1,4 +1,4 @@
-"""Name what photos show: `python -m googlenet_fast.predict WEIGHTS IMAGES...`."""
+"""Classify photos: `python -m googlenet_fast.predict WEIGHTS IMAGES...`."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 
 from googlenet_fast import cli
 from googlenet_fast.classifier.classifier import Classifier
-from googlenet_fast.classifier.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
+from googlenet_fast.classifier.contact_sheet import MAX_TILES, SHEET_SUFFIXES, save_contact_sheet
 from googlenet_fast.classifier.prediction import (
     Prediction,
     Unreadable,
@@ -26,7 +26,7 @@ from googlenet_fast.paddleclas import read_config
 
 
 class Options(cli.ClassifierOptions):
-    """The command line."""
+    """Flags of this command."""
 
     images: list[Path]
     top: int
@@ -35,7 +35,7 @@ class Options(cli.ClassifierOptions):
 
 
 def main() -> None:
-    """Predict as the command line says; exit status 2 if an image could not be read."""
+    """Run the command; exit status 2 if an image could not be read."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -63,11 +63,11 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; raise `UserError` where it cannot be understood."""
+    """Parse the command line; raise `UserError` for a mistake."""
     parser = cli.Parser(
         prog="python -m googlenet_fast.predict",
-        description="The likeliest classes of photos. An image that cannot be read does not keep "
-        "the others from theirs; it is reported at the end, with exit status 2.",
+        description="Print the most likely classes of photos. Unreadable images are skipped and "
+        "reported at the end, with exit status 2.",
     )
     config, overrides = cli.add_paddleclas_flags(parser, arguments)
     paddleclas = read_config(config, overrides)
@@ -79,19 +79,19 @@ def parse(arguments: Sequence[str]) -> Options:
         nargs="+" if paddleclas is None else "*",
         type=Path,
         metavar="IMAGES",
-        help="image files, and folders that are searched for images at any depth",
+        help="image files, and folders that are searched recursively",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--top", type=cli.positive, default=5, metavar="K", help="classes an image; default: 5"
+        "--top", type=cli.positive, default=5, metavar="K", help="classes per image; default: 5"
     )
     cli.add_json(output)
     output.add_argument(
         "--sheet",
         type=Path,
         metavar="FILE",
-        help=f"write a contact sheet of the first {MOST_TILES} images with their predictions; the "
-        "suffix (.png, .jpg) says the format",
+        help=f"write a contact sheet of the first {MAX_TILES} images with their predictions, as "
+        ".png or .jpg",
     )
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
@@ -104,7 +104,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def table(prediction: Prediction) -> str:
-    """The file's name and a line a class, as aligned text."""
+    """Return the file's path and one line per class, as aligned text."""
     lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
     return "\n".join([printable(prediction.path), *lines])
 
@@ -112,7 +112,7 @@ def table(prediction: Prediction) -> str:
 def document(
     weights: Path, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
 ) -> dict[str, Any]:
-    """Everything as plain values, for JSON."""
+    """Return all results as plain values, for JSON."""
     return {
         "weights": str(weights),
         "predictions": [

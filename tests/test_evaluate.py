@@ -195,7 +195,7 @@ def test_bad_images_stop_it_or_are_left_out(
     assert status == 0
     result = result_of(stdout)
     assert (result["images"], result["bad_images"]) == (3, 2)
-    assert "2 images cannot be read and were left out" in stdout
+    assert "2 images cannot be read and were skipped" in stdout
     lines = (output / "bad_images.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[0] for line in lines] == [
         str(root / "bee" / "bad.jpg"),

@@ -95,7 +95,13 @@ def test_one_run(finished: Path, command: Command) -> None:
     evaluated = [record for record in records if record["kind"] == "val"]
     assert f"{max(record['top1'] for record in evaluated):.2f} %" in page.text
     assert "best.pt on 4 images" in page.text
-    for heading in ("Curves", "Throughput", "Surest mistakes", "Environment", "Configuration"):
+    for heading in (
+        "Curves",
+        "Throughput",
+        "Most confident mistakes",
+        "Environment",
+        "Configuration",
+    ):
         assert heading in page.text
     assert page.tags.count("svg") == 2
     assert "googlenet_fast" in page.text

@@ -1,4 +1,4 @@
-"""A contact sheet: photos in a grid, each with its likeliest classes."""
+"""Draw a contact sheet: photos in a grid, each with its most likely classes."""
 
 import io
 import math
@@ -12,40 +12,40 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from googlenet_fast.classifier.prediction import ClassScore, Prediction, printable
 from googlenet_fast.files import write_atomically
 
-MOST_TILES = 200
-"""Images on a sheet."""
-MOST_COLUMNS = 5
-MOST_SCORES = 3
-"""Classes shown for an image."""
+MAX_TILES = 200
+"""Images per sheet."""
+MAX_COLUMNS = 5
+MAX_SCORES = 3
+"""Classes shown per image."""
 SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""Formats by suffix."""
+"""Suffix -> format of Pillow."""
 
 # Pixels
 MARGIN, GAP, PADDING = 32, 20, 14
 WIDTH, PHOTO_HEIGHT = 300, 216
 BAR_HEIGHT, LINE = 6, 34
-TILE_HEIGHT = PHOTO_HEIGHT + PADDING + 24 + MOST_SCORES * LINE + PADDING
+TILE_HEIGHT = PHOTO_HEIGHT + PADDING + 24 + MAX_SCORES * LINE + PADDING
 
 PAPER, CARD, MAT, INK, FAINT = "#eef0f3", "#ffffff", "#dfe3e8", "#1c2430", "#76808e"
 TRACK, BAR, FIRST_BAR = "#e6e9ee", "#a9c4ea", "#2f6fd0"
 
 
 def save_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw the first `MOST_TILES` images with their predictions and save the sheet.
+    """Save a sheet of the first `MAX_TILES` images with their predictions.
 
     Raises:
         UserError: the file cannot be written.
     """
     content = io.BytesIO()
-    draw_contact_sheet(predictions[:MOST_TILES]).save(
+    draw_contact_sheet(predictions[:MAX_TILES]).save(
         content, SHEET_SUFFIXES[path.suffix.lower()], quality=92
     )
     write_atomically(path, content.getbuffer())
 
 
 def draw_contact_sheet(predictions: Sequence[Prediction]) -> Image.Image:
-    """Draw the sheet, from left to right and from top to bottom."""
-    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(predictions))))
+    """Return the sheet, filled from left to right and from top to bottom."""
+    columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(predictions))))
     rows = math.ceil(len(predictions) / columns)
     sheet = Image.new(
         "RGB",
@@ -64,7 +64,7 @@ def draw_contact_sheet(predictions: Sequence[Prediction]) -> Image.Image:
 
 
 class _Fonts:
-    """matplotlib's own fonts: the same on every machine, with most of the world's letters."""
+    """The fonts that come with matplotlib: equal on every machine, with most scripts."""
 
     def __init__(self) -> None:
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -81,22 +81,22 @@ def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     name = printable(prediction.path.name)
     draw.text((PADDING, y), _fitted(name, fonts.small, WIDTH - 2 * PADDING), FAINT, fonts.small)
     y += 24
-    for rank, score in enumerate(prediction.scores[:MOST_SCORES]):
+    for rank, score in enumerate(prediction.scores[:MAX_SCORES]):
         _draw_score(draw, y + rank * LINE, score, fonts, first=rank == 0)
     return tile
 
 
 def photo_on_mat(source: Path | IO[bytes]) -> Image.Image:
-    """The whole photo, upright, on a mat of WIDTH x PHOTO_HEIGHT pixels.
+    """Return the whole photo, upright, on a mat of WIDTH x PHOTO_HEIGHT pixels.
 
-    It is the bare mat for what only the loader could read.
+    Only the mat is returned for a photo that Pillow cannot read.
     """
     mat = Image.new("RGB", (WIDTH, PHOTO_HEIGHT), MAT)
     try:
         with Image.open(source) as file:
             file.draft("RGB", (2 * WIDTH, 2 * PHOTO_HEIGHT))  # JPEGs decode faster at half size
             photo = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception:  # Pillow's plugins raise all kinds
+    except Exception:  # Pillow's plugins raise errors of any class
         return mat
     photo = ImageOps.contain(photo, mat.size, Image.Resampling.LANCZOS)
     mat.paste(photo, ((WIDTH - photo.width) // 2, (PHOTO_HEIGHT - photo.height) // 2))
@@ -106,7 +106,7 @@ def photo_on_mat(source: Path | IO[bytes]) -> Image.Image:
 def _draw_score(
     draw: ImageDraw.ImageDraw, y: int, score: ClassScore, fonts: _Fonts, *, first: bool
 ) -> None:
-    """A line with class and probability, over a bar as long as the probability."""
+    """Draw class and probability above a bar as long as the probability."""
     font = fonts.bold if first else fonts.plain
     percent = f"{100 * score.probability:.1f} %"
     right = WIDTH - PADDING
@@ -122,7 +122,7 @@ def _draw_score(
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, cut with an ellipsis where it is longer than `width` pixels."""
+    """Return the text, cut with an ellipsis if it is longer than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

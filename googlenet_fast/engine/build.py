@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its configuration: data, network, training step."""
+"""Build the parts of a run from its configuration: data, network, training step."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
-from googlenet_fast.engine.unreadable_images import without_bad_images
+from googlenet_fast.engine.unreadable_images import drop_unreadable_images
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
@@ -26,7 +26,7 @@ from googlenet_fast.model.presets import Normalization
 
 
 def open_data(data: DataConfig) -> Splits:
-    """The training and validation images that the configuration names."""
+    """Open the training and validation images of a configuration."""
     return open_splits(
         data.path,
         train_list=data.train_list,
@@ -39,13 +39,13 @@ def open_data(data: DataConfig) -> Splits:
     )
 
 
-def leave_out_bad_images(
+def drop_unreadable(
     splits: Splits, config: TrainConfig, process: Process
 ) -> tuple[Splits, list[str]]:
-    """The splits without the images that cannot be read, and a line for each of those."""
+    """Return the splits without their unreadable images, and a line for each of those."""
     data = config.data
     train, val = (
-        without_bad_images(
+        drop_unreadable_images(
             split,
             process,
             kind=data.loader,
@@ -58,11 +58,11 @@ def leave_out_bad_images(
 
 
 def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> GoogLeNet:
-    """A freshly initialised network in channels_last on `device`.
+    """Build an initialised network in channels_last on `device`.
 
     Raises:
-        UserError: labels that do not fit the classes, an image size or option that the preset
-            cannot take.
+        UserError: labels beyond the number of classes, an image size or option that the preset
+            does not support.
     """
     options = config.model
     num_classes = options.num_classes or splits.train.num_classes
@@ -78,7 +78,9 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
         if not model.preset.batch_norm:
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
         if device.type == "cpu":
-            raise UserError("--model.sync_bn needs GPUs: PyTorch's DDP refuses it on others")
+            raise UserError(
+                "--model.sync_bn: needs GPUs; PyTorch's DDP does not support it on CPUs"
+            )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
 
@@ -91,7 +93,7 @@ def build_data_loader(
     *,
     train: bool,
 ) -> Loader:
-    """This process's share of a split, as batches in the dtype of mixed precision."""
+    """Build the loader of this rank's share of a split, in the dtype of mixed precision."""
     data = config.data
     options = LoaderOptions(
         train=train,
@@ -121,7 +123,7 @@ def build_data_loader(
 
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """The training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
+    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
     ema = None
     if config.ema_decay is not None:
         average = get_ema_multi_avg_fn(config.ema_decay)

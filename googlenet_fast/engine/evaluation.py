@@ -1,4 +1,4 @@
-"""Evaluation: top-1, top-5, loss and the confusion matrix, exact over any number of processes."""
+"""Evaluate top-1, top-5, loss and confusion matrix, exactly for any number of processes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from googlenet_fast.engine.distributed import Process
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation measured, over the images of all processes."""
+    """Results over the images of all processes."""
 
     images: int
     """Number of images."""
@@ -53,11 +53,11 @@ def evaluate(
     amp_dtype: torch.dtype | None = None,
     observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on every image of `batches`, a loader's (images, labels).
+    """Evaluate `model` on every image of `batches`, (images, labels) of a loader.
 
-    Sums are accumulated on the device and added up over all processes once, at the end, so
-    processes may have different numbers of batches. The model is put in its evaluation mode and
-    back. `observe` is shown the logits and labels of each batch of this process.
+    Sums stay on the device and are added over all processes once, at the end, so processes may have
+    different numbers of batches. The model is in evaluation mode meanwhile. `observe` gets the
+    logits and labels of each batch of this process.
     """
     was_training = model.training
     model.eval()
@@ -73,7 +73,9 @@ def evaluate(
         top5 = (top == labels[:, None]).sum()
         sums += torch.stack([loss.double(), top5.double()])
         cells = labels * num_classes + top[:, 0]
-        confusion.index_add_(0, cells, torch.ones_like(cells))  # bincount would wait for a GPU
+        confusion.index_add_(
+            0, cells, torch.ones_like(cells)
+        )  # bincount would synchronise with a GPU
     model.train(was_training)
     process.sum(sums)
     process.sum(confusion)

@@ -1,4 +1,4 @@
-"""The output of a run while it trains: log lines or a progress bar, metrics.jsonl, TensorBoard."""
+"""Log a run while it trains: lines or a progress bar, metrics.jsonl, TensorBoard."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ except ImportError:  # Windows
 class MetricsLogger:
     """Logs a run of `total_steps` steps in its main process.
 
-    On a terminal a progress bar shows the last line; elsewhere each line is printed.
+    On a terminal a progress bar shows the last line. Elsewhere each line is printed.
     """
 
     def __init__(self, folder: RunFolder, total_steps: int, start_step: int) -> None:
@@ -71,14 +71,14 @@ class MetricsLogger:
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Return seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def memory_used(device: torch.device) -> float | None:
-    """Peak memory of this process in GiB: the GPU's, or on a CPU the resident; None if unknown."""
+    """Return the peak memory of this process in GiB, GPU or resident; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if resource is None:

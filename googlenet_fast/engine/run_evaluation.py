@@ -1,4 +1,4 @@
-"""What the best weights of a run make of its validation images."""
+"""Evaluate the best checkpoint of a run on its validation images."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from googlenet_fast.engine.mistakes import Mistake, Mistakes
 
 @dataclass(frozen=True)
 class ShownMistake:
-    """A wrong prediction with what it takes to show it."""
+    """A wrong prediction with the data to display it."""
 
     mistake: Mistake
     path: str
@@ -38,20 +38,20 @@ class RunEvaluation:
     names: tuple[str, ...]
     """The classes by index."""
     source: Path
-    """Where the images come from."""
+    """Folder or list of the images."""
     mistakes: list[ShownMistake]
-    """Surest first."""
+    """Most confident first."""
 
 
-def evaluate_run(folder: Path, most_mistakes: int, device: Device = "auto") -> RunEvaluation:
-    """Evaluate best.pt on the validation images that the run's configuration names.
+def evaluate_run(folder: Path, max_mistakes: int, device: Device = "auto") -> RunEvaluation:
+    """Evaluate best.pt on the validation images of the run's configuration.
 
     Raises:
-        UserError: the configuration, the images or the checkpoint are not there or do not fit.
+        UserError: the configuration, the images or the checkpoint are missing or do not match.
     """
     config = load_config(["-c", str(folder / "config.yaml")])
     dataset = open_data(config.data).val
-    mistakes = Mistakes(most_mistakes)
+    mistakes = Mistakes(max_mistakes)
     with distributed(device) as process:
         classifier = Classifier(
             folder / "best.pt",
@@ -70,7 +70,9 @@ def evaluate_run(folder: Path, most_mistakes: int, device: Device = "auto") -> R
             classifier.amp_dtype,
             mistakes.add,
         )
-    shown = [_shown(mistake, dataset, classifier.names) for mistake in mistakes.worst_first()]
+    shown = [
+        _shown(mistake, dataset, classifier.names) for mistake in mistakes.most_confident_first()
+    ]
     return RunEvaluation(evaluation, classifier.names, dataset.source, shown)
 
 
@@ -85,5 +87,5 @@ def _shown(mistake: Mistake, dataset: ImageDataset, names: tuple[str, ...]) -> S
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Bytes as an address that needs no network."""
+    """Return bytes as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

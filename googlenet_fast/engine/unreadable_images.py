@@ -1,4 +1,4 @@
-"""Leaving out the images that cannot be read, alike in every process of a run."""
+"""Drop the images that cannot be read, the same ones in every process of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.presets import IMAGENET_RGB
 
-SCANNED = 16
-"""Images read together in search of bad ones: after each bad one, as many are read again."""
+BATCH = 16
+"""Images read together. After each unreadable one, the rest of the batch is read again."""
 
 
-def without_bad_images(
+def drop_unreadable_images(
     dataset: ImageDataset,
     process: Process,
     *,
@@ -26,24 +26,25 @@ def without_bad_images(
     max_pixels: int,
     num_workers: int,
 ) -> tuple[ImageDataset, list[str]]:
-    """The images that can be read, and a line "path<tab>reason" for each of the others.
+    """Return the readable images, and a line "path<tab>reason" for each of the others.
 
-    Each process reads its share of those that are not known to be good; then all know everything.
+    Each process reads its share of the images that are not known to be readable; then they exchange
+    the results.
 
     Args:
         dataset: The images.
-        process: This process's place in the run.
-        kind: The loader that has to read them, as of `build_loader`.
-        max_pixels: Of an image that is decoded.
+        process: Rank and device.
+        kind: The loader that has to read them.
+        max_pixels: An image with more pixels counts as unreadable.
         num_workers: Processes that each process decodes with.
 
     Raises:
-        UserError: not one image can be read.
+        UserError: no image can be read.
     """
     options = LoaderOptions(
         train=False,
         kind=kind,
-        batch_size=SCANNED,
+        batch_size=BATCH,
         image_size=1,
         normalization=IMAGENET_RGB,
         device=process.device,
@@ -56,7 +57,7 @@ def without_bad_images(
     unknown = ~readable.among(marks)
     with tqdm(
         total=2 * int(unknown.sum()),
-        desc=f"looking for bad images in {dataset.source}",
+        desc=f"looking for unreadable images in {dataset.source}",
         leave=False,
         disable=None if process.is_main else True,
     ) as bar:
@@ -80,7 +81,7 @@ def without_bad_images(
     return dataset.subset(np.setdiff1d(np.arange(len(dataset)), list(bad))), lines
 
 
-def save_bad_images(lines: Sequence[str], folder: Path) -> None:
-    """Write bad_images.txt: which images are left out and why."""
+def save_unreadable(lines: Sequence[str], folder: Path) -> None:
+    """Write bad_images.txt: the images that were dropped and why."""
     text = "".join(f"{line}\n" for line in lines)
     write_atomically(folder / "bad_images.txt", text.encode(errors="surrogateescape"))

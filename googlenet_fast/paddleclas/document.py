@@ -14,25 +14,25 @@ D = TypeVar("D")
 class Document:
     """The file's content.
 
-    Whoever reads it takes keys out of its sections; `finish` refuses what nobody took.
+    Readers take keys out of its sections; `finish` refuses keys that were not taken.
 
     Args:
-        file: what errors call it.
+        file: the path in error messages.
         values: the parsed YAML.
     """
 
     def __init__(self, file: Path, values: dict[Any, Any]) -> None:
         self.file = file
         self.ignored: dict[str, str] = {}
-        """By path of a key: why it has no effect."""
+        """Path of a key -> why it has no effect."""
         self.sections: list[Section] = []
         self.top = Section(self, "", values)
 
     def finish(self) -> None:
-        """Refuse keys that were never taken.
+        """Refuse the keys that were not taken.
 
         Raises:
-            UserError: names the first of them, and a known key that resembles it.
+            UserError: names the first one, and a known key that resembles it.
         """
         for section in self.sections:
             section.refuse_rest()
@@ -41,7 +41,8 @@ class Document:
 class Section:
     """A mapping of the file, at `path`, from which keys are taken.
 
-    None, null and the empty text are as good as an absent key, as PaddleClas has it."""
+    As in PaddleClas, a value of None, null or "" is the same as an absent key.
+    """
 
     def __init__(self, document: Document, path: str, values: dict[Any, Any]) -> None:
         self._document = document
@@ -55,11 +56,11 @@ class Section:
         return key in self._values
 
     def take(self, key: str, read: Callable[[Any], T], default: D) -> T | D:
-        """The value of a key as `read` returns it; `default` where it is absent or null."""
+        """Take a key and return what `read` makes of its value; `default` if it is absent."""
         return self.need(key, read) if key in self else default
 
     def need(self, key: str, read: Callable[[Any], T]) -> T:
-        """The value of a key, which must be there."""
+        """Take a required key and return what `read` makes of its value."""
         if key not in self:
             self.refuse(key, "is missing")
         value = self._values.pop(key)
@@ -69,18 +70,18 @@ class Section:
             self.refuse(key, f"{_shown(value)} is not {wanted}")
 
     def fixed(self, key: str, wanted: Sequence[Any], because: str) -> None:
-        """Take a key that may only have one of the values `wanted`."""
+        """Take a key that must have one of the values `wanted`, if it is there."""
         if key in self and (value := self._values.pop(key)) not in wanted:
-            self.refuse(key, f"{_shown(value)} cannot be followed: {because}")
+            self.refuse(key, f"{_shown(value)} is not supported: {because}")
 
     def ignore(self, reasons: Mapping[str, str]) -> None:
-        """Take keys that have no effect, and note why; those switched off need no note."""
+        """Take keys that have no effect, and note why, unless they are False."""
         for key, because in reasons.items():
             if key in self and self._values.pop(key) is not False:
                 self.note(key, because)
 
     def note(self, key: str, because: str) -> None:
-        """Name a key as ignored."""
+        """Note that a key has no effect."""
         self._document.ignored[self._at(key)] = because
 
     def refuse(self, key: str, reason: str) -> NoReturn:
@@ -88,11 +89,11 @@ class Section:
         raise UserError(f"{self._document.file}: {self._at(key)}: {reason}")
 
     def section(self, key: str) -> "Section":
-        """The mapping below a key; an empty one where the key is absent or null."""
+        """Return the mapping under a key; an empty one if the key is absent."""
         return Section(self._document, self._at(key), self.take(key, _mapping, {}))
 
     def operators(self, key: str) -> list[tuple[str, "Section"]]:
-        """The list below a key, of one-key mappings from a name to its arguments."""
+        """Return the list under a key: names and arguments of its one-key mappings."""
         operators = []
         for index, item in enumerate(self.take(key, _operators, [])):
             ((name, arguments),) = item.items()
@@ -111,7 +112,7 @@ class Section:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message: short, though aliases can make a small file a huge value."""
+    """Return a short text for messages; YAML aliases can make a small file a huge value."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring = 1, 60
     return short.repr(value)

@@ -1,26 +1,26 @@
-"""The weights and checkpoints that a PaddleClas configuration names, which have no suffix there."""
+"""Find the weights and checkpoints of a PaddleClas configuration, which omits suffixes."""
 
 from pathlib import Path
 
 from googlenet_fast.paddleclas.document import Section
 from googlenet_fast.paddleclas.values import path
 
-OURS = {"best_model": "best.pt", "latest": "last.pt"}
-"""What PaddleClas calls the files that a run of ours leaves."""
+RENAMED = {"best_model": "best.pt", "latest": "last.pt"}
+"""Name of a file of PaddleClas -> the same file of a googlenet_fast run."""
 
 
 def find_weights(section: Section, key: str) -> Path | None:
-    """The file of weights that a key names: PaddleClas's or ours."""
+    """Return the file of weights of a key, of PaddleClas or googlenet_fast."""
     return _find(section, key, (".pdparams", ".pt"))
 
 
 def find_checkpoint(section: Section, key: str) -> Path | None:
-    """The checkpoint of ours that a key names."""
+    """Return the googlenet_fast checkpoint of a key."""
     found = _find(section, key, (".pt", ".pdparams"))
     if found is not None and found.suffix == ".pdparams":
         section.refuse(
             key,
-            f"{found} is PaddleClas's, whose optimizer cannot be taken over; start from its "
+            f"{found} is PaddleClas's, whose optimizer state is not supported; start from its "
             "weights with Global.pretrained_model",
         )
     return found
@@ -31,8 +31,8 @@ def _find(section: Section, key: str, suffixes: tuple[str, ...]) -> Path | None:
     if named is None:
         return None
     candidates = [named, *(Path(f"{named}{suffix}") for suffix in suffixes)]
-    if named.name in OURS:
-        candidates.append(named.with_name(OURS[named.name]))
+    if named.name in RENAMED:
+        candidates.append(named.with_name(RENAMED[named.name]))
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -1,4 +1,4 @@
-"""PaddleClas's Optimizer section as our optimizer and schedule."""
+"""Translate PaddleClas's Optimizer section into optimizer and schedule."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ Fields = dict[str, Any]
 
 
 def read_optimizer(section: Section, epochs: int) -> tuple[Fields, Fields]:
-    """The fields of our `OptimizerConfig` and `ScheduleConfig` for a run of `epochs`."""
+    """Return the fields of `OptimizerConfig` and `ScheduleConfig` for a run of `epochs`."""
     section.fixed("name", ["Momentum"], "the optimizer is Momentum")
     section.ignore({"multi_precision": "the weights are fp32 in mixed precision too"})
     for key in ("no_weight_decay_name", "one_dim_param_no_weight_decay"):
-        section.fixed(key, [False], "the L2 penalty goes to all parameters")
+        section.fixed(key, [False], "the L2 penalty applies to all parameters")
     optimizer = {
         "momentum": section.need("momentum", not_negative),
         "nesterov": section.take("use_nesterov", boolean, False),
@@ -32,10 +32,10 @@ def read_optimizer(section: Section, epochs: int) -> tuple[Fields, Fields]:
 
 
 def _weight_decay(section: Section) -> float:
-    """The L2 penalty; a regularizer wins over weight_decay, as in PaddleClas."""
+    """Return the L2 penalty; a regularizer overrides weight_decay, as in PaddleClas."""
     if "regularizer" not in section:
         return section.take("weight_decay", not_negative, 0.0)
-    section.ignore({"weight_decay": "the regularizer has its place"})
+    section.ignore({"weight_decay": "the regularizer overrides it"})
     regularizer = section.section("regularizer")
     regularizer.fixed("name", ["L2"], "the penalty is L2")
     return regularizer.need("coeff", not_negative)
@@ -44,7 +44,7 @@ def _weight_decay(section: Section) -> float:
 def _read_schedule(lr: Section, epochs: int) -> Fields:
     name = lr.take("name", text, "Constant")
     if name not in _SCHEDULES:
-        lr.refuse("name", f"{name!r} is not supported; choose of {', '.join(_SCHEDULES)}")
+        lr.refuse("name", f"{name!r} is not supported; choose one of {', '.join(_SCHEDULES)}")
     lr.fixed("last_epoch", [-1], "a run is continued with Global.checkpoints")
     lr.ignore({"verbose": "the learning rate is in every step line"})
     by_epoch = lr.take("by_epoch", boolean, False)
@@ -52,9 +52,9 @@ def _read_schedule(lr: Section, epochs: int) -> Fields:
     if warmup != int(warmup) and (by_epoch or name in ("Cosine", "Linear")):
         lr.refuse("warmup_epoch", f"{warmup} must be a whole number here, as in PaddleClas")
     if by_epoch and warmup and name == "Linear":
-        lr.refuse("by_epoch", "PaddleClas's Linear then takes its warm-up's steps for epochs")
+        lr.refuse("by_epoch", "PaddleClas's Linear then counts warm-up steps as epochs")
     if name == "Constant" and warmup:
-        lr.refuse("warmup_epoch", "Constant has no warm-up; ConstLR has")
+        lr.refuse("warmup_epoch", "Constant has no warm-up; use ConstLR")
     start = lr.take("warmup_start_lr", not_negative, 0.0)
     fields = _SCHEDULES[name](lr, epochs)
     if warmup and start >= fields["lr"]:
@@ -97,10 +97,10 @@ def _multi_step(lr: Section, epochs: int) -> Fields:
 
 
 def _piecewise(lr: Section, epochs: int) -> Fields:
-    """Values of the user's, or a tenth every 30 epochs where there is a learning_rate."""
+    """Return the given values; with a learning_rate, a tenth of it every 30 epochs."""
     if "learning_rate" in lr:
         rate = lr.need("learning_rate", positive)
-        because = "PaddleClas replaces it where learning_rate is given: a tenth every 30 epochs"
+        because = "learning_rate overrides it in PaddleClas: a tenth every 30 epochs"
         lr.ignore({"decay_epochs": because, "values": because})
         boundaries = [float(epoch) for epoch in range(30, epochs, 30)]
         return _steps(boundaries, [rate * 0.1**i for i in range(len(boundaries) + 1)])

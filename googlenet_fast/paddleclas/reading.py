@@ -1,4 +1,4 @@
-"""Reads the YAML of a PaddleClas configuration and applies its overrides; neither runs code."""
+"""Read the YAML of a PaddleClas configuration and apply overrides, without running code."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,52 +11,52 @@ from googlenet_fast.paddleclas.document import Document
 from googlenet_fast.paddleclas.values import literal
 
 SECTIONS = {"Global", "Arch", "DataLoader"}
-"""Top-level keys of which any tells that a YAML file is laid out as PaddleClas's are."""
+"""Top-level keys, any of which identifies a PaddleClas configuration."""
 
 OLD_SECTION = "ARCHITECTURE"
-"""Tells a configuration of PaddleClas before 2.2."""
+"""Top-level key of a configuration of PaddleClas before 2.2."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, where YAML would take the last."""
+    """Refuses duplicate keys, of which YAML keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """What YAML makes of a mapping, as in the base class."""
+        """Compose a mapping as the base class does, and check its keys."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                twice = f"{key.value!r} stands twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
+                duplicate = f"duplicate key {key.value!r}"
+                raise yaml.MarkedYAMLError(problem=duplicate, problem_mark=key.start_mark)
             seen.add(key.value)
         return node
 
 
 def read_document(file: Path, overrides: Sequence[str] = ()) -> Document | None:
-    """Read a PaddleClas configuration; None where the file is YAML of another layout.
+    """Read a PaddleClas configuration; return None for YAML of another layout.
 
     Args:
         file: the YAML file.
         overrides: `key=value` each, key a dotted path with list indices; `-o` of PaddleClas.
 
     Raises:
-        UserError: a file that cannot be read or is no YAML, an override that does not apply.
+        UserError: a file that cannot be read or is not YAML, an override that does not apply.
     """
     try:
         values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date, say
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
     if isinstance(values, dict) and OLD_SECTION in values:
         raise UserError(
-            f"{file}: {OLD_SECTION}: is how PaddleClas laid its files out before 2.2; take that of "
-            "2.2.1 or later, ppcls/configs/ImageNet/Inception/GoogLeNet.yaml"
+            f"{file}: {OLD_SECTION}: is the layout of PaddleClas before 2.2; use the file of 2.2.1 "
+            "or later, ppcls/configs/ImageNet/Inception/GoogLeNet.yaml"
         )
     if not isinstance(values, dict) or not SECTIONS & values.keys():
         if overrides:
-            raise UserError(f"-o {overrides[0]}: {file} is no PaddleClas configuration")
+            raise UserError(f"-o {overrides[0]}: {file} is not a PaddleClas configuration")
         return None
     for override in overrides:
         _apply(values, override)
@@ -64,7 +64,7 @@ def read_document(file: Path, overrides: Sequence[str] = ()) -> Document | None:
 
 
 def _apply(values: dict[Any, Any], override: str) -> None:
-    """Set the value that an override `a.b.0.c=value` names, in place."""
+    """Apply an override `a.b.0.c=value` in place."""
     keys, equals, value = override.partition("=")
     *parents, last = keys.split(".")
     if not equals or not all((*parents, last)):

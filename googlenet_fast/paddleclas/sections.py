@@ -1,4 +1,4 @@
-"""The sections of a PaddleClas configuration, but for Optimizer and the transforms."""
+"""Translate the sections of a PaddleClas configuration, except Optimizer and transforms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,37 +20,37 @@ from googlenet_fast.paddleclas.values import (
 )
 
 Fields = dict[str, Any]
-"""Fields of our configuration."""
+"""Fields of `TrainConfig` and its sections."""
 
 DEVICES = {"gpu": "cuda", "cpu": "cpu"}
 
 _IGNORED_GLOBAL = {
-    "use_dali": "DALI reads the images wherever it is installed (--data.loader)",
-    "use_visualdl": "TensorBoard's files are always written",
+    "use_dali": "DALI reads the images if it is installed (--data.loader)",
+    "use_visualdl": "TensorBoard files are always written",
     "save_inference_dir": "python -m googlenet_fast.export writes the weights for inference",
-    "start_eval_epoch": "evaluation starts with epoch eval_interval",
-    "log_ranks": "the first process tells",
-    "print_mem_info": "the memory is in every step line",
-    "to_static": "it concerns Paddle's graphs; --compile true is torch's",
-    "export_for_fd": "it concerns Paddle's inference models",
-    "uniform_output_enabled": "it concerns Paddle's inference models",
-    "pdx_model_name": "it concerns Paddle's inference models",
-    "hpi_config_path": "it concerns Paddle's inference models",
+    "start_eval_epoch": "the first evaluation is after epoch eval_interval",
+    "log_ranks": "rank 0 logs",
+    "print_mem_info": "every step line has the memory",
+    "to_static": "it is for Paddle's graphs; see --compile",
+    "export_for_fd": "it is for Paddle's inference models",
+    "uniform_output_enabled": "it is for Paddle's inference models",
+    "pdx_model_name": "it is for Paddle's inference models",
+    "hpi_config_path": "it is for Paddle's inference models",
 }
 
 
 def read_global(section: Section) -> tuple[Fields, Path | None]:
-    """The fields of our `TrainConfig`, and the weights to start from or to evaluate."""
+    """Return fields of `TrainConfig`, and the weights to start from or to evaluate."""
     section.fixed("eval_mode", ["classification"], "this trains classifiers")
     section.fixed("train_mode", [], "this trains classifiers")
     section.fixed("use_multilabel", [False], "an image has one label")
     device = section.take("device", text, "gpu")
     if device not in DEVICES:
-        section.refuse("device", f"{device!r} is not supported; choose of {', '.join(DEVICES)}")
+        section.refuse("device", f"{device!r} is not supported; choose one of {', '.join(DEVICES)}")
     epochs = section.need("epochs", positive_integer)
     eval_interval = section.take("eval_interval", positive_integer, 1)
     if not section.take("eval_during_train", boolean, True):
-        section.note("eval_during_train", "the last epoch, and no other, is evaluated all the same")
+        section.note("eval_during_train", "only the last epoch is evaluated")
         eval_interval = epochs
     checkpoint = find_checkpoint(section, "checkpoints")
     output = section.take("output_dir", path, Path("output")) / "GoogLeNet"
@@ -70,10 +70,10 @@ def read_global(section: Section) -> tuple[Fields, Path | None]:
 
 
 def read_amp(section: Section | None, device: str) -> tuple[Fields, str]:
-    """The fields of our `TrainConfig`, and the precision of evaluation and prediction.
+    """Return fields of `TrainConfig`, and the precision of evaluation and prediction.
 
-    "auto" is fp16 on a GPU alone, as Paddle's O1 is; loss scaling is Paddle's: both double the
-    scale after 2000 good steps and halve it after an overflow.
+    "auto" is fp16 only on a GPU, like Paddle's O1. Loss scaling is the same in both: the scale
+    doubles after 2000 steps without overflow and halves after an overflow.
     """
     if section is None:
         return {"amp": "off"}, "off"
@@ -83,11 +83,11 @@ def read_amp(section: Section | None, device: str) -> tuple[Fields, str]:
     if level not in ("O1", "O2"):
         section.refuse("level", f"{level!r} is not O1 or O2")
     if use_amp and device == "cpu":
-        section.note("use_amp", "CPUs compute in fp32, as Paddle has it")
+        section.note("use_amp", "CPUs compute in fp32, as in Paddle")
     if use_amp and level == "O2":
-        section.note("level", "O2 computes as O1 does, in fp16, and keeps the weights in fp32")
+        section.note("level", "O2 is treated as O1: fp16 computation with fp32 weights")
     if use_amp and not test:
-        section.note("use_fp16_test", "in training, evaluation has the precision of training")
+        section.note("use_fp16_test", "evaluation during training has the precision of training")
     section.ignore({"use_promote": "casts are those of torch.autocast"})
     fields = {
         "amp": "auto" if use_amp else "off",
@@ -98,7 +98,7 @@ def read_amp(section: Section | None, device: str) -> tuple[Fields, str]:
 
 
 def read_arch(section: Section, class_num: int | None) -> int:
-    """The number of classes; `class_num` is Global's, which counts where Arch has none."""
+    """Return the number of classes; `class_num` of Global is the default of Arch's."""
     section.fixed("name", ["GoogLeNet"], "this trains GoogLeNet")
     section.fixed("pretrained", [False], "name weights with Global.pretrained_model")
     section.fixed("use_ml_decoder", [False], "GoogLeNet has its own head")
@@ -112,12 +112,12 @@ def read_arch(section: Section, class_num: int | None) -> int:
 
 
 def read_loss(section: Section) -> None:
-    """Check that the losses are those of GoogLeNet, whose weights are fixed."""
+    """Check that the losses are those of GoogLeNet, with their fixed weights."""
     for key, names in (("Train", ["GoogLeNetLoss"]), ("Eval", ["GoogLeNetLoss", "CELoss"])):
         operators = section.operators(key)
         for index, (name, arguments) in enumerate(operators):
             if name not in names or len(operators) > 1:
-                section.refuse(f"{key}.{index}.{name}", f"is not supported; give {names[0]} alone")
+                section.refuse(f"{key}.{index}.{name}", f"is not supported; use {names[0]} alone")
             if arguments.take("weight", number, 1.0) != 1:
                 arguments.note("weight", "a single loss has weight 1, as in PaddleClas")
             if key == "Eval":
@@ -125,20 +125,20 @@ def read_loss(section: Section) -> None:
 
 
 def read_metric(section: Section) -> None:
-    """Check that the metrics are top-k accuracies; top-1 and top-5 are what is measured."""
+    """Check that the metrics are top-k accuracies; only top-1 and top-5 are measured."""
     for key in ("Train", "Eval"):
         for index, (name, arguments) in enumerate(section.operators(key)):
             if name not in ("TopkAcc", "GoogLeNetTopkAcc"):
-                section.refuse(f"{key}.{index}.{name}", "is not supported; give TopkAcc")
+                section.refuse(f"{key}.{index}.{name}", "is not supported; use TopkAcc")
             measured = {1.0} if key == "Train" else {1.0, 5.0}
             if set(arguments.take("topk", one_or_more, [1.0, 5.0])) - measured:
-                shown = "top-1 alone is" if key == "Train" else "top-1 and top-5 are"
-                arguments.note("topk", f"{shown} measured")
+                shown = "top-1 is" if key == "Train" else "top-1 and top-5 are"
+                arguments.note("topk", f"only {shown} measured")
 
 
 @dataclass(frozen=True)
 class Split:
-    """One of DataLoader's splits."""
+    """A split of DataLoader."""
 
     list: Path
     root: Path
@@ -152,7 +152,7 @@ class Split:
 
 
 def read_split(loader: Section, key: str) -> Split:
-    """The training split, DataLoader.Train, or that of evaluation, DataLoader.Eval."""
+    """Read DataLoader.Train or DataLoader.Eval."""
     train = key == "Train"
     split = loader.section(key)
     dataset, sampler = split.section("dataset"), split.section("sampler")
@@ -167,7 +167,7 @@ def read_split(loader: Section, key: str) -> Split:
     if drop_last and not train:
         sampler.note("drop_last", "evaluation counts every image once")
     workers = split.section("loader")
-    workers.ignore({"use_shared_memory": "images travel as the loader does it"})
+    workers.ignore({"use_shared_memory": "the loader decides how images reach the process"})
     return Split(
         list=dataset.need("cls_label_path", path),
         root=dataset.take("image_root", path, Path()),
@@ -193,12 +193,12 @@ class Inference:
 
 
 def read_infer(section: Section) -> Inference:
-    """What to predict, and how the classes are called."""
+    """Read the images to predict and the class names."""
     section.fixed("infer_list", [], "name images or folders")
     section.ignore({"save_dir": "predict --json prints what to save"})
     images = section.take("infer_imgs", path, None)
     post = section.section("PostProcess")
-    post.fixed("name", ["Topk"], "the likeliest classes are what is told")
+    post.fixed("name", ["Topk"], "only the most likely classes are printed")
     post.fixed("delimiter", [" "], "a line of the names is 'index name'")
     names = post.take("class_id_map_file", path, None)
     if names is not None and not names.is_file():

@@ -1,4 +1,4 @@
-"""The translation of a PaddleClas configuration into what our commands take."""
+"""Translate a PaddleClas configuration into the options of this package's commands."""
 
 import logging
 import os
@@ -32,29 +32,30 @@ _log = logging.getLogger("googlenet_fast")
 
 @dataclass(frozen=True)
 class PaddleClasConfig:
-    """A configuration, read and checked as a whole; parts that it lacks are None."""
+    """A checked configuration; missing parts are None."""
 
     file: Path
     run: Fields
-    """Fields of our `TrainConfig`."""
+    """Fields of `TrainConfig`."""
     num_classes: int
     weights: Path | None
     eval_amp: str
     optimizer: tuple[Fields, Fields] | None
-    """Fields of our `OptimizerConfig` and `ScheduleConfig`."""
+    """Fields of `OptimizerConfig` and `ScheduleConfig`."""
     train: Split | None
     eval: Split | None
     infer: Inference | None
 
     def train_values(self) -> dict[str, Any]:
-        """Our `TrainConfig` as nested plain values."""
+        """Return a `TrainConfig` as nested plain values."""
         optimizer, schedule = self._need(self.optimizer, "Optimizer")
         train = self._need(self.train, "DataLoader.Train")
         val = self._need(self.eval, "DataLoader.Eval")
         for key in ("delimiter", "relabel"):
             if getattr(train, key) != getattr(val, key):
                 raise UserError(
-                    f"{self.file}: DataLoader.Eval.dataset.{key}: must be that of DataLoader.Train"
+                    f"{self.file}: DataLoader.Eval.dataset.{key}: must be the same as in "
+                    "DataLoader.Train"
                 )
         return {
             **self.run,
@@ -83,18 +84,18 @@ class PaddleClasConfig:
         }
 
     def evaluate_options(self) -> dict[str, Any]:
-        """Options of evaluation by name, without those of `evaluate_data`."""
+        """Return the options of evaluation by name, except those of `evaluate_data`."""
         val = self._need(self.eval, "DataLoader.Eval")
         options = {"batch_size": val.batch_size, "num_workers": val.num_workers}
         return self._network_options() | val.transforms | options
 
     def evaluate_data(self) -> dict[str, Any]:
-        """The options that name the images to evaluate on."""
+        """Return the options for the images to evaluate on."""
         val = self._need(self.eval, "DataLoader.Eval")
         return {key: getattr(val, key) for key in ("list", "root", "delimiter", "relabel")}
 
     def predict_options(self) -> dict[str, Any]:
-        """Options of prediction by name."""
+        """Return the options of prediction by name."""
         infer = self._need(self.infer, "Infer")
         options = {
             "images": infer.images,
@@ -110,7 +111,7 @@ class PaddleClasConfig:
 
     def _need(self, part: T | None, path: str) -> T:
         if part is None:
-            raise UserError(f"{self.file}: {path}: is missing, and needed here")
+            raise UserError(f"{self.file}: {path}: is missing; this command needs it")
         return part
 
 
@@ -131,10 +132,10 @@ def read_config(file: Path | None, overrides: Sequence[str]) -> PaddleClasConfig
 
 
 def translate(document: Document) -> PaddleClasConfig:
-    """Read the whole document, and tell once what of it has no effect.
+    """Translate the whole document, and log which keys have no effect.
 
     Raises:
-        UserError: names the path of what is not known or cannot be followed.
+        UserError: names the path of a key or value that is not supported.
     """
     top = document.top
     overall = top.section("Global")
@@ -163,28 +164,28 @@ def translate(document: Document) -> PaddleClasConfig:
     )
     _note_differences(overall, loader, config)
     document.finish()
-    _tell(document)
+    _log_ignored(document)
     return config
 
 
 def _note_differences(overall: Section, loader: Section, config: PaddleClasConfig) -> None:
-    """Name what PaddleClas has twice and we once, where the two differ."""
+    """Note settings that PaddleClas has twice with different values, but this package once."""
     given = overall.take("image_shape", shape, None)
     if config.eval is not None:
         size = config.eval.transforms["image_size"]
         if given not in (None, [3, size, size]):
             overall.note("image_shape", f"images are cropped to {size} pixels by DataLoader.Eval")
     if config.train is not None and not config.train.drop_last and config.run["accumulate"] > 1:
-        because = "with Global.update_freq, images that do not fill a last step are left out"
+        because = "with Global.update_freq, images that do not fill the last step are dropped"
         loader.note("Train.sampler.drop_last", because)
     if config.train is not None and config.eval is not None:
         for key, place in (("batch_size", "sampler"), ("num_workers", "loader")):
             if getattr(config.train, key) != getattr(config.eval, key):
-                because = "while training, evaluation takes that of DataLoader.Train"
+                because = "evaluation during training uses that of DataLoader.Train"
                 loader.note(f"Eval.{place}.{key}", because)
 
 
-def _tell(document: Document) -> None:
+def _log_ignored(document: Document) -> None:
     if document.ignored and os.environ.get("RANK", "0") == "0":
         lines = [f"  {path}: ignored because {why}" for path, why in document.ignored.items()]
-        _log.info("%s: what has no effect here:\n%s", document.file, "\n".join(lines))
+        _log.info("%s: settings without effect:\n%s", document.file, "\n".join(lines))

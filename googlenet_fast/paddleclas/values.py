@@ -1,7 +1,7 @@
-"""Reads single values of a configuration; a ValueError says what was wanted instead.
+"""Read single values of a configuration; a ValueError says what is expected.
 
-PaddleClas evaluates strings that look like Python. Here a string is at most a literal, or a
-quotient of two numbers such as 1.0/255.0.
+PaddleClas evaluates strings as Python. Here a string can only be a literal or a quotient of two
+numbers, such as 1.0/255.0.
 """
 
 import ast
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def literal(text: str) -> Any:
-    """The Python literal that a text spells, else the text itself; nothing is evaluated."""
+    """Return the Python literal that a text spells, else the text; nothing is evaluated."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -20,7 +20,7 @@ def literal(text: str) -> Any:
 
 
 def number(value: Any) -> float:
-    """A finite number, or text that spells one or a quotient of two."""
+    """Read a finite number, or text with a number or a quotient of two."""
     if isinstance(value, int | float | str):
         with suppress(ValueError, ZeroDivisionError):
             numerator, slash, denominator = str(value).partition("/")
@@ -31,21 +31,21 @@ def number(value: Any) -> float:
 
 
 def positive(value: Any) -> float:
-    """A number of more than 0."""
+    """Read a number of more than 0."""
     if (read := number(value)) <= 0:
         raise ValueError("a number of more than 0")
     return read
 
 
 def not_negative(value: Any) -> float:
-    """A number of 0 or more."""
+    """Read a number of 0 or more."""
     if (read := number(value)) < 0:
         raise ValueError("a number of 0 or more")
     return read
 
 
 def integer(value: Any) -> int:
-    """A whole number of at most 31 bits."""
+    """Read a whole number of at most 31 bits."""
     value = literal(value) if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("a whole number")
@@ -55,21 +55,21 @@ def integer(value: Any) -> int:
 
 
 def count(value: Any) -> int:
-    """A whole number of 0 or more."""
+    """Read a whole number of 0 or more."""
     if (read := integer(value)) < 0:
         raise ValueError("a whole number of 0 or more")
     return read
 
 
 def positive_integer(value: Any) -> int:
-    """A whole number of 1 or more."""
+    """Read a whole number of 1 or more."""
     if (read := integer(value)) < 1:
         raise ValueError("a whole number of 1 or more")
     return read
 
 
 def boolean(value: Any) -> bool:
-    """True or False."""
+    """Read True or False."""
     value = literal(value.capitalize()) if isinstance(value, str) else value
     if not isinstance(value, bool):
         raise ValueError("True or False")
@@ -77,21 +77,21 @@ def boolean(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """A string that is not empty."""
+    """Read a string that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError("a text")
     return value
 
 
 def path(value: Any) -> Path:
-    """A path, relative to the working directory as PaddleClas's are."""
+    """Read a path, relative to the working directory as in PaddleClas."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("a path")
     return Path(value)
 
 
 def numbers(value: Any) -> list[float]:
-    """A list of numbers."""
+    """Read a list of numbers."""
     value = literal(value) if isinstance(value, str) else value
     if not isinstance(value, list | tuple):
         raise ValueError("a list of numbers")
@@ -99,12 +99,12 @@ def numbers(value: Any) -> list[float]:
 
 
 def one_or_more(value: Any) -> list[float]:
-    """A list of numbers, or one in its place."""
+    """Read a list of numbers, or a single one."""
     return numbers([value] if isinstance(value, int | float) else value)
 
 
 def side(value: Any) -> int:
-    """The side of a square in pixels: a whole number, or two equal ones."""
+    """Read the side of a square in pixels: a whole number, or two equal ones."""
     value = literal(value) if isinstance(value, str) else value
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
@@ -115,7 +115,7 @@ def side(value: Any) -> int:
 
 
 def shape(value: Any) -> list[int]:
-    """Three whole numbers of 1 or more: channels, height, width."""
+    """Read three whole numbers of 1 or more: channels, height, width."""
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise ValueError("a shape such as [3, 224, 224]")
     return [positive_integer(item) for item in value]

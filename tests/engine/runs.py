@@ -135,8 +135,8 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     momenta, others = (state["optimizer"]["state"] for state in (first, second))
     for key, momentum in momenta.items():
         assert torch.equal(momentum["momentum_buffer"], others[key]["momentum_buffer"])
-    assert [first[key] for key in ("epoch", "position", "step")] == [
-        second[key] for key in ("epoch", "position", "step")
+    assert [first[key] for key in ("epoch", "images_seen", "step")] == [
+        second[key] for key in ("epoch", "images_seen", "step")
     ]
 
 

@@ -24,6 +24,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
+def test_keys_of_older_versions_are_renamed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 2, "position": 640, "bad_steps": 1})
+    state = load_checkpoint(tmp_path / "last.pt")
+    del state["format"]
+    assert state == {"epoch": 2, "images_seen": 640, "nonfinite_steps": 1}
+
+
 def test_failing_disk_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,9 +30,9 @@ def read_csv(path: Path) -> list[list[str]]:
 def test_class_results() -> None:
     confusion = torch.tensor([[5, 3, 2], [0, 0, 0], [0, 0, 4]])
     first, last = class_results(evaluation(confusion), ["ape", "bee", "cat"])
-    assert (first.name, first.images, first.correct, first.taken_for) == ("ape", 10, 5, "bee")
+    assert (first.name, first.images, first.correct, first.confused_with) == ("ape", 10, 5, "bee")
     assert first.top1 == 50
-    assert (last.index, last.top1, last.taken_for) == (2, 100, "")
+    assert (last.index, last.top1, last.confused_with) == (2, 100, "")
 
 
 def test_tables(tmp_path: Path) -> None:

@@ -176,7 +176,10 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint(
     good = (tmp_path / "last.pt").read_bytes()
     options = ("--resume", "auto", "--epochs", "3", "--optimizer.lr", "1e30")
     for more, expected in (
-        (("--max_bad_steps", "4"), r"step 15: the loss or gradients of 4 steps in a row are not"),
+        (
+            ("--max_nonfinite_steps", "4"),
+            r"step 15: the loss or gradients of 4 steps in a row are not",
+        ),
         ((), "step 20: weights or batch-norm statistics are not finite"),
         (("--checkpoint_interval", "2"), "step 12: weights or batch-norm statistics are not fin"),
     ):
@@ -202,15 +205,15 @@ def test_skipped_steps_are_counted_and_shown(
     skipped = 0
     for previous, line in pairwise([{"scale": highest}, *lines]):
         skipped += line["scale"] < previous["scale"]
-        assert line["bad_steps"] == skipped
+        assert line["nonfinite_steps"] == skipped
         assert math.isfinite(line["loss"])
-    assert result["bad_steps"] == skipped > 0
-    assert load_checkpoint(tmp_path / "last.pt")["bad_steps"] == skipped
+    assert result["nonfinite_steps"] == skipped > 0
+    assert load_checkpoint(tmp_path / "last.pt")["nonfinite_steps"] == skipped
     assert f"scale {lines[-1]['scale']:g} skipped {skipped} " in capsys.readouterr().out
 
 
 def test_skipping_steps_without_end_stops_the_run(few_digits: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(few_digits, tmp_path, "--max_bad_steps", "5")
+    trainer = make_trainer(few_digits, tmp_path, "--max_nonfinite_steps", "5")
     trainer.train_step.scaler = torch.amp.GradScaler("cpu", 2.0**127, backoff_factor=0.999)
     before = {key: tensor.clone() for key, tensor in trainer.model.named_parameters()}
     expected = "step 6: the loss or gradients of 6 steps in a row are not finite"

@@ -1,4 +1,4 @@
-"""Images that cannot be read: left out alike everywhere, counted and listed."""
+"""Images that cannot be read: the same ones dropped everywhere, counted and listed."""
 
 import shutil
 from contextlib import closing
@@ -83,7 +83,7 @@ def test_two_processes_and_a_resumed_run_leave_out_the_same(photos: Path, tmp_pa
     names = [Path(line.split("\t")[0]).name for line in listed[0].splitlines()]
     assert names == ["03.jpg", "00.jpg", "19.jpg", "01.jpg"]
     assert listed[0] == listed[1]
-    assert "4 images cannot be read and are left out" in (tmp_path / "log").read_text()
+    assert "4 images cannot be read and are skipped" in (tmp_path / "log").read_text()
 
 
 def test_what_was_read_is_remembered_until_it_changes(

@@ -114,7 +114,7 @@ def test_a_checkpoint_of_paddle_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_overrides_need_a_configuration_of_paddleclas() -> None:
-    with pytest.raises(UserError, match=r"-o a=1: .*is no PaddleClas configuration"):
+    with pytest.raises(UserError, match=r"-o a=1: .*is not a PaddleClas configuration"):
         load_config(["-c", "digits", "-o", "a=1"])
 
 
@@ -220,7 +220,7 @@ def test_torchrun_takes_the_file_with_batches_per_process(
     text = log.read_text()
     assert agent.exitcode == 0, text
     assert "3 epochs of 2 steps, batch 4 x 1 x 2 processes on cpu" in text
-    assert text.count("what has no effect here:") == 1
+    assert text.count("settings without effect:") == 1
     logged = read_metrics(tmp_path / "output/GoogLeNet/metrics.jsonl")
     rates = [line["lr"] for line in logged if line["kind"] == "train"]
     warmup, cosine = [0, 0.5], [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
