@@ -20,13 +20,13 @@ from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
-    plot_confusion,
+    confusion_png,
     write_class_results,
     write_confusion,
 )
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
-from googlenet_fast.engine.unreadable_images import drop_unreadable_images, save_unreadable
+from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.presets import PRESETS
@@ -62,13 +62,7 @@ def main() -> None:
         dataset = _open_data(options, classifier, process)
         bad_images: list[str] = []
         if options.bad_images == "skip":
-            dataset, bad_images = drop_unreadable_images(
-                dataset,
-                process,
-                kind=options.loader,
-                max_pixels=options.max_pixels,
-                num_workers=options.num_workers,
-            )
+            dataset, bad_images = drop_unreadable(dataset, process, classifier.loader_options)
         if process.is_main and not options.json:
             print(_description(classifier, dataset, process), flush=True)
         started = time.perf_counter()
@@ -225,7 +219,7 @@ def _report(
         write_atomically(options.output / "results.json", f"{document}\n".encode())
         write_class_results(classes, options.output / "per_class.csv")
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
-        plot_confusion(evaluation, names, options.output / "confusion.png")
+        write_atomically(options.output / "confusion.png", confusion_png(evaluation, names))
         if options.bad_images == "skip":
             save_unreadable(bad_images, options.output)
     if options.json:

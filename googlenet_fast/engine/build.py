@@ -5,24 +5,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from googlenet_fast.data import (
-    Augmentation,
-    ImageDataset,
-    Loader,
-    LoaderOptions,
-    Splits,
-    build_loader,
-    open_splits,
-)
+from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
-from googlenet_fast.engine.unreadable_images import drop_unreadable_images
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
-from googlenet_fast.model.presets import Normalization
+from googlenet_fast.model.presets import PRESETS
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -37,24 +28,6 @@ def open_data(data: DataConfig) -> Splits:
         relabel=data.relabel,
         class_names=data.class_names,
     )
-
-
-def drop_unreadable(
-    splits: Splits, config: TrainConfig, process: Process
-) -> tuple[Splits, list[str]]:
-    """Return the splits without their unreadable images, and a line for each of those."""
-    data = config.data
-    train, val = (
-        drop_unreadable_images(
-            split,
-            process,
-            kind=data.loader,
-            max_pixels=data.max_pixels,
-            num_workers=data.num_workers,
-        )
-        for split in splits
-    )
-    return Splits(train[0], val[0]), train[1] + val[1]
 
 
 def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> GoogLeNet:
@@ -85,23 +58,16 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     return model.to(device)
 
 
-def build_data_loader(
-    dataset: ImageDataset,
-    config: TrainConfig,
-    process: Process,
-    normalization: Normalization,
-    *,
-    train: bool,
-) -> Loader:
-    """Build the loader of this rank's share of a split, in the dtype of mixed precision."""
+def loader_options(config: TrainConfig, process: Process, *, train: bool) -> LoaderOptions:
+    """Return how this rank reads its share of a split, in the dtype of mixed precision."""
     data = config.data
-    options = LoaderOptions(
+    return LoaderOptions(
         train=train,
         kind=data.loader,
         batch_size=data.batch_size,
         image_size=data.image_size if train else data.eval_size or data.image_size,
         resize_size=data.resize_size,
-        normalization=normalization,
+        normalization=PRESETS[config.model.preset].normalization,
         device=process.device,
         dtype=amp_dtype(config.amp, process.device) or torch.float32,
         rank=process.rank,
@@ -119,7 +85,6 @@ def build_data_loader(
         shuffle=data.shuffle,
         drop_last=data.drop_last,
     )
-    return build_loader(dataset, options)
 
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:

@@ -263,6 +263,8 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
         named, overrides = short.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
+    if named.override and named.config is None:
+        raise UserError(f"-o {named.override[0]}: overrides a PaddleClas configuration; give -c")
     overrides = [_full_name(argument) for argument in overrides]
     if named.config is None and not any(
         re.match(r"--data\.(path|train_list)\b", argument) for argument in overrides

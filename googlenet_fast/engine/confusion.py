@@ -78,11 +78,6 @@ def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
-    """Write `confusion_png` to a file."""
-    write_atomically(path, confusion_png(evaluation, names))
-
-
 def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:
     """Plot the classes that occur, as a label or as a prediction, as a PNG.
 

@@ -43,6 +43,13 @@ class RunFolder:
         try:
             self.path = path or self._folder_of_launcher() or _new_folder()
             self.path.mkdir(parents=True, exist_ok=True)
+            self.last, self.previous = self.path / "last.pt", self.path / "previous.pt"
+            """The newest checkpoint, and the one before."""
+            self.best = self.path / "best.pt"
+            """The checkpoint with the highest validation top-1."""
+            self.metrics = self.path / "metrics.jsonl"
+            """One JSON object per line: training and validation metrics."""
+            self._started_by = self.path / ".begun_by"
             self._lock = self._take_lock()
             self.restarted = self._launcher is not None and self._launcher == _read(
                 self._started_by
@@ -90,34 +97,9 @@ class RunFolder:
         """Release the lock."""
         self._lock.close()
 
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "last.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The checkpoint before the newest."""
-        return self.path / "previous.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the highest validation top-1."""
-        return self.path / "best.pt"
-
     def epoch(self, number: int) -> Path:
         """Return the path of the checkpoint that is kept for an epoch, counted from 1."""
         return self.path / f"epoch_{number}.pt"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per line: training and validation metrics."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def _started_by(self) -> Path:
-        """The torchrun that started the run."""
-        return self.path / ".begun_by"
 
     def begin(self, config: str) -> None:
         """Store the resolved configuration, as YAML, and the torchrun that started the run."""

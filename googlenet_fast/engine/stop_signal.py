@@ -2,7 +2,7 @@
 
 import signal
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -33,12 +33,7 @@ class StopSignal:
         }
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._pending is not None and error is None:
             self._pending.wait()
         for number, handler in self._previous.items():

@@ -5,6 +5,7 @@ import signal
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
+from googlenet_fast.data import Splits, build_loader
 from googlenet_fast.engine.build import (
-    build_data_loader,
     build_model,
     build_train_step,
-    drop_unreadable,
+    loader_options,
     open_data,
 )
 from googlenet_fast.engine.checkpoint import load_checkpoint
@@ -33,7 +34,7 @@ from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
-from googlenet_fast.engine.unreadable_images import save_unreadable
+from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
@@ -59,14 +60,13 @@ class Trainer:
         self.splits = open_data(config.data)
         self.bad_images: list[str] = []
         """A line "path<tab>reason" for each image that was dropped."""
+        options = [loader_options(config, process, train=train) for train in (True, False)]
         if config.data.bad_images == "skip":
-            self.splits, self.bad_images = drop_unreadable(self.splits, config, process)
+            kept = list(map(drop_unreadable, self.splits, repeat(process), options))
+            self.splits = Splits(*(split for split, _ in kept))
+            self.bad_images = [line for _, lines in kept for line in lines]
         self.model = build_model(config, self.splits, process.device)
-        normalization = self.model.preset.normalization
-        self.train_loader, self.val_loader = (
-            build_data_loader(split, config, process, normalization, train=train)
-            for split, train in ((self.splits.train, True), (self.splits.val, False))
-        )
+        self.train_loader, self.val_loader = map(build_loader, self.splits, options)
         self.steps_per_epoch = len(self.train_loader) // config.accumulate
         if self.steps_per_epoch == 0:
             raise UserError(

@@ -1,59 +1,39 @@
 """Drop the images that cannot be read, the same ones in every process of a run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
-from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.unreadable import ReadableImages, Reasons, find_unreadable, signatures
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
-from googlenet_fast.model.presets import IMAGENET_RGB
 
 BATCH = 16
 """Images read together. After each unreadable one, the rest of the batch is read again."""
 
 
-def drop_unreadable_images(
-    dataset: ImageDataset,
-    process: Process,
-    *,
-    kind: Kind,
-    max_pixels: int,
-    num_workers: int,
+def drop_unreadable(
+    dataset: ImageDataset, process: Process, options: LoaderOptions
 ) -> tuple[ImageDataset, list[str]]:
     """Return the readable images, and a line "path<tab>reason" for each of the others.
 
-    Each process reads its share of the images that are not known to be readable; then they exchange
-    the results.
-
-    Args:
-        dataset: The images.
-        process: Rank and device.
-        kind: The loader that has to read them.
-        max_pixels: An image with more pixels counts as unreadable.
-        num_workers: Processes that each process decodes with.
+    Each process reads its share of the images that are not known to be readable. Then they exchange
+    the results. Images are read by the loader, processes and max_pixels of `options`.
 
     Raises:
         UserError: no image can be read.
     """
-    options = LoaderOptions(
-        train=False,
-        kind=kind,
-        batch_size=BATCH,
-        image_size=1,
-        normalization=IMAGENET_RGB,
-        device=process.device,
-        num_workers=num_workers,
-        max_pixels=max_pixels,
+    options = replace(
+        options, train=False, batch_size=BATCH, image_size=1, resize_size=None, rank=0, world_size=1
     )
     share = np.arange(process.rank, len(dataset), process.world_size)
     marks = signatures(dataset.location(i) for i in share.tolist())
-    readable = ReadableImages(build_loader(dataset, options).decoder, max_pixels)
+    readable = ReadableImages(build_loader(dataset, options).decoder, options.max_pixels)
     unknown = ~readable.among(marks)
     with tqdm(
         total=2 * int(unknown.sum()),
@@ -61,12 +41,7 @@ def drop_unreadable_images(
         leave=False,
         disable=None if process.is_main else True,
     ) as bar:
-        own = find_unreadable(
-            dataset,
-            share[unknown],
-            options,
-            advance=bar.update,
-        )
+        own = find_unreadable(dataset, share[unknown], options, advance=bar.update)
     good = marks[unknown & ~np.isin(share, list(own))]
     parts = process.gather((own, good))
     if process.is_main and any(len(good) for _, good in parts):

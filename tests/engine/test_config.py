@@ -71,6 +71,10 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
         (["--data.aspect_ratio", "0.5"], "--data.aspect_ratio 0.5: must be 1 or more"),
         (["-c", "digit"], "did you mean digits?"),
         (["-c", "no/such.yaml"], "--config no/such.yaml: no such file"),
+        (
+            ["--data", "photos", "-o", "Global.epochs=1"],
+            "-o Global.epochs=1: overrides a PaddleClas",
+        ),
         (["stray"], "unrecognized arguments: stray"),
         (["--config"], "expected one argument"),
     ],

@@ -270,7 +270,10 @@ LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in ran
         (f"l0: &l0 [x]\n{LAUGHS}\nGlobal: {{epochs: *l39}}", "Global.epochs: [[...], [...], "),
         ("Global: &g {epochs: *g}", "is not a whole number"),
         ("Global:", "Global.epochs: is missing"),
-        ("mode: train\nARCHITECTURE: {name: GoogLeNet}", "before 2.2; take that of 2.2.1 or later"),
+        (
+            "mode: train\nARCHITECTURE: {name: GoogLeNet}",
+            "before 2.2; use the file of 2.2.1 or later",
+        ),
     ],
 )
 def test_hostile_yaml_is_refused_in_a_line(tmp_path: Path, text: str, expected: str) -> None:
