@@ -70,7 +70,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"last\.pt: cannot be read"):
         load_checkpoint(path)
     torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="not a checkpoint of this trainer"):
+    with pytest.raises(UserError, match="not a googlenet_fast checkpoint"):
         load_checkpoint(path)
 
 
