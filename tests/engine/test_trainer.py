@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous(
     (folder / ".last.pt.4711").write_bytes(b"half a")
     capsys.readouterr()
     run(few_digits, folder, *options, "--resume", "auto")
-    assert f"{folder}/.last.pt.4711 was cut short" in caplog.text
+    assert f"{folder}/.last.pt.4711 was not written completely" in caplog.text
     assert f"checkpoint {folder}/last.pt: cannot be read" in caplog.text
     assert f"resumed {folder}/previous.pt at epoch 1.80, step 18" in capsys.readouterr().out
     assert_same_checkpoint(folder / "expected.pt", folder / "last.pt")
@@ -247,12 +247,12 @@ def test_the_step_line(
 
 
 @pytest.mark.parametrize("order", [("--seed", "5"), ("--data.shuffle", "false")])
-def test_another_order_begins_the_epoch_anew(
+def test_another_order_restarts_the_epoch(
     order: tuple[str, str], few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(few_digits, tmp_path, "--epochs", "1", "--checkpoint_interval", "6")
     (tmp_path / "previous.pt").replace(tmp_path / "last.pt")
     capsys.readouterr()
     result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", *order)
-    assert "the epoch that was begun starts anew" in capsys.readouterr().out
+    assert "the interrupted epoch starts over" in capsys.readouterr().out
     assert result["steps"] == 6 + 10
