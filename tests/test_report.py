@@ -201,7 +201,7 @@ def test_mistakes_of_the_user(finished: Path, command: Command, tmp_path: Path) 
     for arguments, expected in (
         ([tmp_path / "none"], "none: no such run folder"),
         ([tmp_path / "empty"], "empty: is not the folder of a run"),
-        ([finished, finished], "a run is named twice"),
+        ([finished, finished], "a run is given twice"),
         ([finished, "--output", tmp_path / "no" / "x.html", "--no-predictions"], "x.html: No such"),
         ([finished, "--mistake", "-1"], "argument --mistakes: '-1' is not a whole number"),
         ([], "the following arguments are required: RUN"),

@@ -134,7 +134,7 @@ FATES: dict[str, tuple[Any, dict[str, Any] | str]] = {
     "Infer.transforms.1.ResizeImage.resize_short": (300, {"predict.resize_size": 300}),
     "Infer.transforms.2.CropImage.size": (192, {"predict.image_size": 192}),
     "Infer.transforms.4.ToCHWImage": ("{'x': 1}", "is not supported"),
-    "Infer.PostProcess.name": ("ThreshOutput", "the likeliest classes are what is told"),
+    "Infer.PostProcess.name": ("ThreshOutput", "only the most likely classes are printed"),
     "Infer.PostProcess.topk": (3, {"predict.top": 3}),
     "Infer.PostProcess.class_id_map_file": (__file__, {"predict.class_names": Path(__file__)}),
     "Metric.Train.0.GoogLeNetTopkAcc.topk": ([1, 5], IGNORED),
