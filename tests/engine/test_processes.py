@@ -152,7 +152,8 @@ def test_a_process_that_hangs_ends_the_run(few_digits: Path, tmp_path: Path) -> 
     run.processes[0].join(60)
     run.kill(1, signal.SIGKILL)
     assert run.wait() == [2, -signal.SIGKILL], run.tail()
-    assert "process 0 of 2: another process ended, or hangs and did not answer for 3 s" in run.tail()
+    lost = "process 0 of 2: another process ended, or hangs and did not answer for 3 s"
+    assert lost in run.tail()
     assert "Traceback" not in run.log.read_text()
     assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2
 
