@@ -20,7 +20,10 @@ from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.kernel_search import search
 from googlenet_fast.ops import use_impl
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 
 BATCHES = [int(batch) for batch in os.environ.get("GOOGLENET_FAST_BENCH_BATCHES", "64 256").split()]
 """Images a step."""

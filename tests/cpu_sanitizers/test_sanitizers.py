@@ -13,6 +13,8 @@ from tests.cpu_sanitizers.build import build
 from tests.sanitizers import COMPILER, run_checks, sanitizing_environment
 from tests.setup_script import setup
 
+pytestmark = pytest.mark.emulator
+
 HERE = Path(__file__).parent
 
 OVERRUN = """

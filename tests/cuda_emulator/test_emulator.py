@@ -11,6 +11,8 @@ import pytest
 
 from tests.sanitizers import sanitizing_environment
 
+pytestmark = pytest.mark.emulator
+
 Build = Callable[[int, str], Path]
 
 THREADS = 128

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.sanitizers import run_checks, sanitizing_environment
+
+pytestmark = pytest.mark.emulator
 
 Build = Callable[[int, str], Path]
 

@@ -3,13 +3,18 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("triton")
+
 from benchmarks.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, table
 from benchmarks.kernel_resources import CUOBJDUMP
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),
-    reason="needs nvcc and c++filt, and Triton's cuobjdump",
-)
+pytestmark = [
+    pytest.mark.triton,  # its wheel has cuobjdump
+    pytest.mark.skipif(
+        not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),
+        reason="needs nvcc, c++filt and cuobjdump",
+    ),
+]
 
 SAMPLES = """
 #include <cstdint>

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
 from benchmarks.kernel_resources import LIMITS, Resources, network_launches
+
+pytestmark = pytest.mark.triton
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,6 +2,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+
 import triton
 import triton.language as tl
 from googlenet_fast.kernels.launch import INTERPRETED, Launch, launch, observe
@@ -26,7 +29,10 @@ from benchmarks.saved_tensors import saved_rows
 from googlenet_fast.model.inception import Widths
 from googlenet_fast.ops import inception, use_impl
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="counts what the interpreter does")
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.skipif(not INTERPRETED, reason="counts what the interpreter does"),
+]
 
 BLOCKS = [stage for stage in stages() if isinstance(stage, Block)]
 

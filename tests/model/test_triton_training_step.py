@@ -23,6 +23,7 @@ def training_step(
     return loss.detach(), gradients
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 @pytest.mark.parametrize("preset", ["paper", "paddleclas"])
 def test_triton_equals_reference(preset: str, device: str) -> None:

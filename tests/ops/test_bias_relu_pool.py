@@ -10,11 +10,12 @@ from torch.library import opcheck
 
 from googlenet_fast.ops import bias_relu_pool, extension, use_impl
 from googlenet_fast.ops.library import overload_of
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
-IMPLEMENTATIONS = ("reference", "triton")
+IMPLEMENTATIONS = ("reference", TRITON)
 cuda = pytest.mark.skipif(
     extension.missing_part("cuda") is not None, reason=str(extension.missing_part("cuda"))
 )
@@ -96,6 +97,7 @@ def test_is_as_accurate_as_plain_pytorch(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -189,7 +191,11 @@ def test_compiles_whole(implementation: str, device: str) -> None:
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 @pytest.mark.parametrize(
     ("implementation", "overload"),
-    [("reference", "default"), ("triton", "triton"), pytest.param("cuda", "default", marks=cuda)],
+    [
+        ("reference", "default"),
+        pytest.param("triton", "triton", marks=pytest.mark.triton),
+        pytest.param("cuda", "default", marks=cuda),
+    ],
 )
 def test_fake_cuda_tensors_need_no_gpu(implementation: str, overload: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
@@ -204,6 +210,7 @@ def test_fake_cuda_tensors_need_no_gpu(implementation: str, overload: str) -> No
     assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.triton
 def test_triton_sums_over_many_tiles_in_a_fixed_order(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +227,7 @@ def test_triton_sums_over_many_tiles_in_a_fixed_order(
     torch.testing.assert_close(first, expected)
 
 
+@pytest.mark.triton
 def test_triton_saves_the_index_alone(device: str, keep_in: Keep) -> None:
     x = torch.randn(2, 5, 9, 9, device=device, requires_grad=True)
     bias = torch.randn(5, device=device, requires_grad=True)
@@ -237,6 +245,7 @@ def test_triton_saves_the_index_alone(device: str, keep_in: Keep) -> None:
     assert not saved
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_triton_launches_once_forward_and_once_or_twice_backward(
     with_bias: bool, device: str
@@ -257,6 +266,7 @@ def test_triton_launches_once_forward_and_once_or_twice_backward(
     assert names == expected + ["_reduce_kernel"] * with_bias
 
 
+@pytest.mark.triton
 def test_triton_passes_opcheck(device: str) -> None:
     x, bias = torch.randn(2, 5, 9, 8, device=device), torch.randn(5, device=device)
     ops = torch.ops.googlenet_fast

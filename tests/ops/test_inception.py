@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from googlenet_fast.ops import inception, use_impl
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
@@ -32,7 +33,7 @@ ALL_BLOCKS = {
     "5b": (832, 3, 384, 192, 384, 48, 128, 128),
 }
 IMPLEMENTATIONS = ("reference", "aten")
-EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, "triton")
+EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, TRITON)
 
 
 def make_arguments(
@@ -231,6 +232,7 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(
     ("block", "dtype"),
     [*((block, torch.float16) for block in ALL_BLOCKS), ("3a", torch.float32)],
@@ -244,6 +246,7 @@ def test_triton_on_every_block(
     check_triton(arguments, device, check_accuracy)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("reduce_relu", [True, False])
@@ -257,6 +260,7 @@ def test_triton_with_every_flag(
     check_triton(tensors, device, check_accuracy, reduce_relu)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(
     "shape",
     [(1, 17, 7, 7), (3, 40, 13, 1), (2, 24, 1, 9), (1, 8, 2, 2)],
@@ -270,6 +274,7 @@ def test_triton_on_adversarial_shapes(
     check_triton(far_from_zero(arguments), device, check_accuracy)
 
 
+@pytest.mark.triton
 def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     x = torch.randint(0, 3, (2, 16, 6, 7)).float()
     x[0, 3, 2, 2] = float("nan")
@@ -295,6 +300,7 @@ def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     assert torch.equal(actual.view_as(expected), expected)
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_gives_the_same_bits_twice(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((32, 9, 16, 16, 24, 16, 16, 16))]
@@ -306,6 +312,7 @@ def test_triton_gives_the_same_bits_twice(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("split", [1, 3, 9])
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_sums_over_splits(
@@ -318,6 +325,7 @@ def test_triton_sums_over_splits(
     check_triton(arguments, device, check_accuracy)
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
@@ -333,6 +341,7 @@ def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected[1:], strict=True))
 
 
+@pytest.mark.triton
 def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_in: Keep) -> None:
     arguments = [a.to(device).requires_grad_() for a in make_arguments("odd")]
     saved: list[Tensor] = []
@@ -356,6 +365,7 @@ def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_
     assert not saved
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]

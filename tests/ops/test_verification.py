@@ -40,6 +40,7 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     verification._found.clear()
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(
     ("dtype", "weight"), [(FLOAT, FLOAT), (HALF, HALF), (HALF, FLOAT), (BRAIN, FLOAT)]
 )
