@@ -9,14 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
 import torch
-from googlenet_fast.kernels import configs, conv1x1, split_k
+from googlenet_fast.kernels import configs, conv1x1, conv_spatial, pool_project, split_k
 from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
 from torch import Tensor
 
@@ -113,23 +113,35 @@ def _splits_at_real_size(stage: Stage, shape: split_k.WeightShape, *_: object, m
 
 @contextmanager
 def wide_tiles() -> Iterator[None]:
-    """Give kernels tiles as wide as their matrices, and change nothing else.
+    """Give kernels tiles as large as their matrices, and change nothing else.
 
-    They touch the same bytes in far fewer programs, which is what the interpreter's time goes by.
+    They touch the same bytes in far fewer programs and loop steps, which take the interpreter's
+    time.
     """
 
     def unbounded(size: int, least: int, most: int) -> int:
         return _power_of_two(size, least, 2**20)
 
+    def whole(pixels: int, columns: int, depth: int, x: Tensor) -> configs.Tile:
+        sizes = (unbounded(size, 16, 0) for size in (pixels, columns, depth))
+        return configs.Tile(*sizes, num_stages=1)
+
     def fits_one_tile(outputs: int, channels: int) -> bool:
         with mock.patch.object(configs, "power_of_two", _power_of_two):
             return _fits_one_tile(outputs, channels)
 
-    with (
-        mock.patch.object(configs, "power_of_two", unbounded),
-        mock.patch.object(conv1x1, "fits_one_tile", fits_one_tile),
-        mock.patch.object(split_k, "BLOCK_E", 2**16),
-    ):
+    with ExitStack() as stack:
+        for module, name, value in (
+            (configs, "power_of_two", unbounded),
+            (conv1x1, "gemm_tile", whole),
+            (conv1x1, "unpool_tile", whole),
+            (conv1x1, "fits_one_tile", fits_one_tile),
+            (conv_spatial, "gemm_tile", whole),
+            (conv_spatial, "masked_tile", whole),
+            (pool_project, "gemm_tile", whole),
+            (split_k, "BLOCK_E", 2**16),
+        ):
+            stack.enter_context(mock.patch.object(module, name, value))
         yield
 
 
