@@ -26,6 +26,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Reference data too large to commit; tests that need it skip where it is absent."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start slow tests first when several processes share them, so that none is left for last."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked with what this machine lacks; CPU builds of torch come without Triton."""
     if item.get_closest_marker("triton") and find_spec("triton") is None:
@@ -40,6 +46,13 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all worker processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")

@@ -212,6 +212,7 @@ def test_a_bad_number_of_jobs_is_refused(build: ModuleType) -> None:
         build.parallel_jobs({"MAX_JOBS": "many"}, 2, 8)
 
 
+@pytest.mark.slow
 @posix
 def test_the_wheel_is_complete_and_its_extension_works(source_tree: Path, tmp_path: Path) -> None:
     """Compiled without optimisation, which takes most of the time."""

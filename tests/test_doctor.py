@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -14,12 +13,11 @@ from googlenet_fast.diagnosis import checks, interpreter, speed
 from googlenet_fast.diagnosis.checks import CASES, Case, Result
 from googlenet_fast.diagnosis.interpreter import check_in_interpreter
 from googlenet_fast.ops import dispatch, extension
+from tests.helpers import run_python
 
 
 def test_this_machine_is_healthy() -> None:
-    child = subprocess.run(
-        [sys.executable, "-m", "googlenet_fast.doctor", "--json"], capture_output=True, text=True
-    )
+    child = run_python("-m", "googlenet_fast.doctor", "--json")
     assert child.returncode == 0, child.stdout + child.stderr
     report = json.loads(child.stdout)
     assert report["versions"]["torch"].startswith(torch.__version__)

@@ -1,15 +1,13 @@
 """Runs check_*.py in processes of their own, whose extension is the emulator's."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cuda_emulator.build import Build
 from tests.sanitizers import run_checks, sanitizing_environment
 
-pytestmark = pytest.mark.emulator
-
-Build = Callable[[int, str], Path]
+pytestmark = [pytest.mark.emulator, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 CHECKS = ["check_kernels.py", "../ops/test_bn_relu_concat.py"]

@@ -9,6 +9,7 @@ from benchmarks.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, 
 from benchmarks.kernel_resources import CUOBJDUMP
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.triton,  # its wheel has cuobjdump
     pytest.mark.skipif(
         not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),

@@ -1,8 +1,5 @@
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks.kernel_resources import LIMITS, Resources, network_launches
+from tests.helpers import run_python
 
 pytestmark = pytest.mark.triton
 
@@ -81,18 +79,15 @@ print(json.dumps(results))
 def compiling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a process that compiles kernels and keeps them out of the user's cache."""
     cache = str(tmp_path_factory.mktemp("kernels"))
-    return {"TRITON_CACHE_DIR": cache, **os.environ, "TRITON_INTERPRET": "0"}
+    return {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-
-
+@pytest.mark.slow
 def test_the_networks_kernels_keep_to_the_rules(compiling: dict[str, str]) -> None:
     """Those of `paper` in fp16 on sm_90; .ci/run checks everything with the whole command."""
     subset = ["--quick", "--preset", "paper", "--dtype", "float16", "--arch", "90"]
-    result = run(["-m", "benchmarks.kernel_resources", *subset, "--output", "-"], compiling)
+    command = ("-m", "benchmarks.kernel_resources", *subset, "--output", "-")
+    result = run_python(*command, environment=compiling)
     assert result.returncode == 0, result.stderr
     assert "conv1x1_forward" in result.stdout
 
@@ -102,12 +97,13 @@ def samples(compiling: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     """For each architecture, the rules that samples break and their matrix instructions."""
     script = tmp_path_factory.mktemp("samples") / "samples.py"
     script.write_text(SAMPLES)
-    result = run([str(script)], {**compiling, "PYTHONPATH": str(ROOT)})
+    result = run_python(script, environment=compiling)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", LIMITS)
 def test_rules_are_broken_by_what_should(arch: int, samples: dict[str, Any]) -> None:
     found = samples[str(arch)]

@@ -159,7 +159,7 @@ def test_a_block_is_4_launches_forward_and_9_backward(block: Block) -> None:
         Convolution("1x1", 80, 24, 1, 40, 40, bias=False, relu=False),
         Pool("pool", 24, 40, 20, bias=True, relu=True),
         Normalization("lrn", 24, 40),
-        Block("block", 24, 33, Widths(8, 16, 8, 8, 16, 8)),
+        pytest.param(Block("block", 24, 33, Widths(8, 16, 8, 8, 16, 8)), marks=pytest.mark.slow),
     ],
     ids=lambda stage: stage.name,
 )
@@ -175,12 +175,14 @@ def test_small_inputs_tell_what_a_larger_one_moves(
     assert told == [pytest.approx(count.loaded + count.stored) for count in counted]
 
 
+@pytest.mark.slow
 def test_other_small_inputs_tell_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     told = traffic.fused_traffic(BLOCKS[0], training=True)
     monkeypatch.setattr(traffic, "SIDES", (3, 5))
     assert traffic.fused_traffic(BLOCKS[0], training=True) == [pytest.approx(m) for m in told]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "megabytes", "launches"), [(True, 56, 140), (False, 17.5, 45)]
 )
