@@ -22,13 +22,13 @@ posix = pytest.mark.skipif(os.name != "posix", reason="uses shell scripts")
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """setup.py, which describes the package only when it is run."""
+    """setup.py as a module."""
     return setup()
 
 
 @pytest.fixture
 def source_tree(tmp_path: Path) -> Path:
-    """A copy of what a build needs, so that it leaves nothing in the repository."""
+    """A copy of what a build needs, to keep the repository clean."""
     tree = tmp_path / "source"
     tree.mkdir()
     for name in SOURCES:
@@ -61,7 +61,7 @@ def test_torch_of_the_environment_is_found(build: ModuleType) -> None:
     assert any(Path(described.lib).glob("*torch_cpu*"))
 
 
-def test_no_torch_names_the_command(build: ModuleType, tmp_path: Path) -> None:
+def test_missing_torch_is_reported_with_the_command(build: ModuleType, tmp_path: Path) -> None:
     builder = venv.EnvBuilder(symlinks=os.name == "posix")
     builder.create(tmp_path)
     python = builder.ensure_directories(tmp_path).env_exe
@@ -71,7 +71,7 @@ def test_no_torch_names_the_command(build: ModuleType, tmp_path: Path) -> None:
     assert "pip install torch && pip install -e ." in str(error.value)
 
 
-def test_no_compiler_names_the_command(source_tree: Path) -> None:
+def test_missing_compiler_is_reported_with_the_command(source_tree: Path) -> None:
     child = subprocess.run(
         [sys.executable, "setup.py", "build_ext"],
         cwd=source_tree,
@@ -87,7 +87,7 @@ def test_no_compiler_names_the_command(source_tree: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("known", [True, False])
-def test_amx_is_left_to_compilers_that_know_it(
+def test_amx_flags_need_a_compiler_that_has_them(
     build: ModuleType, tmp_path: Path, known: bool
 ) -> None:
     compiler = script(
@@ -117,7 +117,7 @@ def test_another_major_version_of_cuda_is_refused(
         ("13.0", "12.4", "0", "GOOGLENET_FAST_USE_CUDA=0"),
     ],
 )
-def test_cpu_part_only_is_said_in_one_line(
+def test_cpu_only_builds_give_the_reason_in_one_line(
     build: ModuleType,
     tmp_path: Path,
     cuda: str | None,
@@ -215,7 +215,7 @@ def test_a_bad_number_of_jobs_is_refused(build: ModuleType) -> None:
 @pytest.mark.slow
 @posix
 def test_the_wheel_is_complete_and_its_extension_works(source_tree: Path, tmp_path: Path) -> None:
-    """Compiled without optimisation, which takes most of the time."""
+    """Built without optimisation, which takes most of the time."""
     compiler = script(tmp_path / "c++", f'exec {os.environ.get("CXX", "g++")} "$@" -O0')
     child = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "-w", str(tmp_path)],

@@ -40,7 +40,7 @@ def test_every_op_has_a_case() -> None:
     assert set(CASES) == set(dispatch._registry)
 
 
-def test_what_is_missing_is_said(
+def test_missing_parts_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -121,7 +121,7 @@ def test_without_triton_there_is_nothing_to_interpret(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "reported"),
     [
         (
             Result("all kernels", "interpreter", "triton", "not installed", False, {}, None),
@@ -130,9 +130,9 @@ def test_without_triton_there_is_nothing_to_interpret(monkeypatch: pytest.Monkey
         (Result("all kernels", "interpreter", "triton", None, False, {}, "status -6"), "status -6"),
     ],
 )
-def test_kernels_that_did_not_run_are_not_said_to_be_checked(
+def test_kernels_that_did_not_run_are_not_reported_as_checked(
     result: Result,
-    said: str,
+    reported: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -147,11 +147,11 @@ def test_kernels_that_did_not_run_are_not_said_to_be_checked(
             doctor.main()
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("no GPU")
-    assert said in last
+    assert reported in last
     assert "were checked" not in last
 
 
-def test_what_auto_passes_over_is_said() -> None:
+def test_skipped_backends_are_reported() -> None:
     result = Result("op", "cuda", "triton", None, False, {"float32": 1e-7}, None, "it is wrong")
     assert "auto passes it over: it is wrong" in doctor.line(result)
 
@@ -213,7 +213,7 @@ def test_a_batch_too_large_for_the_memory_is_halved() -> None:
         assert "; 2 images" in speed.line(s)
 
 
-def test_a_layer_that_fails_at_full_size_leaves_the_others(
+def test_a_layer_that_fails_at_full_size_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = speed.Trial.run

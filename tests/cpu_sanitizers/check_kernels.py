@@ -1,4 +1,4 @@
-"""Kernels for CPUs at awkward shapes and strides. Runs where the extension is sanitized."""
+"""Check CPU kernels at awkward shapes and strides, in a process whose extension is sanitized."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ CASES = [
 """(N, C, H, W), layout, dtype"""
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-"""Relative error, in norm: what is read or written amiss is far beyond."""
+"""Of the relative error, in norm. A wrong read or write exceeds it by far."""
 
 
 def block(x: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def test_no_channels_to_no_channels() -> None:
 
 
 @pytest.mark.parametrize("op", ["bias_relu_pool", "max_pool"])
-def test_more_pixels_than_pools_count_are_refused(op: str) -> None:
+def test_more_than_2_31_pixels_are_refused(op: str) -> None:
     x = torch.zeros(1, 1, 2, 2).expand(2**30, -1, -1, -1)
     with use_impl("native"), pytest.raises(RuntimeError, match=r"less than 2\^31 pixels"):
         OPS[op](x)

@@ -1,4 +1,4 @@
-"""Runs check_kernels.py where the extension's CPU part is built under sanitizers."""
+"""Run check_kernels.py in processes whose extension is built under sanitizers."""
 
 import sys
 from pathlib import Path

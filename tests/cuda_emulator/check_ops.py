@@ -1,4 +1,4 @@
-"""The ops of the CUDA kernels as torch sees them. Runs where the extension is the emulator's."""
+"""Check that the CUDA kernels' ops work with torch, in a process with the emulated extension."""
 
 from collections.abc import Callable
 from typing import Any
@@ -81,12 +81,12 @@ def test_compiles_whole(op: str) -> None:
         ),
     ],
 )
-def test_what_kernels_cannot_take_is_refused(call: Callable[[], Any], message: str) -> None:
+def test_unsupported_arguments_are_refused(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         call()
 
 
-def test_another_window_is_left_to_others() -> None:
+def test_other_windows_are_refused() -> None:
     x = torch.randn(1, 8, 3, 3)
     with use_impl("native"), pytest.raises(UserError, match="windows of 5 channels, not 3"):
         local_response_norm(x, size=3)

@@ -10,7 +10,7 @@ from tests.cuda_emulator.build import Build
 from tests.helpers import run_python
 from tests.sanitizers import sanitizing_environment
 
-pytestmark = [pytest.mark.emulator, pytest.mark.slow]
+pytestmark = pytest.mark.emulator
 
 THREADS = 128
 """Of a block, in samples.cu."""

@@ -164,29 +164,29 @@ def test_a_block_is_4_launches_forward_and_9_backward(block: Block) -> None:
     ids=lambda stage: stage.name,
 )
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-def test_small_inputs_tell_what_a_larger_one_moves(
+def test_small_inputs_predict_the_traffic_of_a_larger_one(
     stage: Stage, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic, "BATCH", 1)
     call = fused_call(stage, 1, stage.side_in, torch.float16, training=training, make=torch.zeros)
     with count_traffic() as counted:
         call.run(training=training)
-    told = traffic.fused_traffic(stage, training=training)
-    assert told == [pytest.approx(count.loaded + count.stored) for count in counted]
+    predicted = traffic.fused_traffic(stage, training=training)
+    assert predicted == [pytest.approx(count.loaded + count.stored) for count in counted]
 
 
 @pytest.mark.slow
-def test_other_small_inputs_tell_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = traffic.fused_traffic(BLOCKS[0], training=True)
+def test_prediction_does_not_depend_on_the_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = traffic.fused_traffic(BLOCKS[0], training=True)
     monkeypatch.setattr(traffic, "SIDES", (3, 5))
-    assert traffic.fused_traffic(BLOCKS[0], training=True) == [pytest.approx(m) for m in told]
+    assert traffic.fused_traffic(BLOCKS[0], training=True) == [pytest.approx(m) for m in predicted]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "megabytes", "launches"), [(True, 56, 140), (False, 17.5, 45)]
 )
-def test_a_step_moves_little_more_than_it_must(
+def test_a_step_moves_little_more_than_the_minimum(
     training: bool, megabytes: float, launches: int
 ) -> None:
     *rows, network = traffic.with_total(traffic.network_rows(training=training))
@@ -206,7 +206,7 @@ def test_at_most_half_is_saved_for_the_backward_pass() -> None:
 
 
 class _Operations(TorchDispatchMode):
-    """Names of the operations that run, kernels and what only makes tensors or views left out."""
+    """Names of the operations that run, without kernels, views and empty tensors."""
 
     def __init__(self) -> None:
         super().__init__()

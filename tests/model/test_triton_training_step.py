@@ -15,7 +15,7 @@ from tests.helpers import relative_error
 def training_step(
     model: GoogLeNet, implementation: str, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss, and what an optimizer step of SGD changes each parameter by."""
+    """Loss, and the gradient of each parameter."""
     model.zero_grad()
     with use_impl(implementation):
         loss = F.cross_entropy(model(images), labels)

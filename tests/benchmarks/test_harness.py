@@ -1,4 +1,4 @@
-"""The benchmarks' clocks and tables; the GPU's parts with a GPU that is made up."""
+"""Clocks and tables of the benchmarks, with a fake GPU."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from googlenet_fast.ops import timing
 from googlenet_fast.ops.timing import ColdGpuClock
 
 
-def test_turns_alternate_and_ratios_are_of_medians(
+def test_providers_alternate_and_ratios_use_medians(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GOOGLENET_FAST_BENCH_OUT", str(tmp_path / "out.jsonl"))
@@ -38,7 +38,7 @@ def test_turns_alternate_and_ratios_are_of_medians(
     assert [(r["provider"], r["error"]) for r in records] == [("slow", None), ("fast", 1e-6)]
 
 
-def test_the_gpu_clock_flushes_for_as_long_as_launches_take(
+def test_the_gpu_clock_flushes_the_cache_while_the_host_launches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order: list[str] = []

@@ -77,14 +77,14 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def compiling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a process that compiles kernels and keeps them out of the user's cache."""
+    """Variables of a process that compiles kernels outside the user's cache."""
     cache = str(tmp_path_factory.mktemp("kernels"))
     return {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.slow
-def test_the_networks_kernels_keep_to_the_rules(compiling: dict[str, str]) -> None:
-    """Those of `paper` in fp16 on sm_90; .ci/run checks everything with the whole command."""
+def test_kernels_of_the_network_follow_the_rules(compiling: dict[str, str]) -> None:
+    """Check `paper` in fp16 on sm_90; CI runs the whole command."""
     subset = ["--quick", "--preset", "paper", "--dtype", "float16", "--arch", "90"]
     command = ("-m", "benchmarks.kernel_resources", *subset, "--output", "-")
     result = run_python(*command, environment=compiling)
@@ -94,7 +94,7 @@ def test_the_networks_kernels_keep_to_the_rules(compiling: dict[str, str]) -> No
 
 @pytest.fixture(scope="module")
 def samples(compiling: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """For each architecture, the rules that samples break and their matrix instructions."""
+    """The rules that each sample breaks and its matrix instructions, by architecture."""
     script = tmp_path_factory.mktemp("samples") / "samples.py"
     script.write_text(SAMPLES)
     result = run_python(script, environment=compiling)
@@ -105,7 +105,7 @@ def samples(compiling: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", LIMITS)
-def test_rules_are_broken_by_what_should(arch: int, samples: dict[str, Any]) -> None:
+def test_broken_rules_are_found(arch: int, samples: dict[str, Any]) -> None:
     found = samples[str(arch)]
     rules: dict[str, list[str]] = found["rules"]
     for name in ("wide", "fp16", "tf32", "fp32"):

@@ -1,4 +1,4 @@
-"""What the benchmarks of single ops print."""
+"""Output of the benchmarks of single ops."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ MILLISECOND = 1e-3
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU it times by the GPU's clock")
 @pytest.mark.skipif(extension.missing_part("cpu") is not None, reason="no CPU part")
-def test_each_implementation_is_given_with_its_share_of_the_peak(
+def test_each_backend_is_printed_with_its_share_of_the_roofline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def clock(run: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""The kernels keep to what every vendor's Triton has, and to the rules against miscompiles."""
+"""The Triton kernels use what every vendor's Triton has, and avoid what it miscompiles."""
 
 import ast
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_there_are_kernels() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_nothing_that_only_one_vendor_has(path: Path) -> None:
+def test_no_features_of_one_vendor(path: Path) -> None:
     code = ast.unparse(ast.parse(path.read_text()))
     assert not [word for word in FORBIDDEN if word in code]
 
@@ -55,7 +55,7 @@ def test_products_state_their_precision(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_taps_and_channels_never_share_a_loop(path: Path) -> None:
-    """A loop that derives its tap by division or remainder is what compilers got wrong."""
+    """Compilers got loops wrong that derive the tap by division or remainder."""
     for kernel in kernels(path):
         for loop in (node for node in ast.walk(kernel) if isinstance(node, ast.For)):
             counter = ast.unparse(loop.target)
