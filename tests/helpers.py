@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -31,6 +32,13 @@ def run_python(
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Norm of the difference, as a fraction of the expected tensor's norm."""
     return ((actual - expected).norm() / expected.norm()).item()
+
+
+def sparse_tensor(size: int, dtype: torch.dtype) -> Tensor:
+    """Zeros that take memory only where they are written, so that there may be billions (Linux)."""
+    no_reserve = 0x4000  # MAP_NORESERVE, which Python has no name for
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    return torch.frombuffer(mmap.mmap(-1, size * dtype.itemsize, flags), dtype=dtype)
 
 
 @contextmanager

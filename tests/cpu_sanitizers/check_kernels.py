@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,28 +19,24 @@ from googlenet_fast.ops import (
     max_pool,
     use_impl,
 )
+from tests.helpers import sparse_tensor
 
-Layout = Callable[[Tensor, Path], Tensor]
-"""Arranges (N, C, H, W) in memory; may keep a file in a folder."""
+Layout = Callable[[Tensor], Tensor]
+"""Arranges (N, C, H, W) in memory."""
 
 
-def far_apart(x: Tensor, folder: Path) -> Tensor:
-    """The same values with pixels so far apart that offsets take more than 32 bits.
-
-    They are in a file with holes, of which only the pages that are touched take memory.
-    """
+def far_apart(x: Tensor) -> Tensor:
+    """The same values with pixels so far apart that offsets take more than 32 bits."""
     n, channels, height, width = x.shape
     pixels = max(1, n * height * width)
     stride = 2**32 // pixels + channels
-    path = folder / f"{len(list(folder.iterdir()))}.bin"
-    size = pixels * stride
-    wide = torch.from_file(str(path), shared=True, size=size, dtype=x.dtype)
+    wide = sparse_tensor(pixels * stride, x.dtype)
     shape = (n, height, width, channels)
     strides = (height * width * stride, width * stride, stride, 1)
     return wide.as_strided(shape, strides).permute(0, 3, 1, 2).copy_(x)
 
 
-def last_channels(x: Tensor, _: Path) -> Tensor:
+def last_channels(x: Tensor) -> Tensor:
     """The same values as the last channels of a wider tensor of NaN."""
     n, channels, height, width = x.shape
     wide = x.new_full((n, height, width, 3 + channels), float("nan"))
@@ -49,10 +44,10 @@ def last_channels(x: Tensor, _: Path) -> Tensor:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "dense": lambda x, _: x.contiguous(memory_format=torch.channels_last),
+    "dense": lambda x: x.contiguous(memory_format=torch.channels_last),
     "last channels": last_channels,
     "far apart": far_apart,
-    "NCHW": lambda x, _: x.contiguous(),
+    "NCHW": lambda x: x.contiguous(),
 }
 
 CASES = [
@@ -130,7 +125,7 @@ def run(
 @pytest.mark.parametrize(("size", "layout", "dtype"), CASES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_equals_the_reference(
-    op: str, size: tuple[int, ...], layout: str, dtype: torch.dtype, tmp_path: Path
+    op: str, size: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> None:
     x = torch.randn(size).to(dtype)
     if op == "bias_relu_pool" and size[2] < 2:
@@ -143,7 +138,7 @@ def test_equals_the_reference(
         return
     grad = torch.randn(run(op, "reference", x.float(), torch.zeros_like)[0].shape).to(dtype)
     expected = run(op, "reference", x.float(), lambda _: grad.float())
-    arranged, arranged_grad = (LAYOUTS[layout](t, tmp_path) for t in (x, grad))
+    arranged, arranged_grad = (LAYOUTS[layout](t) for t in (x, grad))
     actual = run(op, "native", arranged, lambda _: arranged_grad)
     for ours, theirs in zip(actual, expected, strict=True):
         assert ours.dtype == dtype

@@ -5,7 +5,6 @@ There, backend `native` runs the CUDA kernels on CPU tensors.
 
 import ctypes
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from googlenet_fast.ops import (
     use_impl,
 )
 from tests.cuda_emulator.calls import CALLS, Function, results
+from tests.helpers import sparse_tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDTHS = {
@@ -182,11 +182,9 @@ def test_empty_tensors(op: str, empty: tuple[int, ...]) -> None:
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
 
 
-def test_rows_further_apart_than_32_bits_count(tmp_path: Path) -> None:
+def test_rows_further_apart_than_32_bits_count() -> None:
     stride = 2**31
-    values = torch.from_file(
-        str(tmp_path / "sparse"), shared=True, size=stride + 16, dtype=torch.float16
-    )
+    values = sparse_tensor(stride + 16, torch.float16)
     x = values.as_strided((1, 16, 1, 2), (2 * stride, 1, 2 * stride, stride))
     x.copy_(torch.randn(1, 16, 1, 2))
     dense = x.contiguous(memory_format=torch.channels_last)
