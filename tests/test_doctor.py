@@ -16,6 +16,7 @@ from googlenet_fast.ops import dispatch, extension
 from tests.helpers import run_python
 
 
+@pytest.mark.slow
 def test_this_machine_is_healthy() -> None:
     child = run_python("-m", "googlenet_fast.doctor", "--json")
     assert child.returncode == 0, child.stdout + child.stderr

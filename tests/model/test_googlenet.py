@@ -161,6 +161,7 @@ def test_a_seed_fixes_the_initialization() -> None:
     assert not torch.equal(build(5), build(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_compiles_as_one_graph(preset: str) -> None:
     model = GoogLeNet(preset, 4, aux=False, dropout=0.0).train()

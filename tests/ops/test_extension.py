@@ -31,6 +31,7 @@ torch.library.opcheck(
 """
 
 
+@pytest.mark.slow
 def test_everything_works_without_the_extension(tmp_path: Path) -> None:
     source = Path(googlenet_fast.__file__).parent
     ignored = shutil.ignore_patterns("*.so", "__pycache__")

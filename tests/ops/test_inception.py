@@ -165,6 +165,7 @@ def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor], dev
     torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_compiles_whole(implementation: str, device: str) -> None:
     arguments = [a.requires_grad_() for a in make_arguments("odd", device=device)]
@@ -232,6 +233,7 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.parametrize(
     ("block", "dtype"),
