@@ -31,6 +31,12 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))  # isolated builds leave it out
+
+from googlenet_fast.files import sources_digest  # noqa: E402
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030a0000"]
 INSTRUCTION_SETS = {
@@ -39,8 +45,8 @@ INSTRUCTION_SETS = {
     "avx512": ["-mavx512f", "-mfma"],
     "amx": ["-mavx512f", "-mavx512bw", "-mfma", "-mamx-tile", "-mamx-bf16"],
 }
-"""Compiler flags of those that csrc/cpu/isa.cpp chooses from at run time; on others than x86-64
-there is but the baseline."""
+"""Compiler flags of the instruction sets that csrc/cpu/kernel_configs.cpp chooses from at run time.
+Other architectures than x86-64 build only the baseline."""
 VECTORIZE = ["-fno-math-errno", "-fno-trapping-math"]
 """Let square roots and choices be vectors; neither changes a result."""
 PER_INSTRUCTION_SET = {
@@ -247,7 +253,7 @@ class BuildExtension(build_ext):
     """Compiles csrc/ with the C++ compiler and, where wanted, nvcc, several files at once."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile and link, always anew: what to build depends on more than the sources' dates."""
+        """Compile and link everything: what to build depends on more than file dates."""
         torch = describe_torch()
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
@@ -281,7 +287,7 @@ class BuildExtension(build_ext):
         self, sources: list[str], torch: Torch, toolkit: Toolkit | None, jobs: int
     ) -> list[list[str]]:
         """Return the command that compiles each source, but for where its object goes."""
-        info = {"torch": torch.version}
+        info = {"torch": torch.version, "csrc": sources_digest(ROOT / "csrc")}
         cxx = [*self.compiler.compiler_cxx, "-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"]
         cxx += [*WARNINGS, *STABLE_ABI]
         for folder in torch.include:
@@ -297,8 +303,13 @@ class BuildExtension(build_ext):
             nvcc = [str(toolkit.nvcc), f"-ccbin={cxx[0]}", "-std=c++20", "-O3", "-lineinfo"]
             nvcc += [*flags, f"--threads={threads}", "-DUSE_CUDA", "-Werror=all-warnings"]
             nvcc += [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden", *WARNINGS)]
-        cxx.append(f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps(info))}")
-        return [[*(nvcc if source.endswith(".cu") else cxx), "-c", source] for source in sources]
+        commands = [
+            [*(nvcc if source.endswith(".cu") else cxx), "-c", source] for source in sources
+        ]
+        # No other command has the digest, so that a compiler cache serves the files that stay.
+        index = [Path(source).name for source in sources].index("build_info.cpp")
+        commands[index].append(f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps(info))}")
+        return commands
 
     def link(
         self, objects: list[Path], torch: Torch, toolkit: Toolkit | None, target: Path
@@ -319,19 +330,42 @@ class BuildExtension(build_ext):
         run([*command, "-o", str(target)])
 
 
+class RefuseEditable(editable_wheel):
+    """Refuses editable installs of a tree that lost its symbolic link, as zip archives do."""
+
+    def run(self) -> None:
+        """Stop the build."""
+        raise BuildError(
+            "googlenet_fast/kernels is not a symbolic link to ../kernels, which an editable install"
+            " needs: clone with git -c core.symlinks=true, or install without -e"
+        )
+
+
 def main() -> None:
     """Describe the package to setuptools; the rest is in pyproject.toml."""
     sources = sorted(
         str(path) for suffix in ("cpp", "cu") for path in Path("csrc").rglob(f"*.{suffix}")
     )
+    # With a value for "" setuptools makes an editable install of one .pth file, not an import hook.
+    package_dir = {"": "."}
+    commands = {"build_ext": BuildExtension}
+    if not Path("googlenet_fast/kernels").is_dir():
+        package_dir["googlenet_fast.kernels"] = "kernels"
+        commands["editable_wheel"] = RefuseEditable
     setup(
         packages=[*find_packages(include=["googlenet_fast*"]), "googlenet_fast.kernels"],
-        package_dir={"googlenet_fast.kernels": "kernels"},
+        package_dir=package_dir,
         package_data={
-            "googlenet_fast": ["configs/*.yaml", "data/*.txt", "engine/*.html", "ops/*.json"]
+            "googlenet_fast": [
+                "py.typed",
+                "configs/*.yaml",
+                "data/*.txt",
+                "engine/*.html",
+                "selfcheck/*.json",
+            ]
         },
         ext_modules=[Extension("googlenet_fast._C", sources, py_limited_api=True, language="c++")],
-        cmdclass={"build_ext": BuildExtension},
+        cmdclass=commands,
         options={"bdist_wheel": {"py_limited_api": "cp310"}},
     )
 

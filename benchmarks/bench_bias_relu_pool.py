@@ -1,4 +1,4 @@
-"""Bias, ReLU and 3x3/2 max pool at the network's layers, against eager and torch.compile."""
+"""Time bias, ReLU and 3x3/2 max pool at the network's layers, against eager and torch.compile."""
 
 import pytest
 

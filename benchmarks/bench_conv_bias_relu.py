@@ -1,4 +1,4 @@
-"""Convolution, bias and ReLU at the network's layers, against eager and torch.compile."""
+"""Time convolution, bias and ReLU at the network's layers, against eager and torch.compile."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Training steps and inference of GoogLeNet on a CPU, against every peer that is installed.
+"""Time training steps and inference of GoogLeNet on a CPU, against every installed peer.
 
-`benchmarks/requirements-cpu-peers.txt` installs them; `benchmarks.cpu_performance` measures more
-batches and threads.
+`benchmarks/requirements-cpu-peers.txt` installs the peers. `benchmarks.tools.cpu_performance`
+measures more batches and numbers of threads.
 """
 
 import time
@@ -11,26 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.cpu_peers import OURS, export_network, installed_peers
 from benchmarks.cpu_worker import Worker
-from benchmarks.harness import Measurement, interleave
+from benchmarks.harness import Measurement, interleave, relative_error
 
 TOLERANCE = 1e-4
-"""Largest relative error, in norm, of a peer's logits or of its first two losses. At batch 1 the
-third is a tenth of the first, and a thousand times as sensitive to rounding as the second."""
+"""Largest relative error, in norm, of a peer's logits or of its first two losses. The third loss is
+not compared: at batch 1 it is a thousand times as sensitive to rounding as the second."""
 
 PAUSE = 0.5
-"""Seconds before each timed step: OpenMP's threads go on spinning for up to 0.2 s (KMP_BLOCKTIME),
-which would slow down whoever comes after them."""
+"""Seconds before each timed step. OpenMP's threads spin for up to 0.2 s after their work
+(KMP_BLOCKTIME) and would slow down the next peer."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the converted network is."""
+    """Return a folder with the converted network."""
     path = tmp_path_factory.mktemp("network")
     export_network(path)
     return path
@@ -38,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def workers(peers: Sequence[str], folder: Path, threads: int) -> Iterator[dict[str, Worker]]:
-    """Start a process for each peer."""
+    """Start one process per peer."""
     with ExitStack() as stack:
         yield {peer: stack.enter_context(Worker(peer, folder, threads)) for peer in peers}
 
@@ -46,16 +45,17 @@ def workers(peers: Sequence[str], folder: Path, threads: int) -> Iterator[dict[s
 def time_peers(
     started: dict[str, Worker], mode: str, batch: int, repeats: int
 ) -> dict[str, Measurement]:
-    """Time a step of each peer, this package first and the baseline.
+    """Time a step of each peer. This package is first and is the baseline.
 
-    Steps before, from the same weights, show that all compute the same.
+    Steps from the same weights first check that all peers compute the same.
     """
     values = {
-        peer: np.array([worker.run(mode, batch)["value"] for _ in range(2)])
+        peer: torch.tensor(
+            [worker.run(mode, batch)["value"] for _ in range(2)], dtype=torch.float64
+        )
         for peer, worker in started.items()
     }
-    ours = values[OURS]
-    errors = {p: float(np.linalg.norm(v - ours) / np.linalg.norm(ours)) for p, v in values.items()}
+    errors = {peer: relative_error([value], [values[OURS]]) for peer, value in values.items()}
     assert max(errors.values()) < TOLERANCE, errors
     steps = {peer: partial(worker.run, mode, batch) for peer, worker in started.items()}
     return interleave(
@@ -80,13 +80,13 @@ def bench_cpu_model(folder: Path, mode: str) -> None:
 
 
 def peak_memory(folder: Path, peer: str, batch: int) -> int:
-    """Bytes that two training steps take beside the network, in a fresh process."""
+    """Return the bytes that two training steps take beside the network, in a new process."""
     with workers([peer], folder, torch.get_num_threads()) as started:
         return max(started[peer].run("training", batch)["peak"] for _ in range(2))
 
 
 def bench_cpu_memory(folder: Path) -> None:
-    """A training step takes no more memory than PyTorch's."""
+    """Check that a training step takes no more memory than PyTorch's."""
     peers = (OURS, "PyTorch", "PyTorch channels_last")
     peaks = {peer: peak_memory(folder, peer, 64) for peer in peers}
     print({peer: f"{peak / 2**20:.0f} MiB" for peer, peak in peaks.items()})

@@ -1,4 +1,4 @@
-"""How fast images on disk become training batches, and whether training waits for them."""
+"""Time how images on disk become training batches, and how long training waits for them."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
 from benchmarks.harness import interleave
-from googlenet_fast.data import ImageDataset, Loader, build_loader
+from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.shard_writer import Resizing, Shard, write_shard
 from googlenet_fast.engine.config import load_config
@@ -30,7 +30,7 @@ CORES = len(os.sched_getaffinity(0))
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
-    """JPEGs of ImageNet's typical size (500x375) and about its number of bytes (100 kB)."""
+    """Write JPEGs of ImageNet's typical size: 500x375 pixels, about 100 kB."""
     root = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     for i in range(IMAGES):
@@ -43,15 +43,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
 
 
 def sharded(photos: ImageDataset, path: Path, resizing: Resizing | None) -> ImageDataset:
-    """The photos in one tar shard."""
+    """Write the photos into one tar shard."""
     locations = [photos.location(i) for i in range(len(photos))]
     write_shard(Shard(path.name, 0, locations, photos.labels), path.parent, resizing)
     return ImageDataset.from_list(path)
 
 
 def loader(dataset: ImageDataset, train: bool, kind: Kind, num_workers: int) -> Loader:
-    return build_loader(
-        dataset,
+    options = LoaderOptions(
         kind=kind,
         train=train,
         batch_size=BATCH,
@@ -60,10 +59,11 @@ def loader(dataset: ImageDataset, train: bool, kind: Kind, num_workers: int) -> 
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         num_workers=num_workers,
     )
+    return build_loader(dataset, options)
 
 
 def measure(title: str, loaders: dict[str, Loader], cores: int) -> None:
-    """Time epochs of each and print the images a second and core."""
+    """Time epochs of each loader and print images per second and per core."""
     works: dict[str, Callable[[], object]] = {
         name: partial(list, loader) for name, loader in loaders.items()
     }
@@ -75,9 +75,9 @@ def measure(title: str, loaders: dict[str, Loader], cores: int) -> None:
 
 @pytest.mark.parametrize("train", [True, False])
 def bench_loaders(photos: ImageDataset, train: bool) -> None:
-    """An epoch of each loader, on as many threads or processes as there are cores.
+    """Time an epoch of each loader, on as many threads or processes as there are cores.
 
-    In training DALI is to be 1.4 times as fast as Pillow with torchvision's transforms.
+    Target: in training, DALI is 1.4 times as fast as Pillow with torchvision's transforms.
     """
     kinds: tuple[Kind, ...] = ("torchvision", "dali")
     size = sum(Path(photos.path(i)).stat().st_size for i in range(IMAGES)) / IMAGES
@@ -90,7 +90,7 @@ def bench_loaders(photos: ImageDataset, train: bool) -> None:
 
 
 def bench_shards(photos: ImageDataset, tmp_path: Path) -> None:
-    """The same photos as single files, in shards, and in shards resized ahead, on one thread."""
+    """Time single files, shards, and shards resized in advance, on one thread."""
     datasets = {
         "files": photos,
         "shards": sharded(photos, tmp_path / "whole.tar", None),
@@ -107,10 +107,10 @@ def bench_shards(photos: ImageDataset, tmp_path: Path) -> None:
 
 
 def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
-    """Reading without decoding: our random access against DALI's own sequential reader."""
+    """Time reading without decoding: random access against DALI's own sequential reader."""
     dataset = sharded(photos, tmp_path / "whole.tar", None)
-    assert dataset.members is not None
-    members, paths = dataset.members, [str(shard) for shard in dataset.members.shards]
+    assert dataset.tar_members is not None
+    members, paths = dataset.tar_members, [str(shard) for shard in dataset.tar_members.shards]
     generator = np.random.default_rng(0)
 
     def some_images() -> list[np.ndarray]:
@@ -132,7 +132,7 @@ def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
 
     pipelines = {
         "fn.readers.webdataset": dalis_reader(False),
-        "the same, shuffling": dalis_reader(True),
+        "fn.readers.webdataset, shuffling": dalis_reader(True),
         "any order, memory-mapped": random_access(),
     }
     interleave(
@@ -142,7 +142,7 @@ def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
 
 
 def bench_waiting_for_data(photos: ImageDataset, tmp_path: Path) -> None:
-    """The share of training that waits for images, of 12 steps; it is to be below 2 %."""
+    """Print the share of 12 training steps spent waiting for images. Target: below 2 %."""
     lines = [f"{photos.files[i]} {photos.labels[i]}\n" for i in range(IMAGES)]
     (tmp_path / "list.txt").write_text("".join(lines[:: IMAGES // 96][:96]))
     config = load_config([

@@ -1,7 +1,7 @@
-"""Training steps and inference of GoogLeNet on a GPU in fp16, against PyTorch's modes.
+"""Time training steps and inference of GoogLeNet on a GPU in fp16, against PyTorch's modes.
 
-Images are on the GPU already. This package goes by what a search found fastest, as a long training
-run does.
+Images are already on the GPU. The backends of this package are autotuned first, as in a long
+training run.
 """
 
 import os
@@ -17,16 +17,20 @@ from benchmarks.cpu_peers import AUX_WEIGHT, MOMENTUM, our_network
 from benchmarks.harness import interleave, relative_error
 from benchmarks.plain_googlenet import plain_googlenet, torch_framework
 from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.engine.kernel_search import search
+from googlenet_fast.model.calls import calls_of
 from googlenet_fast.ops import use_impl
+from googlenet_fast.selfcheck.autotune import search
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 
 BATCHES = [int(batch) for batch in os.environ.get("GOOGLENET_FAST_BENCH_BATCHES", "64 256").split()]
-"""Images a step."""
+"""Images per step."""
 
 STEPS = 5
-"""Of a timing."""
+"""Per timing."""
 
 TOLERANCE = 5e-2
 """Largest relative error, in norm, of logits against the plain network's in fp32."""
@@ -35,7 +39,7 @@ Step = Callable[[], object]
 
 
 def networks(batch: int) -> dict[str, nn.Module]:
-    """Networks with the same weights by name, the baseline first, channels_last on the GPU."""
+    """Return networks with the same weights, by name, channels_last on the GPU; baseline first."""
     torch.manual_seed(0)
     plain = plain_googlenet(torch_framework())
     found = {
@@ -48,13 +52,14 @@ def networks(batch: int) -> dict[str, nn.Module]:
         network.to("cuda", memory_format=torch.channels_last)
     found["PyTorch compiled"].compile(fullgraph=True, dynamic=False)
     with distributed("cuda") as process:
-        lines = search(found["this package"], batch, 224, torch.float16, process)
+        calls = calls_of(found["this package"], batch, 224, torch.float16, process.device)
+        lines = search(calls, str(process.device), process.broadcast)
     print("", *lines, sep="\n")
     return found
 
 
 def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Return a step of training in mixed precision."""
+    """Return a training step in mixed precision."""
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, MOMENTUM, fused=True)
     scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
@@ -72,7 +77,7 @@ def training(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 
 def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """Return a function that gives the logits."""
+    """Return a function that computes the logits."""
     network.eval()
 
     @torch.inference_mode()
@@ -84,7 +89,7 @@ def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 
 
 def captured(step: Step) -> Step:
-    """Return a step that launches a CUDA graph of it, which spares the host all other launches."""
+    """Capture a step in a CUDA graph and return a function that replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -98,13 +103,13 @@ def captured(step: Step) -> Step:
 
 
 def repeated(step: Step) -> None:
-    """Run a step several times, so that launches of one overlap the work of another."""
+    """Run a step several times, so that launches of one step overlap the previous step."""
     for _ in range(STEPS):
         step()
 
 
 def exact_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits in fp32, of plain PyTorch."""
+    """Return the logits of plain PyTorch in fp32."""
     with use_impl("reference"), torch.inference_mode():
         return network.eval()(images.float())
 

@@ -1,4 +1,4 @@
-"""The Inception block at the network's sizes, against eager PyTorch and torch.compile."""
+"""Time the Inception block at the network's sizes, against eager PyTorch and torch.compile."""
 
 import pytest
 

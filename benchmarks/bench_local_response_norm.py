@@ -1,4 +1,4 @@
-"""Local response normalisation at the network's layers, against eager PyTorch and torch.compile."""
+"""Time local response norm at the network's layers, against eager PyTorch and torch.compile."""
 
 import pytest
 

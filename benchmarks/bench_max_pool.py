@@ -1,4 +1,4 @@
-"""The 3x3/1 max pool of the Inception blocks, against eager PyTorch and torch.compile."""
+"""Time the 3x3/1 max pool of the Inception blocks, against eager PyTorch and torch.compile."""
 
 import pytest
 

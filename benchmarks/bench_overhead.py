@@ -1,6 +1,6 @@
-"""What a call of each op costs on tensors so small that only the calls themselves count.
+"""Time the overhead of a call of each op, on tiny tensors.
 
-Against the chain of PyTorch's ops that it replaces, as a network without fused ops has it.
+The baseline is the chain of PyTorch's ops that it replaces in a network without fused ops.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from benchmarks.harness import interleave
 from googlenet_fast import ops
 
 CALLS = 200
-"""Calls in one measurement."""
+"""Calls per measurement."""
 
 CHANNELS = 4
-"""Of every input, and outputs of every convolution."""
+"""Of every input and of every convolution's output."""
 
 Function = Callable[..., Tensor]
 
 
 def tensor(*shape: int) -> Tensor:
-    """Random values that require gradients, channels_last."""
+    """Return random values that require gradients, channels_last."""
     values = torch.randn(shape)
     if values.ndim == 4:
         values = values.contiguous(memory_format=torch.channels_last)
@@ -33,7 +33,7 @@ def tensor(*shape: int) -> Tensor:
 
 
 def weights(taps: int) -> list[Tensor]:
-    """Weight and bias of a convolution."""
+    """Return weight and bias of a convolution."""
     return [tensor(CHANNELS, CHANNELS, taps, taps), tensor(CHANNELS)]
 
 
@@ -73,9 +73,9 @@ def bn_relu_concat_chain(norms: Sequence[nn.BatchNorm2d], *branches: Tensor) -> 
     return torch.cat(normalized, dim=1)
 
 
-def prepared_inception(prepared: list[Tensor], *tensors: Any) -> Tensor:
-    """Like the network: in inference with weights prepared once."""
-    arguments = (*tensors, True, lambda: prepared)
+def packed_inception(packed: list[Tensor], *tensors: Any) -> Tensor:
+    """Call the op as the network does: in inference with packed weights."""
+    arguments = (*tensors, True, () if torch.is_grad_enabled() else packed)
     return ops.inception(*arguments)
 
 
@@ -88,7 +88,7 @@ def bn_relu_concat(norms: Sequence[nn.BatchNorm2d], *branches: Tensor) -> Tensor
 
 
 def case(op: str) -> tuple[Function, Function, list[Tensor], list[Tensor]]:
-    """The chain, the op, and the tensors that each takes."""
+    """Return the chain, the op, and the tensors that each takes."""
     x = tensor(1, CHANNELS, 3, 3)
     conv3 = [x, *weights(3)]
     branches, biases = [tensor(1, CHANNELS, 3, 3) for _ in range(4)], [tensor(CHANNELS)] * 4
@@ -99,11 +99,11 @@ def case(op: str) -> tuple[Function, Function, list[Tensor], list[Tensor]]:
     ]
     rest = [*weights(3), *weights(5), *weights(1)]
     w_in, w3, w5, wp = (w.detach() for w in (stacked[0], *rest[::2]))
-    prepared = ops.prepare_inception(w_in, w3, w5, wp, *x.shape[2:])
+    packed = ops.pack_inception((w_in, w3, w5, wp), *x.shape[2:])
     cases: dict[str, tuple[Function, Function, list[Tensor], list[Tensor]]] = {
         "inception": (
             inception_chain,
-            partial(prepared_inception, prepared),
+            partial(packed_inception, packed),
             [x, *reduction, *rest],
             [x, *stacked, *rest],
         ),

@@ -1,19 +1,19 @@
-"""What this CPU reaches at most with the threads that PyTorch has now, measured."""
+"""Measure the peak rates of this CPU with PyTorch's current number of threads."""
 
 from functools import cache
 
 import torch
 
 from benchmarks.harness import host_seconds
-from googlenet_fast.peaks import Peak
+from googlenet_fast.selfcheck.roofline import Peak
 
 SIDE, COPIED, REPEATS = 1024, 2**26, 50
-"""Side of the multiplied matrices, floats copied, and runs of which the fastest counts."""
+"""Rows of the square matrices, floats copied, and runs, of which the fastest counts."""
 
 
 @cache
 def measured_peak() -> Peak:
-    """Rates of an fp32 matrix product and of a copy that no cache holds."""
+    """Return the rates of an fp32 GEMM and of a copy larger than the caches."""
     a, b = torch.randn(2, SIDE, SIDE)
     x = torch.ones(COPIED)
     y = torch.empty_like(x)

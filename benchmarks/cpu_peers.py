@@ -1,8 +1,8 @@
-"""What trains or runs GoogLeNet on a CPU: this package and the systems beside it.
+"""The systems that train or run GoogLeNet on a CPU: this package and its peers.
 
-Every peer computes in fp32 from the same weights, in a process of its own (`cpu_worker`), and
-imports what it needs there. A peer is made from a folder with `weights.npz` and, for those that
-read other formats, the converted network (`export_network`).
+Every peer computes in fp32 from the same weights, in its own process (`cpu_worker`), and imports
+its dependencies there. A peer is constructed from a folder with `weights.npz` and the network in
+other formats (`export_network`).
 """
 
 import os
@@ -21,7 +21,7 @@ from benchmarks.plain_googlenet import paddle_framework, plain_googlenet, torch_
 Array = NDArray[np.float32]
 
 LR, MOMENTUM, AUX_WEIGHT = 0.01, 0.9, 0.3
-"""Of the training step: SGD, and the weight of each auxiliary loss."""
+"""Of SGD, and the weight of each auxiliary loss."""
 
 
 class Peer(Protocol):
@@ -30,11 +30,11 @@ class Peer(Protocol):
     def __init__(self, folder: Path, threads: int) -> None: ...
 
     def training(self, images: Array, labels: NDArray[np.int64]) -> Callable[[], float]:
-        """A function that makes one step from its last and returns the loss before it."""
+        """Return a function that takes the next training step and returns the loss before it."""
         ...
 
     def inference(self, images: Array) -> Callable[[], Array]:
-        """A function that returns the logits (N, 1000) of images (N, 3, 224, 224)."""
+        """Return a function that computes logits (N, 1000) of images (N, 3, 224, 224)."""
         ...
 
 
@@ -52,15 +52,15 @@ class TorchPeer:
         }
 
     def plain(self) -> Any:
-        """The network before its weights are loaded."""
+        """Return the network, before its weights are loaded."""
         return plain_googlenet(torch_framework())
 
     def ready(self, network: Any) -> Any:
-        """The network with what makes it faster."""
+        """Return the network in this peer's mode."""
         return network
 
     def network(self, images: Array) -> tuple[Any, Any]:
-        """Network and images, in this peer's layout."""
+        """Return network and images in this peer's layout."""
         import torch
 
         network = self.plain()
@@ -119,7 +119,7 @@ class TorchCompilePeer(TorchPeer):
 
 
 def our_network() -> Any:
-    """This package's network, without what the plain one does not have."""
+    """Return this package's network, without LRN and dropout, as the plain network."""
     from googlenet_fast.model import GoogLeNet
     from googlenet_fast.model.layers import Dropout
 
@@ -131,7 +131,7 @@ def our_network() -> Any:
 
 
 class OurPeer(TorchPeer):
-    """This package, in a process set up as its commands do it."""
+    """This package, in a process set up as its commands do."""
 
     def plain(self) -> Any:
         """See `TorchPeer`."""
@@ -142,13 +142,13 @@ class OurPeer(TorchPeer):
 
 
 class PaddlePeer:
-    """PaddlePaddle: its layers to train, its inference library with oneDNN to infer."""
+    """PaddlePaddle: its layers for training, its inference library with oneDNN for inference."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.folder, self.threads = folder, threads
 
     def network(self) -> Any:
-        """The network with its weights; PaddlePaddle stores those of linear layers transposed."""
+        """Return the network with its weights. PaddlePaddle transposes those of linear layers."""
         import paddle
 
         network = plain_googlenet(paddle_framework())
@@ -197,7 +197,7 @@ class PaddlePeer:
 
 
 class _InferencePeer:
-    """A system that only infers, on the converted network."""
+    """A system for inference only, on the converted network."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.folder, self.threads = folder, threads
@@ -223,7 +223,7 @@ class OnnxRuntimePeer(_InferencePeer):
 
 
 class OpenVinoPeer(_InferencePeer):
-    """OpenVINO; without the hint it would compute in bf16 where the CPU has it."""
+    """OpenVINO. Without the hint it computes in bf16 if the CPU has it."""
 
     def inference(self, images: Array) -> Callable[[], Array]:
         """See `Peer`."""
@@ -262,7 +262,7 @@ class MnnPeer(_InferencePeer):
 
 
 class NcnnPeer(_InferencePeer):
-    """ncnn, which takes one image at a time."""
+    """ncnn, one image at a time."""
 
     def inference(self, images: Array) -> Callable[[], Array]:
         """See `Peer`."""
@@ -305,11 +305,11 @@ _MODULES = {
     "MNN": ["MNN", "onnx"],
     "ncnn": ["ncnn", "pnnx"],
 }
-"""What has to be installed for a peer, and to convert the network for it."""
+"""Modules that a peer needs, and the conversion of the network for it."""
 
 
 def installed_peers(*, training: bool) -> list[str]:
-    """The names of the peers that can run here."""
+    """Return the names of the peers that can run on this machine."""
     return [
         name
         for name, peer in PEERS.items()
@@ -342,7 +342,7 @@ def export_network(folder: Path) -> None:
             dynamo=False,
         )
     if "MNN" in installed_peers(training=False):
-        # The command mnnconvert would install a package with pip to report its use; this does not.
+        # The command mnnconvert installs a package with pip to report its use. This does not.
         convert = "import sys, _tools; _tools.mnnconvert(sys.argv)"
         command: list[str | Path] = [sys.executable, "-c", convert, "-f", "ONNX"]
         command += ["--modelFile", onnx, "--MNNModel", folder / "network.mnn", "--bizCode", "x"]

@@ -1,7 +1,7 @@
-"""A peer in a process of its own, which times what it is asked to do.
+"""Run one peer in its own process, which times the requested steps.
 
-Thread pools and OpenMP runtimes of different systems disturb each other in one process; and only a
-process of its own can be told its number of threads before it starts.
+Thread pools and OpenMP runtimes of different systems disturb each other in one process. Some also
+read their number of threads only when the process starts.
 """
 
 import json
@@ -21,12 +21,12 @@ from benchmarks.cpu_peers import PEERS
 
 
 class Worker:
-    """A child process that runs one peer; used as a context, it ends with it.
+    """A child process that runs one peer. A context manager; leaving it ends the process.
 
     Args:
         peer: one of `cpu_peers.PEERS`.
-        folder: with what `cpu_peers.export_network` writes.
-        threads: that the peer computes with.
+        folder: has the files that `cpu_peers.export_network` writes.
+        threads: of the peer.
     """
 
     def __init__(self, peer: str, folder: Path, threads: int) -> None:
@@ -59,8 +59,8 @@ class Worker:
         """Run one step of `mode`, training or inference, on `batch` images.
 
         Returns:
-            `seconds` it took; `value`, the loss or the logits of the first image; `peak`, bytes
-            that the process grew by since the network was built.
+            `seconds`: duration; `value`: the loss, or the logits of the first image; `peak`: growth
+            of the process since the network was built, in bytes.
 
         Raises:
             RuntimeError: the peer failed.
@@ -75,10 +75,10 @@ class Worker:
 
 
 def main() -> None:
-    """Answer each line `MODE BATCH` on stdin by a line of JSON on stdout."""
+    """Answer each line `MODE BATCH` on stdin with a line of JSON on stdout."""
     peer_name, folder, threads = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to stdout
+    os.dup2(2, 1)  # what libraries print goes to stderr
     peer = PEERS[peer_name](Path(folder), int(threads))
     work: tuple[list[str], Callable[[], Any]] | None = None
     for line in sys.stdin:

@@ -1,7 +1,7 @@
-"""Interleaved timing and one record format for every benchmark.
+"""Time functions in turn, with one record format for every benchmark.
 
-`pytest benchmarks/ -s` runs all of them and prints their tables; with GOOGLENET_FAST_BENCH_OUT set
-to a file, each measurement is also appended there as a line of JSON.
+`pytest benchmarks/ -s` runs all benchmarks and prints their tables. If GOOGLENET_FAST_BENCH_OUT
+names a file, each measurement is also appended to it as a line of JSON.
 """
 
 import json
@@ -22,12 +22,12 @@ import googlenet_fast
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times of one provider on one piece of work."""
+    """Times of one provider on one task."""
 
     benchmark: str
-    """Name of the benchmark, with what distinguishes its cases (shape, dtype, layout)."""
+    """Name of the benchmark and its case (shape, dtype, layout)."""
     provider: str
-    """What did the work."""
+    """Name of the function that was timed."""
     p20: float
     """20th percentile of the times, in ms."""
     p50: float
@@ -35,9 +35,9 @@ class Measurement:
     p80: float
     """80th percentile, in ms."""
     ratio: float
-    """Median over the repeats of the baseline's time by this provider's: above 1 is faster."""
+    """Median over the repeats of baseline time / this provider's time: above 1 is faster."""
     error: float | None
-    """Largest relative error against the reference, where the work has a result to compare."""
+    """Largest relative error against the reference; None if results were not compared."""
 
 
 def interleave(
@@ -50,15 +50,15 @@ def interleave(
 ) -> dict[str, Measurement]:
     """Time every provider in turn, `repeats` times, after one untimed round.
 
-    The first provider is the baseline of the ratios, which are taken within a round so that a
-    machine that slows down for a while slows both sides. Prints a table and records it.
+    The first provider is the baseline. Ratios are of times in the same round, so a machine that is
+    slow for a while affects both sides. Prints a table and records it.
 
     Args:
-        benchmark: its name, with what distinguishes the case.
-        providers: what does the work, by name.
+        benchmark: its name and case.
+        providers: functions to time, by name.
         repeats: timed rounds.
         errors: relative errors by provider.
-        clock: returns the seconds that a function takes; `host_seconds` by default.
+        clock: returns the seconds that a function takes. Default: `host_seconds`.
     """
     clock = clock or host_seconds
     times: dict[str, list[float]] = {name: [] for name in providers}
@@ -81,14 +81,14 @@ def interleave(
 
 
 def relative_error(actual: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The largest of several tensors' relative errors, in norm."""
+    """Return the largest of the tensors' relative errors, in norm."""
     return max(
         ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, exact, strict=True)
     )
 
 
 def host_seconds(work: Callable[[], object]) -> float:
-    """Time from the call until the device is done."""
+    """Return the seconds from the call until the device is done."""
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():

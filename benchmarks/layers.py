@@ -1,7 +1,7 @@
-"""Times of one fused op at the layers of the paper's network, beside what else computes them.
+"""Time a fused op at the layers of the paper's network, beside the alternatives.
 
-On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on few layers. Eager PyTorch in
-channels_last is the baseline, and torch.compile gets the same function.
+On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on a few layers. The baseline
+is eager PyTorch in channels_last; torch.compile compiles the same function.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,28 +13,25 @@ from torch import Tensor
 from benchmarks.cpu_peak import measured_peak
 from benchmarks.harness import Measurement, host_seconds, interleave, relative_error
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
-from googlenet_fast import ops
-from googlenet_fast.ops import dispatch
-from googlenet_fast.ops.selection import call_of
-from googlenet_fast.ops.timing import ColdGpuClock
-from googlenet_fast.ops.trial import Call, Trial
-from googlenet_fast.ops.work import Work, work
-from googlenet_fast.peaks import peak_of
+from googlenet_fast.registry import OPS, Backend, Call, Work, call_of
+from googlenet_fast.selfcheck.cases import OpCall, resized
+from googlenet_fast.selfcheck.roofline import peak_of, share
+from googlenet_fast.selfcheck.timing import ColdGpuClock
 
 GPU = torch.cuda.is_available()
 DEVICE, DTYPE, BATCH, REPEATS = (
     ("cuda", torch.float16, 64, 21) if GPU else ("cpu", torch.float32, 4, 7)
 )
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs") if GPU else ("default",)
-"""CUDA graphs would spare launches, which is not what is compared. On a CPU, max-autotune takes
-minutes a layer."""
+"""Without CUDA graphs: launch overhead is not compared. On a CPU max-autotune takes minutes per
+layer."""
 
 ON_CPU = ("3a", "4c", "5b", "conv1", "conv2", "conv3", "pool1", "lrn1")
-"""Layers to time on a CPU."""
+"""Layers timed on a CPU."""
 
 
 def calls(op: str) -> dict[str, Call]:
-    """The calls of an op, in training, by the names of the network's layers."""
+    """Return the calls of an op in training, by layer of the network."""
     found = {}
     for stage in [*stages("paper", lrn=True), *aux_convolutions()]:
         if has_fused_op(stage) if GPU else stage.name in ON_CPU:
@@ -51,60 +48,55 @@ def _meta_call(stage: Stage) -> tuple[str, list[object]]:
 
 
 def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
-    """Time a layer by every provider and print what each reaches.
+    """Time a layer with every provider and print their rates.
 
     Args:
-        op: name of the op.
-        layer: name of the layer.
-        call: the op's, in training.
-        training: forward and backward; else forward without gradients.
+        op: its name.
+        layer: its name.
+        call: of the op, in training.
+        training: time forward and backward; else forward without gradients.
     """
-    call = (training, *call[1:])
+    call = resized((training, *call[1:]), BATCH)
     torch._dynamo.reset()
-    trial = Trial.of_call(op, call, BATCH, DEVICE)
-    runs = providers(op, trial)
-    exact = _double(trial).run("reference")
+    op_call = OpCall.of(OPS[op], call, DEVICE)
+    runs = providers(op_call)
+    exact = op_call.double().run(op_call.op.fallback)
     errors = {name: relative_error(run(), exact) for name, run in runs.items()}
     clock = ColdGpuClock() if GPU else host_seconds
     mode = "forward and backward" if training else "forward"
     title = f"{op} {layer} {mode}, batch {BATCH}"
     measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
-    print_reached(measured, work(op, call, BATCH))
+    print_reached(measured, op_call.op.work(call))
 
 
 def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
-    """Print the rates that each provider reached, and their share of what the machine allows."""
+    """Print each provider's rates and share of the roofline."""
     peak = peak_of(torch.cuda.get_device_name()) if GPU else measured_peak()
     for name, measurement in measured.items():
         seconds = measurement.p50 / 1000
         reached = f"{amount.bytes / seconds / 1e9:.0f} GB/s"
         reached += f", {amount.operations / seconds / 1e12:.2f} TFLOP/s"
         if peak is not None:
-            reached += f", {amount.seconds(peak) / seconds:.0%} of the roofline"
+            reached += f", {share(amount, seconds, peak):.0%} of the roofline"
         print(f"    {name}: {reached}, error {measurement.error:.1e}")
 
 
-def providers(op: str, trial: Trial) -> dict[str, Callable[[], list[Tensor]]]:
-    """What computes a call, by name; the baseline first."""
-    function = getattr(ops, op)
-    runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(trial.run, "reference")}
+def providers(op_call: OpCall) -> dict[str, Callable[[], list[Tensor]]]:
+    """Return the functions that compute a call, by name; the baseline first."""
+    op = op_call.op
+    runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(op_call.run, op.fallback)}
     if GPU:
         runs["eager, cudnn.benchmark"] = partial(_searching, runs["eager"])
     for mode in COMPILE_MODES:
-        compiled = torch.compile(function, mode=mode, fullgraph=True)
-        runs[f"compile {mode}"] = partial(trial.run, "reference", compiled)
-    for name, reason in dispatch.can_use(op, DEVICE, trial.arguments).items():
-        if name != "reference" and reason is None and (GPU or name != "triton"):
-            runs[name] = partial(trial.run, name)
+        compiled = torch.compile(op.reference, mode=mode, fullgraph=True)
+        runs[f"compile {mode}"] = partial(op_call.run, Backend(mode, DEVICE, compiled))
+    for backend in op.on(DEVICE):
+        if (GPU or backend.name != "triton") and backend.supports(*op_call.arguments) is None:
+            runs[backend.name] = partial(op_call.run, backend)
     return runs
 
 
 def _searching(run: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Let cuDNN try its algorithms at the first run and take the fastest."""
+    """Let cuDNN measure its algorithms in the first run and use the fastest."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         return run()
-
-
-def _double(trial: Trial) -> Trial:
-    arguments = [v.double() if isinstance(v, Tensor) else v for v in trial.arguments]
-    return Trial(trial.op, arguments, None, trial.training)

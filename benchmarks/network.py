@@ -1,6 +1,6 @@
-"""The network as a list of stages with their shapes, read off the model itself.
+"""The network as a list of stages with their shapes, read from the model itself.
 
-What the benchmarks add up, traffic and resources, they add up over these stages.
+Benchmarks and tools iterate over these stages.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,11 @@ from torch import Tensor
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.inception import Inception, Widths
 from googlenet_fast.model.layers import Conv
-from googlenet_fast.ops.bias_relu_pool import bias_relu_pool_reference
-from googlenet_fast.ops.conv_bias_relu import conv_bias_relu_reference
-from googlenet_fast.ops.inception import inception_reference
-from googlenet_fast.ops.local_response_norm import local_response_norm_reference
+from googlenet_fast.registry import OPS
 
 
 class Convolution(NamedTuple):
-    """A convolution; sides are those of its square input and output."""
+    """A convolution of square inputs and outputs; a side is their height and width."""
 
     name: str
     channels: int
@@ -29,7 +26,7 @@ class Convolution(NamedTuple):
     side: int
     bias: bool = True
     relu: bool = True
-    """Like its bias, its own; not where the pool that follows does both."""
+    """False for `bias` and `relu` if the pool that follows does both."""
 
     @property
     def weight(self) -> int:
@@ -46,7 +43,7 @@ class Pool(NamedTuple):
     side: int
     bias: bool = False
     relu: bool = False
-    """Like the bias, of the convolution before."""
+    """As `bias`, of the convolution before."""
     ceil_mode: bool = True
 
 
@@ -79,7 +76,7 @@ class Block(NamedTuple):
         return self.side
 
     def convolutions(self) -> dict[str, Convolution]:
-        """The block's six convolutions by the names of their widths."""
+        """Return the block's six convolutions, by the names of their output channels."""
         c, w = self.channels, self.widths
         shapes = {
             "c1": (c, w.c1, 1),
@@ -94,14 +91,14 @@ class Block(NamedTuple):
             for name, shape in shapes.items()
         }
 
-    def siblings(self) -> Convolution:
-        """The 1x1 convolutions that read the block's input, as one."""
+    def stacked(self) -> Convolution:
+        """Return the stacked 1x1 convolutions that read the block's input."""
         outputs = self.widths.c1 + self.widths.c3_reduce + self.widths.c5_reduce
-        return Convolution(f"{self.name}.siblings", self.channels, outputs, 1, self.side, self.side)
+        return Convolution(f"{self.name}.stacked", self.channels, outputs, 1, self.side, self.side)
 
 
 class Classifier(NamedTuple):
-    """The mean over all pixels and the fully connected layer."""
+    """The global average pool and the fully connected layer."""
 
     name: str
     channels: int
@@ -113,7 +110,7 @@ Stage = Convolution | Pool | Normalization | Block | Classifier
 
 
 def stages(preset: str = "paper", *, lrn: bool = False) -> list[Stage]:
-    """The stages of a preset without batch normalisation, for 224x224, without auxiliary heads."""
+    """Return the stages of a preset without batch norm, at 224x224, without auxiliary heads."""
     with torch.device("meta"):
         model = GoogLeNet(preset, lrn=lrn, aux=False)
     ceil_mode = model.preset.ceil_mode
@@ -140,7 +137,7 @@ def stages(preset: str = "paper", *, lrn: bool = False) -> list[Stage]:
 
 
 def aux_convolutions(preset: str = "paper") -> list[Convolution]:
-    """The convolutions of the auxiliary heads."""
+    """Return the convolutions of the auxiliary heads."""
     with torch.device("meta"):
         model = GoogLeNet(preset)
     heads = {"aux1": model.aux1, "aux2": model.aux2}
@@ -150,39 +147,34 @@ def aux_convolutions(preset: str = "paper") -> list[Convolution]:
 
 
 def has_fused_op(stage: Stage) -> bool:
-    """Whether a fused op has kernels for GPUs for a stage: not the 7x7/2 one and the classifier."""
+    """Return True if a fused op has GPU kernels: not for the 7x7/2 and the classifier."""
     return stage.name not in ("conv1", "head")
 
 
 class Call(NamedTuple):
-    """A call of the fused op that does a stage."""
+    """A call of the fused op that computes a stage."""
 
     op: str
     arguments: list[Any]
     """Activations first."""
 
     def fused(self) -> Tensor:
-        """Run the op on its kernels."""
-        return getattr(torch.ops.googlenet_fast, self.op).triton(*self.arguments)
+        """Run the op's Triton kernels."""
+        backends = OPS[self.op].backends
+        return next(backend for backend in backends if backend.name == "triton").run(
+            *self.arguments
+        )
 
     def reference(self) -> Tensor:
-        """Run the op in plain PyTorch."""
-        return REFERENCES[self.op](*self.arguments)
+        """Run the op's reference."""
+        return OPS[self.op].reference(*self.arguments)
 
     def run(self, *, training: bool) -> None:
-        """Run the op on its kernels, and all its gradients if `training`."""
+        """Run the op's Triton kernels, and all gradients if `training`."""
         y = self.fused()
         if training:
             inputs = [value for value in self.arguments if isinstance(value, Tensor)]
             torch.autograd.grad(y, inputs, torch.empty_like(y))
-
-
-REFERENCES: dict[str, Callable[..., Tensor]] = {
-    "conv_bias_relu": conv_bias_relu_reference,
-    "bias_relu_pool": bias_relu_pool_reference,
-    "local_response_norm": local_response_norm_reference,
-    "inception": inception_reference,
-}
 
 
 def fused_call(
@@ -194,15 +186,15 @@ def fused_call(
     training: bool,
     make: Callable[..., Tensor] = torch.empty,
 ) -> Call:
-    """The call of the fused op that does a stage.
+    """Return the call of the fused op that computes a stage.
 
     Args:
         stage: one that has a fused op.
         batch: images.
-        side: of the input, in pixels; the stage's own or another.
+        side: of the input, in pixels.
         dtype: of activations and weights; biases are fp32.
         training: tensors require gradients.
-        make: makes a tensor of a shape; those of `torch.empty` take no memory until they are used.
+        make: returns a tensor of a shape. Memory of `torch.empty` is not used until it is touched.
     """
 
     def parameter(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -219,7 +211,7 @@ def fused_call(
         case Convolution():
             b = bias(stage.outputs) if stage.bias else None
             stride = stage.side_in // stage.side
-            return Call("conv_bias_relu", [x, weight(stage), b, stage.relu, stride])
+            return Call("conv_bias_relu", [x, weight(stage), b, stage.relu, stride, []])
         case Pool():
             b = bias(stage.channels) if stage.bias else None
             return Call("bias_relu_pool", [x, b, stage.relu, stage.ceil_mode])
@@ -229,10 +221,10 @@ def fused_call(
             convs = stage.convolutions()
             parameters = [
                 value
-                for conv in (stage.siblings(), convs["c3"], convs["c5"], convs["pool_project"])
+                for conv in (stage.stacked(), convs["c3"], convs["c5"], convs["pool_project"])
                 for value in (weight(conv), bias(conv.outputs) if stage.bias else None)
             ]
-            return Call("inception", [x, *parameters, stage.reduce_relu])
+            return Call("inception", [x, *parameters, stage.reduce_relu, []])
     raise ValueError(f"{stage.name} has no fused op")
 
 
@@ -245,14 +237,14 @@ def _convolution(name: str, layer: Conv, side: int, *, pooled: bool = False) -> 
 
 
 def _pool(name: str, channels: int, side: int, ceil_mode: bool, layer: Conv | None) -> Pool:
-    """The pool after a convolution, whose bias and ReLU it does, or after anything else."""
+    """Return the pool after a layer. After a convolution it does its bias and ReLU."""
     side_out = (side - 3 + ceil_mode) // 2 + 1
     bias = layer is not None and layer.conv.bias is not None
     return Pool(name, channels, side, side_out, bias, layer is not None and layer.relu, ceil_mode)
 
 
 def _block(name: str, module: Inception, side: int) -> Block:
-    c1, c3_reduce, c5_reduce = module.siblings
+    c1, c3_reduce, c5_reduce = module.stacked
     c3, c5 = module.conv3.conv.out_channels, module.conv5.conv.out_channels
     project = module.project.conv
     widths = Widths(c1, c3_reduce, c3, c5_reduce, c5, project.out_channels)

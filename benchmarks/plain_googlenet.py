@@ -1,6 +1,6 @@
-"""GoogLeNet as users of PyTorch and PaddlePaddle write it: one layer after the other.
+"""GoogLeNet as users of PyTorch and PaddlePaddle write it, layer by layer.
 
-The network is that of preset `paper` without LRN and dropout, under the same names, so that both
+The network is preset `paper` without LRN and dropout, with the same names of weights, so both
 compute the same function from the same weights.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Framework(NamedTuple):
-    """What the network is made of; PaddlePaddle's layers take the arguments of PyTorch's."""
+    """The layers of a framework. PaddlePaddle's take the same arguments as PyTorch's."""
 
     Module: Any
     Sequential: Any
@@ -21,7 +21,7 @@ class Framework(NamedTuple):
     Flatten: Any
     Linear: Any
     concatenate: Callable[[list[Any]], Any]
-    """Joins tensors (N, C, H, W) along C."""
+    """Concatenates tensors (N, C, H, W) along C."""
 
 
 def torch_framework() -> Framework:
@@ -63,7 +63,7 @@ def paddle_framework() -> Framework:
 
 
 def plain_googlenet(f: Framework) -> Any:
-    """The network: (N, 3, 224, 224) -> logits (N, 1000), in training three of them."""
+    """Return the network: (N, 3, 224, 224) -> logits (N, 1000), in training three of them."""
     conv, inception, aux_head = _conv(f), _inception(f), _aux_head(f)
 
     class GoogLeNet(f.Module):  # type: ignore[name-defined]

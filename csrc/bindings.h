@@ -10,7 +10,15 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <limits>
 #include <optional>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -22,13 +30,134 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+inline constexpr std::array kAllFloats{
+    ScalarType::Half, ScalarType::BFloat16, ScalarType::Float, ScalarType::Double};
+
+using Dtypes = std::span<const ScalarType>;
+inline constexpr Dtypes kFloats = kAllFloats;
+inline constexpr Dtypes kFloatsOnGpu = kFloats.first(3);
+inline constexpr Dtypes kComputedInFp32 = kFloats.subspan(1, 2);  // by the CPU kernels of fp32 alone
+inline constexpr Dtypes kFp32 = kFloats.subspan(2, 1);
+
+// Whether an op's kernel for GPUs runs on x.
+inline bool on_gpu([[maybe_unused]] const Tensor& x) {
+#ifdef GOOGLENET_FAST_CUDA_EMULATOR
+  return true;
+#else
+  return !x.is_cpu();
+#endif
+}
+
+// Dtypes of activations, given those that the kernel for CPUs takes.
+inline Dtypes activation_dtypes(const Tensor& x, Dtypes on_cpu = kComputedInFp32) {
+  return on_gpu(x) ? kFloatsOnGpu : on_cpu;
+}
+
+constexpr int64_t kAny = -1;  // a size that may be any
+
+using Sizes = std::initializer_list<int64_t>;
+
+// Whether the product of sizes is at most `most`, zeros counted as ones: an empty tensor has other
+// sizes that kernels multiply.
+template <typename List>
+bool product_fits(const List& sizes, int64_t most) {
+  int64_t product = 1;
+  for (const int64_t size : sizes) {
+    if (size > most / product) return false;
+    product *= std::max<int64_t>(size, 1);
+  }
+  return true;
+}
+
+// "(2, any, 3)"
+template <typename List>
+std::string text_of(const List& sizes) {
+  std::string text;
+  for (const int64_t size : sizes) {
+    text += (text.empty() ? "" : ", ") + (size == kAny ? "any" : std::to_string(size));
+  }
+  return '(' + text + ')';
+}
+
+// Checks the arguments of an op. Errors name the op and the argument.
+class Check {
+ public:
+  // Tensors must be on the device of `first`, activations of its dtype.
+  Check(const char* op, const Tensor& first)
+      : op_(op), device_(first.device()), dtype_(first.scalar_type()) {}
+
+  // `must`: what is said of the argument if it does not hold, "be positive".
+  template <typename... Parts>
+  void that(bool holds, const char* name, const Parts&... must) const {
+    if (holds) return;
+    std::ostringstream message;
+    message << op_ << ": " << name << " must ";
+    (message << ... << must);
+    throw std::runtime_error(message.str());
+  }
+
+  void tensor(const char* name, const Tensor& t, Dtypes dtypes, Sizes sizes) const {
+    that(t.device() == device_, name, "be on the device of the op's first tensor");
+    that(
+        std::ranges::find(dtypes, t.scalar_type()) != dtypes.end(), name, "be of ",
+        DtypeNames{dtypes}, ", not ", t.scalar_type());
+    const auto actual = t.sizes();
+    const bool same = std::equal(
+        sizes.begin(), sizes.end(), actual.begin(), actual.end(),
+        [](int64_t wanted, int64_t size) { return wanted == kAny || wanted == size; });
+    if (!same) that(false, name, "be ", text_of(sizes), ", not ", text_of(actual));
+    not_too_large(name, t);
+  }
+
+  // Products of the sizes of a few such tensors fit int64, and so do numbers of bytes.
+  void not_too_large(const char* name, const Tensor& t) const {
+    that(product_fits(t.sizes(), int64_t(1) << 46), name, "have at most 2^46 values");
+  }
+
+  void activation(const char* name, const Tensor& t, Sizes sizes) const {
+    tensor(name, t, {&dtype_, 1}, sizes);
+  }
+
+  // (N, channels, H, W) of the same pixels.
+  void same_pixels(const char* name, const Tensor& t, const Tensor& as, int64_t channels) const {
+    activation(name, t, {as.size(0), channels, as.size(2), as.size(3)});
+  }
+
+  // (N, C, H, W), the op's first tensor.
+  void image(const char* name, const Tensor& t, Dtypes on_cpu = kComputedInFp32) const {
+    tensor(name, t, activation_dtypes(t, on_cpu), {kAny, kAny, kAny, kAny});
+  }
+
+  // One for each branch, of which there are 1 to `most`.
+  void branches(const char* name, size_t count, size_t most) const {
+    that(count >= 1 && count <= most, name, "be 1 to ", most, " branches, not ", count);
+  }
+
+  void one_per_branch(const char* name, size_t count, size_t branches) const {
+    that(count == branches, name, "be ", branches, ", one per branch, not ", count);
+  }
+
+ private:
+  struct DtypeNames {
+    Dtypes dtypes;
+    friend std::ostream& operator<<(std::ostream& stream, const DtypeNames& names) {
+      for (size_t i = 0; i < names.dtypes.size(); ++i) stream << (i ? " or " : "") << names.dtypes[i];
+      return stream;
+    }
+  };
+
+  const char* op_;
+  torch::stable::Device device_;
+  ScalarType dtype_;
+};
+
+// Of a tensor that was checked.
 inline Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Half: return Dtype::kFloat16;
     case ScalarType::BFloat16: return Dtype::kBFloat16;
-    case ScalarType::Float: return Dtype::kFloat32;
     case ScalarType::Double: return Dtype::kFloat64;
-    default: STD_TORCH_CHECK(false, "the compiled kernels take fp16, bf16, fp32 and fp64 only");
+    default: return Dtype::kFloat32;
   }
 }
 
@@ -43,6 +172,7 @@ inline std::optional<int64_t> row_stride(const Tensor& x) {
   const auto sizes = x.sizes();
   const auto strides = x.strides();
   const int64_t channels = sizes[1];
+  if (x.numel() == 0) return channels;  // its strides mean nothing, and may be any
   int64_t stride = channels, step = 1;
   bool known = false;
   for (const int dim : {3, 2, 0}) {
@@ -78,12 +208,7 @@ inline Tensor as_dtype(const Tensor& x, ScalarType dtype) {
 
 // What a kernel of fp32 alone reads, of fp32 or bf16 given to it on a CPU; kernels for GPUs read any.
 inline Tensor in_fp32_on_cpu(const Tensor& x) {
-#ifndef GOOGLENET_FAST_CUDA_EMULATOR
-  if (x.is_cpu() && x.scalar_type() == ScalarType::BFloat16) {
-    return torch::stable::to(x, ScalarType::Float);
-  }
-#endif
-  return x;
+  return on_gpu(x) ? x : as_dtype(x, ScalarType::Float);
 }
 
 inline Tensor dense(const Tensor& x, ScalarType dtype) {
@@ -115,28 +240,13 @@ inline Tensor empty_sums(const Tensor& like, std::vector<int64_t> sizes) {
   return torch::stable::empty(sizes, accumulator_of(like), std::nullopt, like.device());
 }
 
-inline void check_same_pixels(const char* op, const Tensor& x, const Tensor& other) {
-  STD_TORCH_CHECK(
-      x.dim() == 4 && x.size(0) == other.size(0) && x.size(2) == other.size(2) &&
-          x.size(3) == other.size(3),
-      op, ": activations must be (N, C, H, W) and agree in all sizes but their channels");
-  STD_TORCH_CHECK(
-      x.scalar_type() == other.scalar_type(), op, ": activations of several dtypes");
-  STD_TORCH_CHECK(x.device() == other.device(), op, ": activations on several devices");
-}
-
-// A bias as the kernels read it: dense, of the dtype of sums.
-inline Tensor bias_of(const char* op, const Tensor& bias, const Tensor& x) {
-  STD_TORCH_CHECK(
-      bias.dim() == 1 && bias.size(0) == x.size(1), op, ": a bias must have one value per channel");
-  STD_TORCH_CHECK(bias.device() == x.device(), op, ": a bias on another device");
+// A bias that was checked, as the kernels read it: dense, of the dtype of sums over x.
+inline Tensor dense_bias(const Tensor& bias, const Tensor& x) {
   return dense(bias, accumulator_of(x));
 }
 
 // (K, C, T, T) as the kernels for CPUs read it: (K, T, T, C), dense, of fp32.
-inline Tensor dense_weight(const char* op, const Tensor& weight) {
-  STD_TORCH_CHECK(
-      weight.dim() == 4 && weight.size(2) == weight.size(3), op, ": weights must be (K, C, T, T)");
+inline Tensor dense_weight(const Tensor& weight) {
   return dense_channels_last(as_dtype(weight, ScalarType::Float));
 }
 

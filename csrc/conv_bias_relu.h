@@ -15,26 +15,23 @@ struct ConvShape {
 struct ConvBiasRelu {
   ConvShape shape;
   Matrix x;            // (pixels, channels)
-  const void* weight;    // (outputs, taps, taps, channels), dense
-  const void* prepared;  // what PrepareWeight made of it, or null; then `weight` may be null
-  const void* bias;      // (outputs,) of fp32, or null
+  const void* weight;  // (outputs, taps, taps, channels), dense
+  const void* packed;  // what PackWeight made of it, or null; then `weight` may be null
+  const void* bias;    // (outputs,) of fp32, or null
   bool relu;
   Matrix y;  // (pixels of the output, outputs), written
 };
 
-// A weight as the forward pass multiplies images of a size by it, for the instruction set of this
+// A weight packed as the forward pass reads it, for images of a size and the instruction set of this
 // machine.
-struct PrepareWeight {
+struct PackWeight {
   int64_t height, width;
   int64_t outputs, channels;
   int taps;
   const void* weight;  // (outputs, taps, taps, channels), dense
-  void* prepared;      // prepared_size() values of fp32, written
+  void* packed;        // packed_size() values of fp32, written
 };
-int64_t prepared_size(const PrepareWeight& p);
-
-// Prepared weights are the same for all sizes of images with the same of this.
-int tile_points(int64_t height, int64_t width, int taps, int64_t channels);
+int64_t packed_size(const PackWeight& p);
 
 struct ConvBiasReluBackward {
   ConvShape shape;
@@ -47,6 +44,6 @@ struct ConvBiasReluBackward {
 
 void run_cpu(Dtype dtype, const ConvBiasRelu& p);  // fp32 only
 void run_cpu(Dtype dtype, const ConvBiasReluBackward& p);
-void run_cpu(Dtype dtype, const PrepareWeight& p);
+void run_cpu(Dtype dtype, const PackWeight& p);
 
 }  // namespace googlenet_fast

@@ -22,16 +22,16 @@ struct InceptionWeights {
   const void *w_in, *w3, *w5, *wp;
 };
 
-// What PrepareWeight (conv_bias_relu.h) made of the weights of branch 1, of both reductions together,
-// and of the others.
-struct PreparedWeights {
+// What PackWeight (conv_bias_relu.h) made of the weights of branch 1, of both reductions together, and
+// of the others.
+struct PackedWeights {
   const void *w1, *reduce, *w3, *w5, *wp;
 };
 
 struct Inception {
   InceptionShape shape;
   InceptionWeights weights;
-  PreparedWeights prepared;         // all null, or the weights may be null
+  PackedWeights packed;             // all null, or the weights may be null
   const void *b_in, *b3, *b5, *bp;  // of fp32; all null without biases
   bool reduce_relu;
   Matrix x, r, y;  // r (pixels, reductions) and y (pixels, outputs) are written

@@ -1,8 +1,41 @@
-"""GoogLeNet (Inception v1) trained and run as fast as the hardware allows."""
+"""GoogLeNet (Inception v1) trained and run as fast as the hardware allows.
 
-from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
-from googlenet_fast.model.weights import load_model, load_weights, save_weights
+Names are imported on first use (PEP 562), so `import googlenet_fast` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from googlenet_fast.classifier import load
+    from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
+    from googlenet_fast.model.weights import load_model, load_weights, save_weights
 
 __version__ = "0.1.0"
 
-__all__ = ["GoogLeNet", "GoogLeNetOutputs", "load_model", "load_weights", "save_weights"]
+__all__ = ["GoogLeNet", "GoogLeNetOutputs", "load", "load_model", "load_weights", "save_weights"]
+
+_MODULES = {
+    "GoogLeNet": "model",
+    "GoogLeNetOutputs": "model",
+    "load": "classifier",
+    "load_model": "model.weights",
+    "load_weights": "model.weights",
+    "save_weights": "model.weights",
+}
+"""Public name -> the module that defines it."""
+
+if not TYPE_CHECKING:  # for type checkers, a name that is not defined above is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in ("model", "ops"):
+            return import_module(f"{__name__}.{name}")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, "model", "ops"})

@@ -11,38 +11,35 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from googlenet_fast import cli
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
-from googlenet_fast.engine.arguments import (
-    ClassifierOptions,
-    Parser,
-    add_classifier_options,
-    add_list_options,
-    read_paddleclas,
-)
+from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.class_matching import match_classes
-from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
-    plot_confusion,
+    confusion_png,
     write_class_results,
     write_confusion,
 )
-from googlenet_fast.engine.display_names import shortened
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
-from googlenet_fast.engine.skipping import save_bad_images, without_bad_images
+from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.files import write_atomically
+from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.paddleclas import read_config
 
-MOST_ROWS = 20
-"""Classes up to which the table on the terminal is complete; of more, the worst and best ten."""
+MAX_ROWS = 20
+"""Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
 LONGEST_NAME = 36
 """Characters of a class name in the table."""
 
 
-class Options(ClassifierOptions):
-    """The command line."""
+class Options(cli.ClassifierOptions):
+    """Flags of this command."""
 
     data: Path | None
     list: Path | None
@@ -55,31 +52,25 @@ class Options(ClassifierOptions):
 
 
 def main() -> None:
-    """Evaluate as the command line says; the last line is RESULT with one JSON object."""
+    """Run the command; its last line is RESULT with one JSON object."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
     with distributed(options.device) as process:
         if options.output is not None and process.is_main:
             _make_folder(options.output)
-        classifier = Classifier(options, process)
+        classifier = Classifier(device=process.device, **options.for_classifier())
         dataset = _open_data(options, classifier, process)
         bad_images: list[str] = []
         if options.bad_images == "skip":
-            dataset, bad_images = without_bad_images(
-                dataset,
-                process,
-                kind=options.loader,
-                max_pixels=options.max_pixels,
-                num_workers=options.num_workers,
-            )
+            dataset, bad_images = drop_unreadable(dataset, process, classifier.loader_options)
         if process.is_main and not options.json:
-            print(_description(classifier, dataset), flush=True)
+            print(_description(classifier, dataset, process), flush=True)
         started = time.perf_counter()
         evaluation = evaluate(
-            classifier.model,
-            # disable=None: a bar on a terminal only
+            classifier.network,
+            # disable=None: only on a terminal
             tqdm(
-                classifier.loader(dataset),
+                classifier.loader(dataset, process.rank, process.world_size),
                 unit="batch",
                 leave=False,
                 disable=None if process.is_main else True,
@@ -90,39 +81,41 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
         if process.is_main:
-            _report(options, classifier, dataset, evaluation, seconds, bad_images)
+            _report(options, classifier, dataset, evaluation, seconds, bad_images, process)
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; raise `UserError` where it cannot be understood."""
-    parser = Parser(
+    """Parse the command line; raise `UserError` for a mistake."""
+    parser = cli.Parser(
         prog="python -m googlenet_fast.evaluate",
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )
-    paddleclas = read_paddleclas(parser, arguments)
-    add_classifier_options(parser, weights=paddleclas is None)
+    paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
+    if paddleclas is None:
+        cli.add_weights(parser)
+    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
         type=Path,
         metavar="PATH",
-        help="class folders, a dataset folder (train and val, as folders, lists or shards), of "
-        "which the validation images are meant, or a pattern of shards, 'val-{000..009}.tar'; "
-        "default: the embedded handwritten digits",
+        help="class folders, the validation images of a dataset folder (train and val, as folders, "
+        "lists or shards), or a pattern of shards, 'val-{000..009}.tar'; default: the embedded "
+        "handwritten digits",
     )
     source.add_argument(
-        "--list", type=Path, metavar="FILE", help='a list, "relative/path label" a line'
+        "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
     )
-    add_list_options(data)
-    data.add_argument("--relabel", action="store_true", help="number the list's labels anew from 0")
+    cli.add_list_flags(data)
+    data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
     data.add_argument(
         "--bad-images",
         choices=("error", "skip"),
         default="error",
-        help="what to do about images that cannot be read: stop at the first (default), or leave "
-        "all of them out, counted and, with --output, listed in bad_images.txt",
+        help="what to do about unreadable images: stop at the first one (default), or skip and "
+        "count all of them; --output lists them in bad_images.txt",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -130,11 +123,9 @@ def parse(arguments: Sequence[str]) -> Options:
         type=Path,
         metavar="DIR",
         help="folder for results.json, per_class.csv, confusion.csv and confusion.png; "
-        "default: nothing is written",
+        "default: write nothing",
     )
-    output.add_argument(
-        "--json", action="store_true", help="print one JSON document instead of the tables"
-    )
+    cli.add_json(output)
     if paddleclas is None:
         return parser.parse_args(arguments, namespace=Options())
     parser.set_defaults(**paddleclas.evaluate_options())
@@ -156,7 +147,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _open_data(options: Options, classifier: Classifier, process: Process) -> ImageDataset:
-    """The images, labelled as the network numbers its classes."""
+    """Open the images, with the labels of the network."""
     source = options.list or options.data
     if options.list is not None and not options.list.is_file():
         raise UserError(f"--list {options.list}: no such file")
@@ -177,12 +168,12 @@ def _open_data(options: Options, classifier: Classifier, process: Process) -> Im
     return dataset
 
 
-def _description(classifier: Classifier, dataset: ImageDataset) -> str:
+def _description(classifier: Classifier, dataset: ImageDataset, process: Process) -> str:
     return (
-        f"GoogLeNet preset {classifier.model.preset.name}, {classifier.num_classes} classes, from "
-        f"{classifier.options.weights}\n"
+        f"GoogLeNet preset {classifier.network.preset.name}, {classifier.num_classes} classes,"
+        f" from {classifier.weights}\n"
         f"{len(dataset)} images of {dataset.source} at {classifier.image_size} px on "
-        f"{classifier.process.device.type}"
+        f"{process.device.type}"
     )
 
 
@@ -193,6 +184,7 @@ def _report(
     evaluation: Evaluation,
     seconds: float,
     bad_images: Sequence[str],
+    process: Process,
 ) -> None:
     """Print and write the results."""
     if not math.isfinite(evaluation.loss):
@@ -213,10 +205,10 @@ def _report(
         "images_per_second": round(evaluation.images / seconds, 1),
         "weights": str(options.weights),
         "data": str(dataset.source),
-        "preset": classifier.model.preset.name,
+        "preset": classifier.network.preset.name,
         "num_classes": classifier.num_classes,
         "image_size": classifier.image_size,
-        "world_size": classifier.process.world_size,
+        "world_size": process.world_size,
     }
     per_class = [
         {"index": r.index, "class": r.name, "images": r.images, "correct": r.correct}
@@ -227,15 +219,15 @@ def _report(
         write_atomically(options.output / "results.json", f"{document}\n".encode())
         write_class_results(classes, options.output / "per_class.csv")
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
-        plot_confusion(evaluation, names, options.output / "confusion.png")
+        write_atomically(options.output / "confusion.png", confusion_png(evaluation, names))
         if options.bad_images == "skip":
-            save_bad_images(bad_images, options.output)
+            save_unreadable(bad_images, options.output)
     if options.json:
         print(document)
         return
     print(f"\n{class_table(classes)}\n\n{_summary(evaluation)}")
     if bad_images:
-        print(f"{len(bad_images)} images cannot be read and were left out")
+        print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
         print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
     print(f"RESULT {json.dumps(result)}", flush=True)
@@ -251,22 +243,22 @@ def _summary(evaluation: Evaluation) -> str:
 
 
 def class_table(classes: Sequence[ClassResult]) -> str:
-    """The accuracy of each class, or of the worst and best ten, as aligned text."""
+    """Return the accuracy of each class, or of the worst and best ten, as aligned text."""
     rows = list(classes)
     heading = f"accuracy of the {len(rows)} classes with images"
-    if len(rows) > MOST_ROWS:
+    if len(rows) > MAX_ROWS:
         rows.sort(key=lambda r: (r.top1, -r.images))
-        rows = rows[: MOST_ROWS // 2] + rows[-MOST_ROWS // 2 :]
+        rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]
         heading += ": the worst and the best ten"
     width = min(LONGEST_NAME, max(len(r.name) for r in rows))
-    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often taken for"]
+    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often confused with"]
     lines += [
         f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
-        f"{shortened(r.taken_for, LONGEST_NAME)}".rstrip()
+        f"{shortened(r.confused_with, LONGEST_NAME)}".rstrip()
         for r in rows
     ]
-    if len(classes) > MOST_ROWS:
-        lines.insert(2 + MOST_ROWS // 2, "...")
+    if len(classes) > MAX_ROWS:
+        lines.insert(2 + MAX_ROWS // 2, "...")
     return "\n".join(lines)
 
 

@@ -3,27 +3,23 @@
 import sys
 from pathlib import Path
 
-from googlenet_fast.engine.arguments import Parser
+from googlenet_fast.cli import Parser, add_preset, add_weights
 from googlenet_fast.errors import run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights import load_model, save_weights
 
 
 def main() -> None:
-    """Convert as the command line says."""
+    """Run the command."""
     parser = Parser(
         prog="python -m googlenet_fast.export",
         description="Convert the weights of a network, without its auxiliary heads. The suffix of "
-        "OUTPUT says the format: .safetensors (keeps class names and image size), .pth "
+        "OUTPUT is the format: .safetensors (keeps class names and image size), .pth "
         "(torchvision's keys), .pdparams (PaddleClas) or .caffemodel (Caffe).",
     )
-    parser.add_argument(
-        "weights", type=Path, metavar="WEIGHTS", help="a checkpoint of ours or any of these formats"
-    )
+    add_weights(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
-    parser.add_argument(
-        "--preset", choices=list(PRESETS), help="whose GoogLeNet; default: what the weights tell"
-    )
+    add_preset(parser, PRESETS)
     options = parser.parse_args(sys.argv[1:])
     model, info = load_model(options.weights, preset=options.preset)
     save_weights(model, options.output, class_names=info.class_names, image_size=info.image_size)

@@ -1,9 +1,18 @@
-"""Writing files so that none is ever left half-written under its name."""
+"""Write files whole or not at all, find the cache directory, and hash source files.
 
+setup.py imports this module before torch is installed: the standard library alone is used here.
+"""
+
+import hashlib
+import json
+import logging
 import os
+import secrets
 from pathlib import Path
 
 from googlenet_fast.errors import UserError
+
+_log = logging.getLogger("googlenet_fast")
 
 
 def write_atomically(
@@ -11,35 +20,43 @@ def write_atomically(
 ) -> None:
     """Replace the content of `path`, whole or not at all.
 
-    The bytes go to a temporary file beside it, `.NAME.PID`, which takes its place once it is
-    safely on the disk.
-
     Args:
         path: the file.
         content: its new bytes.
-        keep_as: where the old file goes, once the new one is safe; whatever is there is dropped.
+        keep_as: where the old file goes, once the new one is safe; a file there is replaced.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     existed = path.exists()
+    try:
+        _replace(path, content, keep_as if existed else None)
+    except OSError as error:
+        kept = "; the previous one is unharmed" if existed else ""
+        raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
+
+
+def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = None) -> None:
+    """Write `.NAME.NUMBER` beside the file, sync it to disk, and rename it.
+
+    The number is random: threads, and processes on several hosts, may write the same file.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.randbits(63)}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if keep_as is not None and existed:
+        if keep_as is not None:
             path.replace(keep_as)
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        kept = "; the previous one is unharmed" if existed else ""
-        raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
+        raise
 
 
 def remove_unfinished(folder: Path) -> list[Path]:
-    """Remove what writers that were killed left in `folder`, where none may be writing now.
+    """Remove the temporary files of killed writers from `folder`; no writer may be active there.
 
     Returns:
         The temporary files that were removed.
@@ -48,3 +65,39 @@ def remove_unfinished(folder: Path) -> list[Path]:
     for path in unfinished:
         path.unlink()
     return unfinished
+
+
+def cache_dir() -> Path:
+    """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist."""
+    if own := os.environ.get("GOOGLENET_FAST_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "googlenet_fast"
+
+
+def write_cache(path: Path, content: bytes | memoryview) -> None:
+    """Write a file of the cache, whole or not at all; a failed write is logged and ignored."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+    except OSError as error:
+        _log.warning("%s: not cached (%s)", path, error.strerror or error)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value to a file of the cache as JSON; a failed write is logged and ignored."""
+    write_cache(path, json.dumps(value).encode())
+
+
+def sources_digest(folder: Path) -> str:
+    """Return the SHA-256 of the C++, CUDA and Python files in `folder`, names included."""
+    digest = hashlib.sha256()
+    sources = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.suffix in (".cpp", ".cu", ".h", ".py")
+    }
+    for name, path in sorted(sources.items()):
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Name what photos show: `python -m googlenet_fast.predict WEIGHTS IMAGES...`."""
+"""Classify photos: `python -m googlenet_fast.predict WEIGHTS IMAGES...`."""
 
 import json
 import logging
@@ -8,28 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.engine.arguments import (
-    ClassifierOptions,
-    Parser,
-    add_classifier_options,
-    positive,
-    read_paddleclas,
-)
-from googlenet_fast.engine.classifier import Classifier
-from googlenet_fast.engine.contact_sheet import MOST_TILES, SHEET_SUFFIXES, save_contact_sheet
-from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.engine.prediction import (
+from googlenet_fast import cli
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.contact_sheet import MAX_TILES, SHEET_SUFFIXES, save_contact_sheet
+from googlenet_fast.classifier.prediction import (
     Prediction,
     Unreadable,
     find_images,
     predict,
     printable,
 )
+from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.paddleclas import read_config
 
 
-class Options(ClassifierOptions):
-    """The command line."""
+class Options(cli.ClassifierOptions):
+    """Flags of this command."""
 
     images: list[Path]
     top: int
@@ -38,7 +35,7 @@ class Options(ClassifierOptions):
 
 
 def main() -> None:
-    """Predict as the command line says; exit status 2 if an image could not be read."""
+    """Run the command; exit status 2 if an image could not be read."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -46,7 +43,7 @@ def main() -> None:
     images, unreadable = find_images(options.images)
     predictions = []
     with distributed(options.device) as process:
-        classifier = Classifier(options, process)
+        classifier = Classifier(device=process.device, **options.for_classifier())
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
             if isinstance(outcome, Unreadable):
@@ -66,63 +63,64 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; raise `UserError` where it cannot be understood."""
-    parser = Parser(
+    """Parse the command line; raise `UserError` for a mistake."""
+    parser = cli.Parser(
         prog="python -m googlenet_fast.predict",
-        description="The likeliest classes of photos. An image that cannot be read does not keep "
-        "the others from theirs; it is reported at the end, with exit status 2.",
+        description="Print the most likely classes of photos. Unreadable images are skipped and "
+        "reported at the end, with exit status 2.",
     )
-    paddleclas = read_paddleclas(parser, arguments)
-    add_classifier_options(parser, weights=paddleclas is None)
+    config, overrides = cli.add_paddleclas_flags(parser, arguments)
+    paddleclas = read_config(config, overrides)
+    if paddleclas is None:
+        cli.add_weights(parser)
+    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
     parser.add_argument(
         "images",
         nargs="+" if paddleclas is None else "*",
         type=Path,
         metavar="IMAGES",
-        help="image files, and folders that are searched for images at any depth",
+        help="image files, and folders that are searched recursively",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--top", type=positive, default=5, metavar="K", help="classes an image; default: 5"
+        "--top", type=cli.positive, default=5, metavar="K", help="classes per image; default: 5"
     )
-    output.add_argument(
-        "--json", action="store_true", help="print one JSON document instead of the tables"
-    )
+    cli.add_json(output)
     output.add_argument(
         "--sheet",
         type=Path,
         metavar="FILE",
-        help=f"write a contact sheet of the first {MOST_TILES} images with their predictions; the "
-        "suffix (.png, .jpg) says the format",
+        help=f"write a contact sheet of the first {MAX_TILES} images with their predictions, as "
+        ".png or .jpg",
     )
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
     if not options.images:
-        raise UserError(f"{options.config}: Infer.infer_imgs: is missing; name it, or images here")
+        raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options
 
 
 def table(prediction: Prediction) -> str:
-    """The file's name and a line a class, as aligned text."""
-    lines = [f"{100 * g.probability:8.2f} %  {g.name}" for g in prediction.guesses]
+    """Return the file's path and one line per class, as aligned text."""
+    lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
     return "\n".join([printable(prediction.path), *lines])
 
 
 def document(
     weights: Path, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
 ) -> dict[str, Any]:
-    """Everything as plain values, for JSON."""
+    """Return all results as plain values, for JSON."""
     return {
         "weights": str(weights),
         "predictions": [
             {
                 "image": str(prediction.path),
                 "classes": [
-                    {"index": g.index, "class": g.name, "probability": round(g.probability, 6)}
-                    for g in prediction.guesses
+                    {"index": s.index, "class": s.name, "probability": round(s.probability, 6)}
+                    for s in prediction.scores
                 ],
             }
             for prediction in predictions

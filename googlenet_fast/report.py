@@ -1,4 +1,4 @@
-"""One HTML page about training runs: `python -m googlenet_fast.report RUN [RUN2 ...]`."""
+"""Report on training runs as HTML: `python -m googlenet_fast.report RUN [RUN2 ...]`."""
 
 import argparse
 import logging
@@ -6,34 +6,33 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from googlenet_fast.engine.arguments import Parser, not_negative
-from googlenet_fast.engine.checkpoint import write_atomically
+from googlenet_fast.cli import Device, Parser, add_device, not_negative
 from googlenet_fast.engine.report_page import ReportedRun, report_page
 from googlenet_fast.engine.run_evaluation import evaluate_run
 from googlenet_fast.engine.run_record import read_run
 from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.files import write_atomically
 
 
 class Options(argparse.Namespace):
-    """The command line."""
+    """Flags of this command."""
 
     runs: list[Path]
     output: Path | None
     predictions: bool
     mistakes: int
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
 
 
 def main() -> None:
-    """Write the report that the command line asks for."""
+    """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parse(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("the report is made by one process; start it without torchrun")
+        raise UserError("the report runs in one process; start it without torchrun")
     if len({run.resolve() for run in options.runs}) < len(options.runs):
-        raise UserError("a run is named twice; name each once")
+        raise UserError("a run is given twice; give each once")
     output = options.output or options.runs[0] / "report.html"
     page = report_page([_report_on(run, options) for run in options.runs])
     write_atomically(output, page.encode(errors="backslashreplace"))
@@ -41,12 +40,12 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; raise `UserError` where it cannot be understood."""
+    """Parse the command line; raise `UserError` for a mistake."""
     parser = Parser(
         prog="python -m googlenet_fast.report",
-        description="Write one HTML file about training runs, which needs no network: results, "
-        "curves, throughput, confusion matrix, surest mistakes, environment and configuration. "
-        "Several runs are compared. What a run lacks is left out, and said.",
+        description="Write one self-contained HTML file about training runs: results, curves, "
+        "throughput, confusion matrix, most confident mistakes, environment and configuration. "
+        "Several runs are compared. The report names the parts that a run lacks.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's output folder")
     parser.add_argument(
@@ -59,11 +58,13 @@ def parse(arguments: Sequence[str]) -> Options:
         help="do not run best.pt on the validation images",
     )
     parser.add_argument(
-        "--mistakes", type=not_negative, default=24, metavar="N", help="to show; default: 24"
+        "--mistakes",
+        type=not_negative,
+        default=24,
+        metavar="N",
+        help="mistakes to show; default: 24",
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
-    )
+    add_device(parser)
     return parser.parse_args(arguments, namespace=Options())
 
 

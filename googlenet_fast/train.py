@@ -12,7 +12,7 @@ from googlenet_fast.errors import run_command
 
 
 def main() -> None:
-    """Train as the command line says; print one RESULT line at the end."""
+    """Run the command; print one RESULT line at the end."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     config = load_config(sys.argv[1:])
     with distributed(config.device, config.timeout) as process:

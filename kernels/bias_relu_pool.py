@@ -1,6 +1,6 @@
 """relu(max_pool(x) + bias) and its gradient; windows of 3x3, stride 2, no padding.
 
-The input is read once and its gradient written once; between them lives one byte for each output.
+The input is read once and its gradient is written once. One byte per output element is saved.
 """
 
 import torch
@@ -12,16 +12,16 @@ from .configs import power_of_two, programs, vector
 from .launch import launch
 from .layout import empty_rows, row_stride, rows
 from .split_k import add_rows
-from .tiles import aligned, relu
+from .tiles import add_bias, aligned, relu
 
 CLIPPED = tl.constexpr(9)
-"""Index of a window whose output ReLU clipped: none of its nine pixels."""
+"""Index of a window whose output was clipped by ReLU: its nine pixels get no gradient."""
 
 TILE = 1024
-"""Elements of a tile: 8 for each thread of 4 warps, which halves move in one access."""
+"""Elements of a tile: 8 per thread of 4 warps, which is one 16-byte access in half precision."""
 
 WAVES = 4
-"""Programs of the backward pass, in multiples of `programs`: loads in flight hide latency."""
+"""Programs of the backward pass, in multiples of `programs`: more loads in flight hide latency."""
 
 
 @triton.jit
@@ -60,16 +60,15 @@ def _bias_relu_pool_forward_kernel(
     code = tl.zeros((BLOCK_M, BLOCK_C), tl.int32)
     for row in tl.static_range(3):
         for column in tl.static_range(3):
-            inside = in_m & (h + row < H) & (w + column < W)
+            valid = in_m & (h + row < H) & (w + column < W)
             value = tl.load(
-                x + (row * W + column) * stride_x, mask=inside[:, None] & in_c, other=float("-inf")
+                x + (row * W + column) * stride_x, mask=valid[:, None] & in_c, other=float("-inf")
             ).to(tl.float32)
             better = (value > best) | (value != value)
             best = tl.where(better, value, best)
             code = tl.where(better, row * 3 + column, code)
 
-    if bias is not None:
-        best += tl.load(bias + c, mask=c < C, other=0).to(tl.float32)[None, :]
+    best = add_bias(best, bias, c, C)
     if RELU:
         best = relu(best)
     output = best.to(y.dtype.element_ty)
@@ -83,9 +82,9 @@ def _bias_relu_pool_forward_kernel(
 
 
 @triton.jit
-def _load_windows(grad, index, pixel, c, inside, C, stride_grad):
-    """Gradients and indices of a window for each pixel of a tile; CLIPPED if not `inside`."""
-    mask = inside[:, None] & (c < C)[None, :]
+def _load_windows(grad, index, pixel, c, valid, C, stride_grad):
+    """Load a window's gradient and index for each pixel of a tile; CLIPPED if not `valid`."""
+    mask = valid[:, None] & (c < C)[None, :]
     pixel = pixel.to(tl.int64)
     g = tl.load(grad + (pixel * stride_grad)[:, None] + c[None, :], mask=mask, other=0)
     code = tl.load(index + (pixel * C)[:, None] + c[None, :], mask=mask, other=CLIPPED)
@@ -110,11 +109,11 @@ def _bias_relu_pool_backward_kernel(
     BLOCK_C: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """grad_x: each pixel's sum over the windows whose maximum it is; partial: sums for the bias.
+    """grad_x: per pixel, the sum over the windows with that maximum; partial: sums for the bias.
 
-    The M rows of a tile are squares of four pixels, (2i, 2j) to (2i + 1, 2j + 1). Such a square
-    meets four windows: (i, j) and those above, to the left, and above to the left. Window (i, j)
-    covers it and one more row and column, so every window is the first one of a single square.
+    The M rows of a tile are squares of four pixels, (2i, 2j) to (2i + 1, 2j + 1). A square overlaps
+    four windows: (i, j) and those above, to the left, and above to the left. Window (i, j) covers
+    its square and one more row and column, so each window belongs to exactly one square.
     """
     C = aligned(C, VECTOR)
     stride_grad_y = aligned(stride_grad_y, VECTOR)
@@ -169,7 +168,7 @@ def _bias_relu_pool_backward_kernel(
 
 
 def pooled_size(size: int, ceil_mode: bool) -> int:
-    """Windows along an axis of `size` pixels; all of them start inside."""
+    """Return the number of windows along an axis of `size` pixels; each starts in the image."""
     return size // 2 if ceil_mode else (size - 1) // 2
 
 
@@ -184,7 +183,7 @@ def forward(
         relu: clip at zero.
         ceil_mode: keep the windows that are cut by the bottom and right edges.
         training: also return the index: like the output, uint8; 3 * row + column of a window's
-            maximum as PyTorch chooses it, 9 where ReLU clipped it.
+            first maximum, as in PyTorch; 9 where ReLU clipped the output.
     """
     x = rows(x)
     n, channels, height, width = x.shape
@@ -222,7 +221,7 @@ def backward(
         index: what `forward` returned.
         height: of the input.
         width: of the input.
-        bias: whether there was one whose gradient is needed.
+        bias: True if the gradient of the bias is needed.
     """
     grad_y = rows(grad_y)
     n, channels, out_h, out_w = grad_y.shape
@@ -258,6 +257,6 @@ def backward(
 
 
 def _tile(channels: int) -> tuple[int, int]:
-    """Pixels and channels of a tile."""
+    """Return the pixels and channels of a tile."""
     block_c = power_of_two(channels, 1, 64)
     return TILE // block_c, block_c

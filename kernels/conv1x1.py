@@ -1,8 +1,8 @@
-"""1x1 convolution: a GEMM over rows of pixels, for convolutions that share their input.
+"""1x1 convolution: one GEMM for all 1x1 convolutions of the same input.
 
-The outputs of the sibling convolutions are columns of one product. In the Inception block the first
-C1 of them are branch 1, a slice of the block's output y; the rest are the reductions r, which only
-the 3x3 and 5x5 convolutions read.
+Their outputs are columns of one product. In the Inception block the first C1 columns are branch 1,
+a slice of the block's output y. The others are the reductions r, which only the 3x3 and 5x5
+convolutions read.
 """
 
 import triton
@@ -12,15 +12,24 @@ from torch import Tensor
 from .configs import (
     gemm_tile,
     pipeline_depth,
-    precision,
     unpool_tile,
-    vector,
     weight_pipeline_depth,
     weight_tile,
 )
-from .launch import launch
-from .layout import row_stride
-from .tiles import aligned, inside, load_clipped, relu
+from .launch import gemm_arguments, launch
+from .split_k import split_bounds, store_partial, weight_gradient_tile
+from .tiles import (
+    add_bias,
+    advance,
+    aligned,
+    in_bounds,
+    load_masked,
+    load_tile,
+    load_transposed,
+    output_tile,
+    relu,
+    store_tile,
+)
 
 
 @triton.jit
@@ -45,44 +54,31 @@ def _conv1x1_forward_kernel(
     VECTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """[y | r] = relu(x · wᵀ + bias), a tile of BLOCK_M pixels by BLOCK_K outputs a program."""
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    K1 = aligned(K1, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
+    """[y | r] = relu(x · wᵀ + bias), a tile of BLOCK_M pixels by BLOCK_K outputs per program."""
+    C, K, K1 = aligned(C, VECTOR), aligned(K, VECTOR), aligned(K1, VECTOR)
+    stride_x, stride_y = aligned(stride_x, VECTOR), aligned(stride_y, VECTOR)
     stride_r = aligned(stride_r, VECTOR)
-    tiles_k = tl.cdiv(K, BLOCK_K)
-    start = (tl.program_id(0) // tiles_k) * BLOCK_M
-    k = (tl.program_id(0) % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-    m = tl.arange(0, BLOCK_M)
-    in_m = (m < M - start)[:, None]
-    x += start.to(tl.int64) * stride_x
+    start, m, k = output_tile(K, BLOCK_M, BLOCK_K)
+    in_m = m < M - start
+    x = advance(x, start, stride_x)
 
     acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for first in range(0, C, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        x_tile = tl.load(
-            x + m[:, None] * stride_x + c[None, :], mask=in_m & (c < C)[None, :], other=0
-        )
-        w_tile = tl.load(
-            w + k[None, :] * C + c[:, None], mask=(k < K)[None, :] & (c < C)[:, None], other=0
-        )
+        x_tile = load_tile(x, m, c, stride_x, in_m, c < C)
+        w_tile = load_transposed(w, k, c, K, C)
         acc = tl.dot(x_tile, w_tile, acc, input_precision=PRECISION)
-    if bias is not None:
-        acc += tl.load(bias + k, mask=k < K, other=0).to(tl.float32)[None, :]
+    acc = add_bias(acc, bias, k, K)
     if RELU_Y:
         acc = tl.where((k < K1)[None, :], relu(acc), acc)
     if RELU_R:
         acc = tl.where((k < K1)[None, :], acc, relu(acc))
 
-    y += start.to(tl.int64) * stride_y
-    y_mask = in_m & (k < K1)[None, :]
-    tl.store(y + m[:, None] * stride_y + k[None, :], acc.to(y.dtype.element_ty), mask=y_mask)
+    y = advance(y, start, stride_y)
+    store_tile(y, acc, m, k, stride_y, in_m, k < K1)
     if r is not None:
-        r += start.to(tl.int64) * stride_r - K1
-        r_mask = in_m & ((k >= K1) & (k < K))[None, :]
-        tl.store(r + m[:, None] * stride_r + k[None, :], acc.to(r.dtype.element_ty), mask=r_mask)
+        r = advance(r, start, stride_r) - K1
+        store_tile(r, acc, m, k, stride_r, in_m, (k >= K1) & (k < K))
 
 
 @triton.jit
@@ -111,73 +107,51 @@ def _conv1x1_input_gradient_kernel(
     PRECISION: tl.constexpr,
 ):
     """grad_x = [grad_y · (y > 0) | grad_r] · w + unpool(grad_pooled)."""
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    K1 = aligned(K1, VECTOR)
-    stride_grad_y = aligned(stride_grad_y, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
-    stride_grad_r = aligned(stride_grad_r, VECTOR)
-    stride_grad_x = aligned(stride_grad_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    start = (tl.program_id(0) // tiles_c) * BLOCK_M
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m = tl.arange(0, BLOCK_M)
-    in_m = (m < M - start)[:, None]
-    in_c = (c < C)[None, :]
+    C, K, K1 = aligned(C, VECTOR), aligned(K, VECTOR), aligned(K1, VECTOR)
+    stride_grad_y, stride_y = aligned(stride_grad_y, VECTOR), aligned(stride_y, VECTOR)
+    stride_grad_r, stride_grad_x = aligned(stride_grad_r, VECTOR), aligned(stride_grad_x, VECTOR)
+    start, m, c = output_tile(C, BLOCK_M, BLOCK_C)
+    in_m, in_c = m < M - start, c < C
+    grad_y = advance(grad_y, start, stride_grad_y)
+    if y is not None:
+        y = advance(y, start, stride_y)
 
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    grad_y += start.to(tl.int64) * stride_grad_y
-    if y is not None:
-        y += start.to(tl.int64) * stride_y
     for first in range(0, K1, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
-        g = load_clipped(
-            grad_y,
-            y,
-            m[:, None] * stride_grad_y + k[None, :],
-            m[:, None] * stride_y + k[None, :],
-            in_m & (k < K1)[None, :],
-        )
-        w_tile = tl.load(w + k[:, None] * C + c[None, :], mask=(k < K1)[:, None] & in_c, other=0)
+        g = load_masked(grad_y, y, m, k, stride_grad_y, stride_y, in_m, k < K1)
+        w_tile = load_tile(w, k, c, C, k < K1, in_c)
         acc = tl.dot(g, w_tile, acc, input_precision=PRECISION)
     if grad_r is not None:
-        grad_r += start.to(tl.int64) * stride_grad_r - K1
+        grad_r = advance(grad_r, start, stride_grad_r) - K1
         for first in range(K1, K, BLOCK_K):
             k = first + tl.arange(0, BLOCK_K)
-            g = tl.load(
-                grad_r + m[:, None] * stride_grad_r + k[None, :],
-                mask=in_m & (k < K)[None, :],
-                other=0,
-            )
-            w_tile = tl.load(w + k[:, None] * C + c[None, :], mask=(k < K)[:, None] & in_c, other=0)
+            g = load_tile(grad_r, m, k, stride_grad_r, in_m, k < K)
+            w_tile = load_tile(w, k, c, C, k < K, in_c)
             acc = tl.dot(g, w_tile, acc, input_precision=PRECISION)
     if grad_pooled is not None:
         acc += unpool(grad_pooled, index, start, m, c, M, C, H, W)
 
-    grad_x += start.to(tl.int64) * stride_grad_x
-    tl.store(
-        grad_x + m[:, None] * stride_grad_x + c[None, :],
-        acc.to(grad_x.dtype.element_ty),
-        mask=in_m & in_c,
-    )
+    grad_x = advance(grad_x, start, stride_grad_x)
+    store_tile(grad_x, acc, m, c, stride_grad_x, in_m, in_c)
 
 
 @triton.jit
 def unpool(grad_pooled, index, start, m, c, M, C, H, W):
-    """Gradient of a 3x3/1 max pool: each pixel asks the nine windows it lies in for their maximum.
+    """Gradient of a 3x3/1 max pool: a pixel sums over the nine windows that contain it.
 
-    The window around (h + dh, w + dw) sees the pixel (h, w) at row 1 - dh and column 1 - dw.
+    The window around (h + dh, w + dw) has the pixel (h, w) at row 1 - dh and column 1 - dw.
     """
     h = ((start + m) // W) % H
     w = (start + m) % W
-    grad_pooled += start.to(tl.int64) * C
-    index += start.to(tl.int64) * C
+    grad_pooled = advance(grad_pooled, start, C)
+    index = advance(index, start, C)
     offsets = m[:, None] * C + c[None, :]
     in_tile = (m < M - start)[:, None] & (c < C)[None, :]
     acc = tl.zeros(offsets.shape, tl.float32)
     for dh in tl.static_range(-1, 2):
         for dw in tl.static_range(-1, 2):
-            mask = in_tile & inside(h, w, dh, dw, H, W)[:, None]
+            mask = in_tile & in_bounds(h, w, dh, dw, H, W)[:, None]
             shift = (dh * W + dw) * C
             code = tl.load(index + offsets + shift, mask=mask, other=255)
             grad = tl.load(grad_pooled + offsets + shift, mask=mask, other=0)
@@ -212,72 +186,45 @@ def _conv1x1_weight_gradient_kernel(
 ):
     """partial = [grad_y · (y > 0) | grad_r]ᵀ · [x | 1] over the pixels of a split.
 
-    Given w, which a single tile must then hold, also grad_x = grad_y · (y > 0) · w.
+    With w, which must fit one tile, also grad_x = grad_y · (y > 0) · w.
     """
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    K1 = aligned(K1, VECTOR)
-    stride_grad_y = aligned(stride_grad_y, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
-    stride_grad_r = aligned(stride_grad_r, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
+    C, K, K1 = aligned(C, VECTOR), aligned(K, VECTOR), aligned(K1, VECTOR)
+    stride_grad_y, stride_y = aligned(stride_grad_y, VECTOR), aligned(stride_y, VECTOR)
+    stride_grad_r, stride_x = aligned(stride_grad_r, VECTOR), aligned(stride_x, VECTOR)
     stride_grad_x = aligned(stride_grad_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    k = (tl.program_id(0) // tiles_c) * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
+    _tap, k, c = weight_gradient_tile(C, 1, BLOCK_K, BLOCK_C)
     m = tl.arange(0, BLOCK_M)
-    begin = tl.program_id(1) * pixels_per_split
-    end = tl.minimum(begin + pixels_per_split, M)
-    grad_y += begin.to(tl.int64) * stride_grad_y
-    x += begin.to(tl.int64) * stride_x
+    begin, end = split_bounds(M, pixels_per_split)
+    grad_y = advance(grad_y, begin, stride_grad_y)
+    x = advance(x, begin, stride_x)
     if y is not None:
-        y += begin.to(tl.int64) * stride_y
+        y = advance(y, begin, stride_y)
     if grad_r is not None:
-        grad_r += begin.to(tl.int64) * stride_grad_r - K1
+        grad_r = advance(grad_r, begin, stride_grad_r) - K1
     if grad_x is not None:
-        grad_x += begin.to(tl.int64) * stride_grad_x
+        grad_x = advance(grad_x, begin, stride_grad_x)
 
     acc = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     bias_acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for first in range(begin, end, BLOCK_M):
-        in_m = (m < end - first)[:, None]
-        g = load_clipped(
-            grad_y,
-            y,
-            m[:, None] * stride_grad_y + k[None, :],
-            m[:, None] * stride_y + k[None, :],
-            in_m & (k < K1)[None, :],
-        )
+        in_m = m < end - first
+        g = load_masked(grad_y, y, m, k, stride_grad_y, stride_y, in_m, k < K1)
         if grad_r is not None:
-            g += tl.load(
-                grad_r + m[:, None] * stride_grad_r + k[None, :],
-                mask=in_m & ((k >= K1) & (k < K))[None, :],
-                other=0,
-            )
+            g += load_tile(grad_r, m, k, stride_grad_r, in_m, (k >= K1) & (k < K))
             grad_r += BLOCK_M * stride_grad_r
-        x_mask = in_m & (c < C)[None, :]
-        x_tile = tl.load(x + m[:, None] * stride_x + c[None, :], mask=x_mask, other=0)
+        x_tile = load_tile(x, m, c, stride_x, in_m, c < C)
         acc = tl.dot(tl.trans(g), x_tile, acc, input_precision=PRECISION)
         bias_acc += g.to(tl.float32)
         if grad_x is not None:
-            w_mask = (k < K)[:, None] & (c < C)[None, :]
-            w_tile = tl.load(w + k[:, None] * C + c[None, :], mask=w_mask, other=0)
-            product = tl.dot(g, w_tile, input_precision=PRECISION).to(grad_x.dtype.element_ty)
-            tl.store(grad_x + m[:, None] * stride_grad_x + c[None, :], product, mask=x_mask)
+            w_tile = load_tile(w, k, c, C, k < K, c < C)
+            product = tl.dot(g, w_tile, input_precision=PRECISION)
+            store_tile(grad_x, product, m, c, stride_grad_x, in_m, c < C)
             grad_x += BLOCK_M * stride_grad_x
         grad_y += BLOCK_M * stride_grad_y
         x += BLOCK_M * stride_x
         if y is not None:
             y += BLOCK_M * stride_y
-
-    partial += tl.program_id(1).to(tl.int64) * (K * C + K)
-    tl.store(
-        partial + k[:, None] * C + c[None, :],
-        acc.to(partial.dtype.element_ty),
-        mask=(k < K)[:, None] & (c < C)[None, :],
-    )
-    bias_sum = tl.sum(bias_acc, 0).to(partial.dtype.element_ty)
-    tl.store(partial + K * C + k, bias_sum, mask=(k < K) & (tl.program_id(0) % tiles_c == 0))
+    store_partial(partial, acc, bias_acc, 0, k, c, K, C, 1)
 
 
 def forward(
@@ -296,7 +243,7 @@ def forward(
         x: (N, C, H, W), rows of pixels.
         w: (K, C, 1, 1), dense, in the dtype of `x`.
         bias: (K,), any floating dtype.
-        y: (N, K1, H, W), rows of pixels: a slice of channels will do.
+        y: (N, K1, H, W), rows of pixels; it may be a slice of channels.
         r: (N, K - K1, H, W), rows of pixels; None if y has all K channels.
         relu_y: clip y.
         relu_r: clip r.
@@ -305,25 +252,20 @@ def forward(
     assert y.size(1) + (0 if r is None else r.size(1)) == outputs
     if pixels == 0:
         return
-    strides = {
-        "stride_x": row_stride(x),
-        "stride_y": row_stride(y),
-        "stride_r": 0 if r is None else row_stride(r),
-    }
+    arguments, constants = gemm_arguments(
+        {"x": x, "y": y, "r": r},
+        {"C": channels, "K": outputs, "K1": y.size(1)},
+        {"w": w, "bias": bias, "M": pixels},
+    )
     tile = gemm_tile(pixels, outputs, channels, x)
     launch(
         _conv1x1_forward_kernel,
         (triton.cdiv(pixels, tile.m) * triton.cdiv(outputs, tile.n),),
+        arguments,
         {
-            **{"x": x, "w": w, "bias": bias, "y": y, "r": r},
-            **{"M": pixels, "C": channels, "K": outputs, "K1": y.size(1)},
-            **strides,
-        },
-        {
+            **constants,
             **{"RELU_Y": relu_y, "RELU_R": relu_r},
             **{"BLOCK_M": tile.m, "BLOCK_K": tile.n, "BLOCK_C": tile.k},
-            "VECTOR": vector(channels, outputs, y.size(1), *strides.values()),
-            "PRECISION": precision(x),
         },
         num_stages=tile.num_stages,
     )
@@ -342,7 +284,7 @@ def input_gradient(
 
     Args:
         grad_y: (N, K1, H, W), rows of pixels.
-        y: what ReLU returned, like `grad_y`; None: there was no ReLU.
+        y: the output of ReLU, like `grad_y`; None: there was no ReLU.
         grad_r: (N, K - K1, H, W), rows of pixels, or None.
         w: (K, C, 1, 1), dense.
         grad_x: (N, C, H, W), rows of pixels.
@@ -353,28 +295,17 @@ def input_gradient(
     outputs, pixels = w.size(0), n * height * width
     if pixels == 0:
         return
-    strides = {
-        "stride_grad_y": row_stride(grad_y),
-        "stride_y": 0 if y is None else row_stride(y),
-        "stride_grad_r": 0 if grad_r is None else row_stride(grad_r),
-        "stride_grad_x": row_stride(grad_x),
-    }
+    arguments, constants = gemm_arguments(
+        {"grad_y": grad_y, "y": y, "grad_r": grad_r, "grad_x": grad_x},
+        {"C": channels, "K": outputs, "K1": grad_y.size(1)},
+        {"w": w, "grad_pooled": grad_pooled, "index": index, "M": pixels, "H": height, "W": width},
+    )
     tile = (gemm_tile if index is None else unpool_tile)(pixels, channels, outputs, grad_y)
     launch(
         _conv1x1_input_gradient_kernel,
         (triton.cdiv(pixels, tile.m) * triton.cdiv(channels, tile.n),),
-        {
-            **{"grad_y": grad_y, "y": y, "grad_r": grad_r, "w": w},
-            **{"grad_pooled": grad_pooled, "index": index, "grad_x": grad_x},
-            **{"M": pixels, "C": channels, "K": outputs, "K1": grad_y.size(1)},
-            **{"H": height, "W": width},
-            **strides,
-        },
-        {
-            **{"BLOCK_M": tile.m, "BLOCK_C": tile.n, "BLOCK_K": tile.k},
-            "VECTOR": vector(channels, outputs, grad_y.size(1), *strides.values()),
-            "PRECISION": precision(grad_y),
-        },
+        arguments,
+        {**constants, "BLOCK_M": tile.m, "BLOCK_C": tile.n, "BLOCK_K": tile.k},
         num_stages=tile.num_stages,
     )
 
@@ -388,44 +319,38 @@ def weight_gradient(
     w: Tensor | None = None,
     grad_x: Tensor | None = None,
 ) -> None:
-    """Write sums of [grad_y · (y > 0) | grad_r]ᵀ · [x | 1] over shares of the pixels.
+    """Write sums of [grad_y · (y > 0) | grad_r]ᵀ · [x | 1] over each split of pixels.
 
     Args:
         grad_y: (N, K1, H, W), rows of pixels.
-        y: what ReLU returned, like `grad_y`; None: there was no ReLU.
+        y: the output of ReLU, like `grad_y`; None: there was no ReLU.
         grad_r: (N, K - K1, H, W), rows of pixels, or None.
         x: (N, C, H, W), rows of pixels.
         partial: (splits, K * C + K): weight (K, C), then bias (K,).
-        w: (K, C, 1, 1), dense; if given, the input gradient is computed from the same reads. K and
-            C must not exceed a tile, see `fits_one_tile`.
+        w: (K, C, 1, 1), dense, or None. With w the kernel also computes the input gradient, from
+            the same loads; K and C must fit one tile (`fits_one_tile`).
         grad_x: (N, C, H, W), rows of pixels, given with `w`.
     """
     pixels, channels = x.numel() // x.size(1), x.size(1)
     outputs = grad_y.size(1) + (0 if grad_r is None else grad_r.size(1))
     assert partial.size(1) == outputs * channels + outputs
     assert w is None or (grad_r is None and fits_one_tile(outputs, channels))
-    strides = {
-        "stride_grad_y": row_stride(grad_y),
-        "stride_y": 0 if y is None else row_stride(y),
-        "stride_grad_r": 0 if grad_r is None else row_stride(grad_r),
-        "stride_x": row_stride(x),
-        "stride_grad_x": 0 if grad_x is None else row_stride(grad_x),
-    }
+    arguments, constants = gemm_arguments(
+        {"grad_y": grad_y, "y": y, "grad_r": grad_r, "x": x, "grad_x": grad_x},
+        {"C": channels, "K": outputs, "K1": grad_y.size(1)},
+        {
+            **{"w": w, "partial": partial, "M": pixels},
+            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
+        },
+    )
     block_k, block_c = weight_tile(outputs, channels)
     launch(
         _conv1x1_weight_gradient_kernel,
         (triton.cdiv(outputs, block_k) * triton.cdiv(channels, block_c), partial.size(0)),
+        arguments,
         {
-            **{"grad_y": grad_y, "y": y, "grad_r": grad_r, "x": x},
-            **{"w": w, "grad_x": grad_x, "partial": partial},
-            **{"M": pixels, "C": channels, "K": outputs, "K1": grad_y.size(1)},
-            **strides,
-            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
-        },
-        {
+            **constants,
             **{"BLOCK_K": block_k, "BLOCK_C": block_c, "BLOCK_M": 32 if w is None else 16},
-            "VECTOR": vector(channels, outputs, grad_y.size(1), *strides.values()),
-            "PRECISION": precision(x),
         },
         num_stages=(
             weight_pipeline_depth(x, masked=y is not None)
@@ -436,6 +361,6 @@ def weight_gradient(
 
 
 def fits_one_tile(outputs: int, channels: int) -> bool:
-    """Whether `weight_gradient` can give the input gradient of a convolution of this size too."""
+    """Return True if `weight_gradient` can also compute the input gradient."""
     block_k, block_c = weight_tile(outputs, channels)
     return outputs <= block_k and channels <= block_c

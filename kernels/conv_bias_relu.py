@@ -29,9 +29,9 @@ def forward(x: Tensor, w: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
 def backward(
     grad_y: Tensor, x: Tensor, y: Tensor | None, w: Tensor, need_x: bool, need_parameters: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of x, and of weight (K, T, T, C) and bias (K,): fp32, in one row.
+    """Return the gradient of x, and those of weight (K, T, T, C) and bias (K,) as one fp32 vector.
 
-    `y` is what ReLU returned; None: there was no ReLU.
+    `y` is the output of ReLU; None: there was no ReLU.
     """
     x, grad_y, w = rows(x), rows(grad_y), _filter(w, x.dtype)
     taps = w.size(2)

@@ -1,7 +1,7 @@
-"""3x3 and 5x5 convolution, stride 1, "same" padding: an implicit GEMM, one product for each tap.
+"""3x3 and 5x5 convolution, stride 1, "same" padding: an implicit GEMM with one product per tap.
 
-In rows of pixels, the neighbour (dh, dw) of a pixel is dh * W + dw rows away. Inputs and outputs
-are slices of channels: the Inception block's reductions and its output.
+Pixels are rows: (h + dh, w + dw) is dh * W + dw rows after (h, w). Inputs and outputs may be slices
+of channels, as in the Inception block.
 """
 
 import triton
@@ -11,14 +11,23 @@ from torch import Tensor
 from .configs import (
     gemm_tile,
     masked_tile,
-    precision,
     vector,
     weight_pipeline_depth,
     weight_tile,
 )
-from .launch import launch
-from .layout import row_stride
-from .tiles import aligned, inside, load_clipped, relu
+from .launch import gemm_arguments, launch
+from .split_k import split_bounds, store_partial, weight_gradient_tile
+from .tiles import (
+    add_bias,
+    advance,
+    aligned,
+    in_bounds,
+    load_masked,
+    load_tile,
+    output_tile,
+    relu,
+    store_tile,
+)
 
 
 @triton.jit
@@ -54,66 +63,50 @@ def _conv_spatial_kernel(
 ):
     """y = relu(bias + sum over taps of (x · (x_mask > 0))[shifted] · w[tap]) · (y_mask > 0).
 
-    The input gradient is the same convolution, of the output gradient by the transposed weights
-    with flipped taps; then both masks are those of ReLU.
+    The input gradient is the same convolution: of the output gradient, with transposed weights and
+    flipped taps. Both masks are then outputs of ReLU.
     """
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
-    stride_x_mask = aligned(stride_x_mask, VECTOR)
-    stride_y_mask = aligned(stride_y_mask, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
+    C, K = aligned(C, VECTOR), aligned(K, VECTOR)
+    stride_x, stride_x_mask = aligned(stride_x, VECTOR), aligned(stride_x_mask, VECTOR)
+    stride_y_mask, stride_y = aligned(stride_y_mask, VECTOR), aligned(stride_y, VECTOR)
     stride_w_k = aligned(stride_w_k, VECTOR_W_K)
     stride_w_c = aligned(stride_w_c, VECTOR_W_C)
     stride_w_tap = aligned(stride_w_tap, VECTOR)
-    tiles_k = tl.cdiv(K, BLOCK_K)
-    start = (tl.program_id(0) // tiles_k) * BLOCK_M
-    k = (tl.program_id(0) % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-    m = tl.arange(0, BLOCK_M)
-    in_m = m < M - start
+    start, m, k = output_tile(K, BLOCK_M, BLOCK_K)
+    in_m, in_k = m < M - start, k < K
     h = ((start + m) // W) % H
     w_ = (start + m) % W
-    x += start.to(tl.int64) * stride_x
+    x = advance(x, start, stride_x)
     if x_mask is not None:
-        x_mask += start.to(tl.int64) * stride_x_mask
+        x_mask = advance(x_mask, start, stride_x_mask)
 
     acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for row in range(TAPS):  # unrolled too, 5x5 took ptxas over a minute
+    for row in range(TAPS):  # with this loop unrolled, ptxas takes over a minute for 5x5
         for column in tl.static_range(TAPS):
             dh = row - TAPS // 2
             dw = column - TAPS // 2
             tap = row * TAPS + column
             if FLIP:
                 tap = TAPS * TAPS - 1 - tap
-            valid = (in_m & inside(h, w_, dh, dw, H, W))[:, None]
+            valid = in_m & in_bounds(h, w_, dh, dw, H, W)
             shifted = m + (dh * W + dw)
             for first in range(0, C, BLOCK_C):
                 c = first + tl.arange(0, BLOCK_C)
-                x_tile = load_clipped(
-                    x,
-                    x_mask,
-                    shifted[:, None] * stride_x + c[None, :],
-                    shifted[:, None] * stride_x_mask + c[None, :],
-                    valid & (c < C)[None, :],
-                )
+                x_tile = load_masked(x, x_mask, shifted, c, stride_x, stride_x_mask, valid, c < C)
                 w_tile = tl.load(
                     w + tap * stride_w_tap + c[:, None] * stride_w_c + k[None, :] * stride_w_k,
-                    mask=(c < C)[:, None] & (k < K)[None, :],
+                    mask=(c < C)[:, None] & in_k[None, :],
                     other=0,
                 )
                 acc = tl.dot(x_tile, w_tile, acc, input_precision=PRECISION)
-    if bias is not None:
-        acc += tl.load(bias + k, mask=k < K, other=0).to(tl.float32)[None, :]
+    acc = add_bias(acc, bias, k, K)
     if RELU:
         acc = relu(acc)
-
-    mask = in_m[:, None] & (k < K)[None, :]
     if y_mask is not None:
-        y_mask += start.to(tl.int64) * stride_y_mask
-        clipped = tl.load(y_mask + m[:, None] * stride_y_mask + k[None, :], mask=mask, other=0) <= 0
-        acc = tl.where(clipped, 0, acc)
-    y += start.to(tl.int64) * stride_y
-    tl.store(y + m[:, None] * stride_y + k[None, :], acc.to(y.dtype.element_ty), mask=mask)
+        y_mask = advance(y_mask, start, stride_y_mask)
+        acc = tl.where(load_tile(y_mask, m, k, stride_y_mask, in_m, in_k) <= 0, 0, acc)
+    y = advance(y, start, stride_y)
+    store_tile(y, acc, m, k, stride_y, in_m, in_k)
 
 
 @triton.jit
@@ -139,65 +132,40 @@ def _conv_spatial_weight_gradient_kernel(
     PRECISION: tl.constexpr,
 ):
     """partial = (grad_y · (y > 0))ᵀ · [x shifted by a tap | 1] over the pixels of a split."""
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    stride_grad_y = aligned(stride_grad_y, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
+    C, K = aligned(C, VECTOR), aligned(K, VECTOR)
+    stride_grad_y, stride_y = aligned(stride_grad_y, VECTOR), aligned(stride_y, VECTOR)
     stride_x = aligned(stride_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    tap = (tl.program_id(0) // tiles_c) % (TAPS * TAPS)
+    tap, k, c = weight_gradient_tile(C, TAPS * TAPS, BLOCK_K, BLOCK_C)
     dh = tap // TAPS - TAPS // 2
     dw = tap % TAPS - TAPS // 2
-    k = (tl.program_id(0) // (tiles_c * TAPS * TAPS)) * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
     m = tl.arange(0, BLOCK_M)
-    begin = tl.program_id(1) * pixels_per_split
-    end = tl.minimum(begin + pixels_per_split, M)
-    grad_y += begin.to(tl.int64) * stride_grad_y
-    x += begin.to(tl.int64) * stride_x
+    begin, end = split_bounds(M, pixels_per_split)
+    grad_y = advance(grad_y, begin, stride_grad_y)
+    x = advance(x, begin, stride_x)
     if y is not None:
-        y += begin.to(tl.int64) * stride_y
+        y = advance(y, begin, stride_y)
 
     acc = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     bias_acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for first in range(begin, end, BLOCK_M):
         in_m = m < end - first
-        g = load_clipped(
-            grad_y,
-            y,
-            m[:, None] * stride_grad_y + k[None, :],
-            m[:, None] * stride_y + k[None, :],
-            in_m[:, None] & (k < K)[None, :],
-        )
-        valid = in_m & inside(((first + m) // W) % H, (first + m) % W, dh, dw, H, W)
-        x_tile = tl.load(
-            x + (m + (dh * W + dw))[:, None] * stride_x + c[None, :],
-            mask=valid[:, None] & (c < C)[None, :],
-            other=0,
-        )
+        g = load_masked(grad_y, y, m, k, stride_grad_y, stride_y, in_m, k < K)
+        valid = in_m & in_bounds(((first + m) // W) % H, (first + m) % W, dh, dw, H, W)
+        x_tile = load_tile(x, m + (dh * W + dw), c, stride_x, valid, c < C)
         acc = tl.dot(tl.trans(g), x_tile, acc, input_precision=PRECISION)
         bias_acc += g.to(tl.float32)
         grad_y += BLOCK_M * stride_grad_y
         x += BLOCK_M * stride_x
         if y is not None:
             y += BLOCK_M * stride_y
-
-    partial += tl.program_id(1).to(tl.int64) * (K * TAPS * TAPS * C + K)
-    tl.store(
-        partial + (k * (TAPS * TAPS) + tap)[:, None] * C + c[None, :],
-        acc.to(partial.dtype.element_ty),
-        mask=(k < K)[:, None] & (c < C)[None, :],
-    )
-    bias_sum = tl.sum(bias_acc, 0).to(partial.dtype.element_ty)
-    first_tile = tl.program_id(0) % (tiles_c * TAPS * TAPS) == 0
-    tl.store(partial + K * TAPS * TAPS * C + k, bias_sum, mask=(k < K) & first_tile)
+    store_partial(partial, acc, bias_acc, tap, k, c, K, C, TAPS * TAPS)
 
 
 def forward(x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, *, relu: bool) -> None:
     """Write relu(conv(x, w) + bias) into `y`.
 
     Args:
-        x: (N, C, H, W), rows of pixels: a slice of channels will do.
+        x: (N, C, H, W), rows of pixels; it may be a slice of channels.
         w: (K, C, T, T), channels_last, in the dtype of `x`; T is odd.
         bias: (K,), any floating dtype.
         y: (N, K, H, W), rows of pixels.
@@ -215,10 +183,10 @@ def input_gradient(
 
     Args:
         grad_y: (N, K, H, W), rows of pixels.
-        y: what ReLU returned, like `grad_y`; None: there was no ReLU.
+        y: the output of ReLU, like `grad_y`; None: there was no ReLU.
         w: (K, C, T, T), channels_last.
-        x: (N, C, H, W), rows of pixels: what the ReLU before the convolution returned, whose mask
-            is applied too; None: there was none.
+        x: (N, C, H, W), rows of pixels: the output of the ReLU before the convolution, whose mask
+            is applied as well; None: there was no ReLU.
         grad_x: (N, C, H, W), rows of pixels.
     """
     taps, channels = w.size(2), w.size(1)
@@ -238,36 +206,32 @@ def _convolve(
     flip: bool,
     relu: bool,
 ) -> None:
-    """Launch the kernel; `w_strides` are those of its outputs, its inputs and its taps."""
+    """Launch the kernel; `w_strides` are the strides of w along outputs, inputs and taps."""
     n, channels, height, width = x.shape
     outputs, pixels, taps = y.size(1), n * height * width, w.size(2)
     assert w.size(3) == taps
     assert taps % 2 == 1
     if pixels == 0:
         return
-    strides = {
-        "stride_x": row_stride(x),
-        "stride_x_mask": 0 if x_mask is None else row_stride(x_mask),
-        "stride_y_mask": 0 if y_mask is None else row_stride(y_mask),
-        "stride_y": row_stride(y),
-    }
     w_k, w_c, w_tap = w_strides
+    arguments, constants = gemm_arguments(
+        {"x": x, "x_mask": x_mask, "y_mask": y_mask, "y": y},
+        {"C": channels, "K": outputs},
+        {
+            **{"w": w, "bias": bias, "M": pixels, "H": height, "W": width},
+            **{"stride_w_k": w_k, "stride_w_c": w_c, "stride_w_tap": w_tap},
+        },
+    )
     tile = (gemm_tile if x_mask is None else masked_tile)(pixels, outputs, channels, x)
     launch(
         _conv_spatial_kernel,
         (triton.cdiv(pixels, tile.m) * triton.cdiv(outputs, tile.n),),
+        arguments,
         {
-            **{"x": x, "x_mask": x_mask, "w": w, "bias": bias, "y_mask": y_mask, "y": y},
-            **{"M": pixels, "C": channels, "K": outputs, "H": height, "W": width},
-            **strides,
-            **{"stride_w_k": w_k, "stride_w_c": w_c, "stride_w_tap": w_tap},
-        },
-        {
+            **constants,
             **{"TAPS": taps, "FLIP": flip, "RELU": relu},
             **{"BLOCK_M": tile.m, "BLOCK_K": tile.n, "BLOCK_C": tile.k},
-            "VECTOR": vector(channels, outputs, w_tap, *strides.values()),
             **{"VECTOR_W_K": vector(w_k), "VECTOR_W_C": vector(w_c)},
-            "PRECISION": precision(x),
         },
         num_stages=tile.num_stages,
     )
@@ -276,11 +240,11 @@ def _convolve(
 def weight_gradient(
     grad_y: Tensor, y: Tensor | None, x: Tensor, partial: Tensor, taps: int
 ) -> None:
-    """Write sums of (grad_y · (y > 0))ᵀ · [x shifted by each tap | 1] over shares of the pixels.
+    """Write sums of (grad_y · (y > 0))ᵀ · [x shifted by each tap | 1] over each split.
 
     Args:
         grad_y: (N, K, H, W), rows of pixels.
-        y: what ReLU returned, like `grad_y`; None: there was no ReLU.
+        y: the output of ReLU, like `grad_y`; None: there was no ReLU.
         x: (N, C, H, W), rows of pixels.
         partial: (splits, K * T * T * C + K): weight (K, T, T, C), then bias (K,).
         taps: T, the kernel's side.
@@ -288,26 +252,23 @@ def weight_gradient(
     n, channels, height, width = x.shape
     outputs, pixels = grad_y.size(1), n * height * width
     assert partial.size(1) == outputs * taps * taps * channels + outputs
-    strides = {
-        "stride_grad_y": row_stride(grad_y),
-        "stride_y": 0 if y is None else row_stride(y),
-        "stride_x": row_stride(x),
-    }
+    arguments, constants = gemm_arguments(
+        {"grad_y": grad_y, "y": y, "x": x},
+        {"C": channels, "K": outputs},
+        {
+            **{"partial": partial, "M": pixels, "H": height, "W": width},
+            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
+        },
+    )
     block_k, block_c = weight_tile(outputs, channels)
     tiles = triton.cdiv(outputs, block_k) * taps * taps * triton.cdiv(channels, block_c)
     launch(
         _conv_spatial_weight_gradient_kernel,
         (tiles, partial.size(0)),
+        arguments,
         {
-            **{"grad_y": grad_y, "y": y, "x": x, "partial": partial},
-            **{"M": pixels, "C": channels, "K": outputs, "H": height, "W": width},
-            **strides,
-            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
-        },
-        {
+            **constants,
             **{"TAPS": taps, "BLOCK_K": block_k, "BLOCK_C": block_c, "BLOCK_M": 32},
-            "VECTOR": vector(channels, outputs, *strides.values()),
-            "PRECISION": precision(x),
         },
         num_stages=weight_pipeline_depth(x, masked=y is not None),
     )

@@ -1,7 +1,7 @@
 """The Inception block: 4 launches forward, at most 9 backward.
 
-In memory there are the input x, the reductions r, the output y and, for training, the index of the
-maximum in each window of x; each branch writes its slice of y. ReLU masks are taken from y and r.
+The tensors in memory are the input x, the reductions r, the output y and, in training, the index of
+the maximum of each window of x. Each branch writes its slice of y. ReLU masks are read off y and r.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ def forward(
     wp: Tensor,
     bp: Tensor | None,
     reduce_relu: bool,
+    *,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the block's output, its reductions and, if `training`, the pool's index.
@@ -37,11 +38,11 @@ def forward(
     """
     x = rows(x)
     w_in, w3, w5, wp = _cast([w_in, w3, w5, wp], x.dtype)
-    widths = _widths(w_in, w3, w5, wp)
-    y = empty_rows(x, sum(widths))
+    branch_channels = _branch_channels(w_in, w3, w5, wp)
+    y = empty_rows(x, sum(branch_channels))
     r = empty_rows(x, w3.size(1) + w5.size(1))
     index = empty_rows(x, x.size(1), torch.uint8) if training else None
-    y1, y3, y5, yp = y.split(widths, dim=1)
+    y1, y3, y5, yp = y.split(branch_channels, dim=1)
     r3, r5 = r.split([w3.size(1), w5.size(1)], dim=1)
     conv1x1.forward(x, w_in, b_in, y1, r, relu_y=True, relu_r=reduce_relu)
     conv_spatial.forward(r3, w3, b3, y3, relu=True)
@@ -64,15 +65,15 @@ def backward(
     need_x: bool,
     need_parameters: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of x, and of the parameters: fp32, in one row.
+    """Return the gradient of x, and the gradients of the parameters as one fp32 vector.
 
-    `parameter_gradients` takes the row apart.
+    The vector has w_in, b_in, w3, b3, w5, b5, wp and bp; weights are in channels_last order.
     """
     x, grad_y = rows(x), rows(grad_y)
     w_in, w3, w5, wp = _cast([w_in, w3, w5, wp], x.dtype)
-    widths = _widths(w_in, w3, w5, wp)
-    g1, g3, g5, gp = grad_y.split(widths, dim=1)
-    y1, y3, y5, yp = y.split(widths, dim=1)
+    branch_channels = _branch_channels(w_in, w3, w5, wp)
+    g1, g3, g5, gp = grad_y.split(branch_channels, dim=1)
+    y1, y3, y5, yp = y.split(branch_channels, dim=1)
     reductions = [w3.size(1), w5.size(1)]
     r3, r5 = r.split(reductions, dim=1)
     grad_r = torch.empty_like(r, memory_format=torch.channels_last)
@@ -96,13 +97,13 @@ def backward(
     return grad_x, grad_parameters
 
 
-def _widths(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> list[int]:
-    """Output channels of the four branches."""
+def _branch_channels(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> list[int]:
+    """Return the output channels of the four branches."""
     return [w_in.size(0) - w3.size(1) - w5.size(1), w3.size(0), w5.size(0), wp.size(0)]
 
 
 def _cast(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Weights in `dtype`, channels_last; one launch casts them all."""
+    """Return the weights in `dtype`, channels_last, cast by a single launch."""
     weights = [w.contiguous(memory_format=torch.channels_last) for w in weights]
     if all(w.dtype == dtype for w in weights):
         return weights

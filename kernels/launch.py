@@ -1,7 +1,7 @@
-"""The one place where a Triton kernel meets a grid and real tensors.
+"""Launch Triton kernels: every launch goes through `launch`.
 
-With `TRITON_INTERPRET=1` in the environment, Triton runs kernels on CPU tensors in its interpreter;
-`observe` lets tests and benchmarks count what launches do, or take them without running them.
+With `TRITON_INTERPRET=1` in the environment, Triton runs kernels on CPU tensors in its interpreter.
+`observe` lets tests and benchmarks see launches, and run them or not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +14,23 @@ import torch
 import triton
 from torch import Tensor
 
+from .configs import precision, vector
+from .layout import row_stride
+
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether kernels run in Triton's interpreter, on CPU tensors."""
+"""True if kernels run in Triton's interpreter, on CPU tensors."""
 
 MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
-"""Programs along each axis that CUDA allows."""
+"""Most programs that CUDA allows along each axis."""
 
 MAX_REGISTERS = 255
-"""Registers a thread may use on NVIDIA GPUs, which is all there are: left to itself, ptxas spills a
-few values now and then, in order to run more programs at a time."""
+"""Registers per thread on NVIDIA GPUs: all of them. By default ptxas sometimes spills a few values,
+in order to run more programs at a time."""
 
 
 @lru_cache
 def compiler_options(device: torch.device) -> dict[str, int]:
-    """Options for NVIDIA's compiler; other vendors', whose warps are wider, may not know them."""
+    """Return options for NVIDIA's compiler; those of vendors with wider warps may not know them."""
     if INTERPRETED or (
         device.type == "cuda" and torch.cuda.get_device_properties(device).warp_size != 32
     ):
@@ -44,7 +47,7 @@ class Launch:
     grid: tuple[int, ...]
     """Programs along each axis."""
     arguments: Mapping[str, Any]
-    """By name: tensors (None for an absent one), sizes and strides."""
+    """By name: tensors or None, sizes and strides."""
     constants: Mapping[str, Any]
     """By name: the `tl.constexpr` arguments."""
     num_warps: int
@@ -52,20 +55,44 @@ class Launch:
 
 
 Observer = Callable[[Launch, Callable[[], None]], None]
-"""Is called with each launch and what runs it."""
+"""Called with each launch and a function that runs it."""
 
 _observer: Observer | None = None
 
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Hand launches to `observer`, which may run them, inside a `with` block."""
+    """Pass each launch in a `with` block to `observer`, which may run it."""
     global _observer
     previous, _observer = _observer, observer
     try:
         yield
     finally:
         _observer = previous
+
+
+def gemm_arguments(
+    rows: Mapping[str, Tensor | None], columns: Mapping[str, int], others: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of a GEMM kernel, and the constants VECTOR and PRECISION.
+
+    Args:
+        rows: matrices with a row of channels per pixel, or None. The first one has the dtype of the
+            product. The kernel takes the row stride of NAME as `stride_NAME`.
+        columns: numbers of columns. VECTOR divides these and the row strides.
+        others: what else the kernel takes.
+    """
+    strides = {
+        f"stride_{name}": 0 if matrix is None else row_stride(matrix)
+        for name, matrix in rows.items()
+    }
+    (first, *_) = rows.values()
+    assert first is not None
+    constants = {
+        "VECTOR": vector(*columns.values(), *strides.values()),
+        "PRECISION": precision(first),
+    }
+    return {**rows, **columns, **strides, **others}, constants
 
 
 def launch(
@@ -82,9 +109,9 @@ def launch(
     Args:
         kernel: a `triton.jit` function.
         grid: programs along each axis, 1 or more each.
-        arguments: tensors, sizes and strides by parameter name; None for an absent tensor.
+        arguments: tensors or None, sizes and strides by parameter name.
         constants: `tl.constexpr` arguments by parameter name.
-        num_warps: warps of a program; at most 4, beyond which convolution loops are known to be
+        num_warps: warps per program, at most 4. With 8, convolution loops are known to be
             miscompiled (pytorch#173068, triton#5630).
         num_stages: depth of the software pipeline.
     """

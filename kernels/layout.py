@@ -1,14 +1,14 @@
-"""How kernels see activations: a matrix with a row of channels for each pixel."""
+"""Activations as kernels see them: a matrix with one row of channels per pixel."""
 
 import torch
 from torch import Tensor
 
 
 def pixel_stride(x: Tensor) -> int | None:
-    """Elements from one pixel's row of channels to the next, or None if they do not lie so.
+    """Return the stride between the rows of consecutive pixels, or None if there is no single one.
 
-    Serves channels_last tensors (N, C, H, W) and slices of their channels: pixels follow one
-    another at one stride, channels of a pixel at stride 1.
+    Channels_last tensors (N, C, H, W) and slices of their channels have one, and stride 1 between
+    the channels of a pixel.
     """
     n, c, h, w = x.shape
     if c > 1 and x.stride(1) != 1:
@@ -29,19 +29,19 @@ def pixel_stride(x: Tensor) -> int | None:
 
 
 def row_stride(x: Tensor) -> int:
-    """`pixel_stride` of a tensor that must have one."""
+    """Return `pixel_stride` of a tensor that must have one."""
     stride = pixel_stride(x)
     assert stride is not None, f"strides {x.stride()} of {tuple(x.shape)}"
     return stride
 
 
 def rows(x: Tensor) -> Tensor:
-    """`x` itself if its pixels are rows, else a channels_last copy."""
+    """Return `x` itself if its pixels are rows, else a channels_last copy."""
     return x if pixel_stride(x) is not None else x.contiguous(memory_format=torch.channels_last)
 
 
 def empty_rows(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised channels_last tensor (N, channels, H, W) beside `like`."""
+    """Return an uninitialised channels_last tensor (N, channels, H, W) on the device of `like`."""
     return torch.empty(
         (like.size(0), channels, like.size(2), like.size(3)),
         dtype=dtype or like.dtype,

@@ -1,6 +1,6 @@
 """Local response normalisation across channels and its gradient: each tensor moves once.
 
-Neighbouring channels are read again at shifted addresses, which the first-level cache answers.
+Adjacent channels are loaded again at shifted addresses, which hit the L1 cache.
 """
 
 import triton
@@ -10,15 +10,15 @@ from torch import Tensor
 from .configs import power_of_two, vector
 from .launch import launch
 from .layout import empty_rows, row_stride, rows
-from .tiles import aligned
+from .tiles import aligned, output_tile
 
 TILE = 1024
-"""Elements of a tile: 8 for each thread of 4 warps, which halves move in one access."""
+"""Elements of a tile: 8 per thread of 4 warps, which is one 16-byte access in half precision."""
 
 
 @triton.jit
 def _load_channels(x, c, shift: tl.constexpr, in_m, C):
-    """Channels c + shift of a tile's pixels in fp32; zero beyond the first and last channel."""
+    """Load channels c + shift of a tile in fp32; zero outside the C channels."""
     mask = in_m[:, None] & ((c + shift >= 0) & (c + shift < C))[None, :]
     return tl.load(x + shift, mask=mask, other=0).to(tl.float32)
 
@@ -57,12 +57,8 @@ def _local_response_norm_forward_kernel(
     VECTOR: tl.constexpr,
 ):
     """y = x * s^-BETA, s as in `_divisor`."""
-    C = aligned(C, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    start = (tl.program_id(0) // tiles_c) * BLOCK_M
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m = tl.arange(0, BLOCK_M)
+    C, stride_x = aligned(C, VECTOR), aligned(stride_x, VECTOR)
+    start, m, c = output_tile(C, BLOCK_M, BLOCK_C)
     in_m = m < M - start
     x += start.to(tl.int64) * stride_x + m[:, None] * stride_x + c[None, :]
     y += start.to(tl.int64) * C + m[:, None] * C + c[None, :]
@@ -90,15 +86,12 @@ def _local_response_norm_backward_kernel(
 ):
     """grad_x = grad_y * s^-BETA - 2 ALPHA BETA / SIZE * x * sum of grad_y * x * s^(-BETA - 1).
 
-    The sum runs over the channels whose windows hold this one: SIZE // 2 after, the rest before.
+    The sum runs over the channels whose windows contain this one: SIZE // 2 after it, the rest
+    before it.
     """
     C = aligned(C, VECTOR)
-    stride_grad_y = aligned(stride_grad_y, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    start = (tl.program_id(0) // tiles_c) * BLOCK_M
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m = tl.arange(0, BLOCK_M)
+    stride_grad_y, stride_x = aligned(stride_grad_y, VECTOR), aligned(stride_x, VECTOR)
+    start, m, c = output_tile(C, BLOCK_M, BLOCK_C)
     in_m = m < M - start
     grad_y += start.to(tl.int64) * stride_grad_y + m[:, None] * stride_grad_y + c[None, :]
     x += start.to(tl.int64) * stride_x + m[:, None] * stride_x + c[None, :]
@@ -121,7 +114,7 @@ def forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor
 
     Args:
         x: (N, C, H, W).
-        size: channels in the window; of an even number, one more lies before than after.
+        size: channels in the window; if it is even, one more before the channel than after it.
         alpha: weight of the mean square.
         beta: exponent.
         k: constant that keeps the divisor from zero.

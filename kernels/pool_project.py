@@ -1,17 +1,27 @@
-"""The pool branch: 3x3/1 max pool and 1x1 convolution in one GEMM; no pooled tensor in memory.
+"""The pool branch: 3x3/1 max pool and 1x1 convolution in one GEMM.
 
-The gradient of its input is the 1x1 convolution's own, `conv1x1.input_gradient`, first for the
-pooled tensor, then through `unpool` in the epilogue of the one for the block's input.
+The pooled tensor is not written to memory. Its gradient is computed by `conv1x1.input_gradient`,
+and then unpooled in the epilogue of the GEMM for the gradient of the block's input.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import gemm_tile, power_of_two, precision, vector, weight_tile
-from .launch import launch
-from .layout import row_stride
-from .tiles import aligned, load_clipped, max_pool, relu
+from .configs import gemm_tile, power_of_two, weight_tile
+from .launch import gemm_arguments, launch
+from .split_k import split_bounds, store_partial, weight_gradient_tile
+from .tiles import (
+    add_bias,
+    advance,
+    aligned,
+    load_masked,
+    load_transposed,
+    max_pool,
+    output_tile,
+    relu,
+    store_tile,
+)
 
 
 @triton.jit
@@ -35,43 +45,26 @@ def _pool_project_forward_kernel(
     PRECISION: tl.constexpr,
 ):
     """y = relu(max_pool(x) · wᵀ + bias); index: which of a window's nine pixels is its maximum."""
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    stride_x = aligned(stride_x, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
-    tiles_k = tl.cdiv(K, BLOCK_K)
-    start = (tl.program_id(0) // tiles_k) * BLOCK_M
-    k = (tl.program_id(0) % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K)
-    m = tl.arange(0, BLOCK_M)
-    in_m = (m < M - start)[:, None]
-    x += start.to(tl.int64) * stride_x
+    C, K = aligned(C, VECTOR), aligned(K, VECTOR)
+    stride_x, stride_y = aligned(stride_x, VECTOR), aligned(stride_y, VECTOR)
+    start, m, k = output_tile(K, BLOCK_M, BLOCK_K)
+    in_m = m < M - start
+    x = advance(x, start, stride_x)
     if index is not None:
-        index += start.to(tl.int64) * C
+        index = advance(index, start, C)
+    first_tile = tl.program_id(0) % tl.cdiv(K, BLOCK_K) == 0
 
     acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for first in range(0, C, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         pooled, code = max_pool(x, start, m, c, M, C, H, W, stride_x)
         if index is not None:
-            first_tile = tl.program_id(0) % tiles_k == 0
-            tl.store(
-                index + m[:, None] * C + c[None, :],
-                code.to(tl.uint8),
-                mask=in_m & (c < C)[None, :] & first_tile,
-            )
-        w_tile = tl.load(
-            w + k[None, :] * C + c[:, None], mask=(k < K)[None, :] & (c < C)[:, None], other=0
-        )
-        acc = tl.dot(pooled, w_tile, acc, input_precision=PRECISION)
-    if bias is not None:
-        acc += tl.load(bias + k, mask=k < K, other=0).to(tl.float32)[None, :]
+            store_tile(index, code, m, c, C, in_m, (c < C) & first_tile)
+        acc = tl.dot(pooled, load_transposed(w, k, c, K, C), acc, input_precision=PRECISION)
+    acc = relu(add_bias(acc, bias, k, K))
 
-    y += start.to(tl.int64) * stride_y
-    tl.store(
-        y + m[:, None] * stride_y + k[None, :],
-        relu(acc).to(y.dtype.element_ty),
-        mask=in_m & (k < K)[None, :],
-    )
+    y = advance(y, start, stride_y)
+    store_tile(y, acc, m, k, stride_y, in_m, k < K)
 
 
 @triton.jit
@@ -96,46 +89,28 @@ def _pool_project_weight_gradient_kernel(
     PRECISION: tl.constexpr,
 ):
     """partial = (grad_y · (y > 0))ᵀ · [max_pool(x) | 1] over the pixels of a split."""
-    C = aligned(C, VECTOR)
-    K = aligned(K, VECTOR)
-    stride_grad_y = aligned(stride_grad_y, VECTOR)
-    stride_y = aligned(stride_y, VECTOR)
+    C, K = aligned(C, VECTOR), aligned(K, VECTOR)
+    stride_grad_y, stride_y = aligned(stride_grad_y, VECTOR), aligned(stride_y, VECTOR)
     stride_x = aligned(stride_x, VECTOR)
-    tiles_c = tl.cdiv(C, BLOCK_C)
-    k = (tl.program_id(0) // tiles_c) * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
+    _tap, k, c = weight_gradient_tile(C, 1, BLOCK_K, BLOCK_C)
     m = tl.arange(0, BLOCK_M)
-    begin = tl.program_id(1) * pixels_per_split
-    end = tl.minimum(begin + pixels_per_split, M)
-    grad_y += begin.to(tl.int64) * stride_grad_y
-    y += begin.to(tl.int64) * stride_y
-    x += begin.to(tl.int64) * stride_x
+    begin, end = split_bounds(M, pixels_per_split)
+    grad_y = advance(grad_y, begin, stride_grad_y)
+    y = advance(y, begin, stride_y)
+    x = advance(x, begin, stride_x)
 
     acc = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     bias_acc = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for first in range(begin, end, BLOCK_M):
-        g = load_clipped(
-            grad_y,
-            y,
-            m[:, None] * stride_grad_y + k[None, :],
-            m[:, None] * stride_y + k[None, :],
-            (m < end - first)[:, None] & (k < K)[None, :],
-        )
+        in_m = m < end - first
+        g = load_masked(grad_y, y, m, k, stride_grad_y, stride_y, in_m, k < K)
         pooled, _ = max_pool(x, first, m, c, end, C, H, W, stride_x)
         acc = tl.dot(tl.trans(g), pooled, acc, input_precision=PRECISION)
         bias_acc += g.to(tl.float32)
         grad_y += BLOCK_M * stride_grad_y
         y += BLOCK_M * stride_y
         x += BLOCK_M * stride_x
-
-    partial += tl.program_id(1).to(tl.int64) * (K * C + K)
-    tl.store(
-        partial + k[:, None] * C + c[None, :],
-        acc.to(partial.dtype.element_ty),
-        mask=(k < K)[:, None] & (c < C)[None, :],
-    )
-    bias_sum = tl.sum(bias_acc, 0).to(partial.dtype.element_ty)
-    tl.store(partial + K * C + k, bias_sum, mask=(k < K) & (tl.program_id(0) % tiles_c == 0))
+    store_partial(partial, acc, bias_acc, 0, k, c, K, C, 1)
 
 
 def forward(
@@ -147,65 +122,61 @@ def forward(
         x: (N, C, H, W), rows of pixels.
         w: (K, C, 1, 1), dense, in the dtype of `x`.
         bias: (K,), any floating dtype.
-        y: (N, K, H, W), rows of pixels: a slice of channels will do.
-        index: (N, C, H, W), channels_last, uint8, to be filled with 3 * row + column of each
-            window's first maximum; None if there will be no backward pass.
+        y: (N, K, H, W), rows of pixels; it may be a slice of channels.
+        index: (N, C, H, W), channels_last, uint8, the output for 3 * row + column of each window's
+            first maximum; None without a backward pass.
     """
     n, channels, height, width = x.shape
     outputs, pixels = w.size(0), n * height * width
     if pixels == 0:
         return
-    strides = {"stride_x": row_stride(x), "stride_y": row_stride(y)}
-    block_k = power_of_two(outputs, 16, 128)  # one tile where possible: windows are read once
+    arguments, constants = gemm_arguments(
+        {"x": x, "y": y},
+        {"C": channels, "K": outputs},
+        {"w": w, "bias": bias, "index": index, "M": pixels, "H": height, "W": width},
+    )
+    block_k = power_of_two(outputs, 16, 128)  # one tile if possible, so windows are read once
     tile = gemm_tile(pixels, outputs, channels, x)
     launch(
         _pool_project_forward_kernel,
         (triton.cdiv(pixels, 64) * triton.cdiv(outputs, block_k),),
+        arguments,
         {
-            **{"x": x, "w": w, "bias": bias, "y": y, "index": index},
-            **{"M": pixels, "C": channels, "K": outputs, "H": height, "W": width},
-            **strides,
-        },
-        {
+            **constants,
             **{"BLOCK_M": 64, "BLOCK_K": block_k, "BLOCK_C": min(tile.k, 64 // x.element_size())},
-            "VECTOR": vector(channels, outputs, *strides.values()),
-            "PRECISION": precision(x),
         },
         num_stages=1,
     )
 
 
 def weight_gradient(grad_y: Tensor, y: Tensor, x: Tensor, partial: Tensor) -> None:
-    """Write sums of (grad_y · (y > 0))ᵀ · [max_pool(x) | 1] over shares of the pixels.
+    """Write sums of (grad_y · (y > 0))ᵀ · [max_pool(x) | 1] over each split of pixels.
 
     Args:
         grad_y: (N, K, H, W), rows of pixels.
-        y: what ReLU returned, like `grad_y`.
+        y: the output of ReLU, like `grad_y`.
         x: (N, C, H, W), rows of pixels.
         partial: (splits, K * C + K): weight (K, C), then bias (K,).
     """
     n, channels, height, width = x.shape
     outputs, pixels = grad_y.size(1), n * height * width
     assert partial.size(1) == outputs * channels + outputs
-    strides = {
-        "stride_grad_y": row_stride(grad_y),
-        "stride_y": row_stride(y),
-        "stride_x": row_stride(x),
-    }
+    arguments, constants = gemm_arguments(
+        {"grad_y": grad_y, "y": y, "x": x},
+        {"C": channels, "K": outputs},
+        {
+            **{"partial": partial, "M": pixels, "H": height, "W": width},
+            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
+        },
+    )
     block_k, block_c = weight_tile(outputs, channels)
     launch(
         _pool_project_weight_gradient_kernel,
         (triton.cdiv(outputs, block_k) * triton.cdiv(channels, block_c), partial.size(0)),
+        arguments,
         {
-            **{"grad_y": grad_y, "y": y, "x": x, "partial": partial},
-            **{"M": pixels, "C": channels, "K": outputs, "H": height, "W": width},
-            **strides,
-            "pixels_per_split": triton.cdiv(pixels, partial.size(0)),
-        },
-        {
+            **constants,
             **{"BLOCK_K": block_k, "BLOCK_C": block_c, "BLOCK_M": 64 // x.element_size()},
-            "VECTOR": vector(channels, outputs, *strides.values()),
-            "PRECISION": precision(x),
         },
         num_stages=1,
     )

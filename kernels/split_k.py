@@ -1,8 +1,8 @@
-"""Sums over all pixels, split among programs and added up in a fixed order: no atomics.
+"""Split-K: sums over all pixels, split among programs and added in a fixed order, without atomics.
 
-The gradient of a weight is a small matrix whose every element sums over a whole batch. `Sums` gives
-each weight as many splits as fill the GPU, its kernels write one partial sum a split, and one
-launch adds up the partial sums of several weights.
+The gradient of a weight is a small matrix, and each element sums over the whole batch. `Sums` gives
+each weight enough splits to fill the GPU. Kernels write one partial sum per split, and one launch
+adds the partial sums of up to four weights.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from .launch import launch
 from .tiles import aligned
 
 MIN_PIXELS = 512
-"""Fewer pixels than this are not worth a split of their own."""
+"""A split has at least this many pixels."""
 
 MAX_SEGMENTS = 4
-"""Weights whose sums one launch adds up."""
+"""Weights whose partial sums one launch adds."""
 
 BLOCK_S, BLOCK_E = 8, 512
 
 
 class WeightShape(NamedTuple):
-    """A convolution's weight in memory order, followed by its bias."""
+    """Sizes of a convolution's weight in memory order; its bias follows the weight."""
 
     outputs: int
     taps: int
@@ -35,29 +35,29 @@ class WeightShape(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor) -> "WeightShape":
-        """Shape of a convolution's weight (outputs, inputs, T, T)."""
+        """Return the sizes of a convolution's weight (outputs, inputs, T, T)."""
         return cls(weight.size(0), weight.size(2) * weight.size(3), weight.size(1))
 
     @property
     def numel(self) -> int:
-        """Elements of weight and bias together."""
+        """Number of elements of weight and bias."""
         return self.outputs * self.taps * self.inputs + self.outputs
 
 
 def splits(shape: WeightShape, pixels: int, device: torch.device) -> int:
-    """Splits that give every multiprocessor work, but none fewer than MIN_PIXELS pixels."""
+    """Return the number of splits that fills the GPU, each of MIN_PIXELS pixels or more."""
     block_k, block_c = weight_tile(shape.outputs, shape.inputs)
     tiles = triton.cdiv(shape.outputs, block_k) * shape.taps * triton.cdiv(shape.inputs, block_c)
     return max(1, min(programs(device) // tiles, pixels // MIN_PIXELS))
 
 
 class Sums:
-    """Gradients of up to four weights and their biases, being summed.
+    """Partial sums of the gradients of up to four weights and their biases.
 
     Attributes:
-        result: (sum of numel,), fp32: the sums, a weight and its bias after another.
-        partial: for each weight (splits, numel), which its kernel fills. A weight that has one
-            split is written into `result` directly.
+        result: (sum of numel,), fp32: the sums, each weight followed by its bias.
+        partial: (splits, numel) per weight, filled by its kernel. With one split this is a view of
+            `result`.
     """
 
     def __init__(self, shapes: Sequence[WeightShape], pixels: int, device: torch.device) -> None:
@@ -78,7 +78,7 @@ class Sums:
         ]
 
     def reduce(self) -> Tensor:
-        """Add up what was split, in one launch, and return `result`."""
+        """Add the partial sums in one launch, and return `result`."""
         split = [partial.size(0) > 1 for partial in self.partial]
         if not any(split):
             return self.result
@@ -98,7 +98,7 @@ def add_rows(partial: Tensor) -> Tensor:
 
 
 def _reduce(partial: Tensor, result: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
-    """Add up the rows of each of up to four matrices (S, E), laid end to end; S = 0: none."""
+    """Sum the rows of each of up to four consecutive matrices (S, E); S = 0 skips a matrix."""
     arguments: dict[str, Tensor | int] = {"partial": partial, "result": result}
     for i in range(MAX_SEGMENTS):
         rows, columns = shapes[i] if i < len(shapes) else (0, 0)
@@ -118,6 +118,40 @@ def _reduce(partial: Tensor, result: Tensor, shapes: Sequence[tuple[int, int]]) 
 
 
 @triton.jit
+def weight_gradient_tile(C, TAPS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return a program's tap of TAPS, and its tile of that tap's weights: outputs and inputs."""
+    tiles_c = tl.cdiv(C, BLOCK_C)
+    tap = (tl.program_id(0) // tiles_c) % TAPS
+    k = (tl.program_id(0) // (tiles_c * TAPS)) * BLOCK_K + tl.arange(0, BLOCK_K)
+    c = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
+    return tap, k, c
+
+
+@triton.jit
+def split_bounds(M, pixels_per_split):
+    """Return the range of pixels of a program's split, [begin, end)."""
+    begin = tl.program_id(1) * pixels_per_split
+    return begin, tl.minimum(begin + pixels_per_split, M)
+
+
+@triton.jit
+def store_partial(partial, acc, bias_acc, tap, k, c, K, C, TAPS: tl.constexpr):
+    """Store a program's sums: `acc` of weights (K, TAPS, C), column sums of `bias_acc` of biases.
+
+    Several programs have the same outputs k; the first one stores the bias sums.
+    """
+    partial += tl.program_id(1).to(tl.int64) * (K * TAPS * C + K)
+    tl.store(
+        partial + (k * TAPS + tap)[:, None] * C + c[None, :],
+        acc.to(partial.dtype.element_ty),
+        mask=(k < K)[:, None] & (c < C)[None, :],
+    )
+    bias_sum = tl.sum(bias_acc, 0).to(partial.dtype.element_ty)
+    first = tl.program_id(0) % (tl.cdiv(C, acc.shape[1]) * TAPS) == 0
+    tl.store(partial + K * TAPS * C + k, bias_sum, mask=(k < K) & first)
+
+
+@triton.jit
 def _reduce_kernel(
     partial,  # S0 x E0, then S1 x E1, ...; fp32
     result,  # E0 + E1 + ...
@@ -133,7 +167,7 @@ def _reduce_kernel(
     BLOCK_E: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Sum the S_i rows of matrix i, given by the second axis of the grid; none if S_i is 0."""
+    """Sum the S_i rows of matrix i, the second index of the grid; S_i = 0 skips the matrix."""
     i = tl.program_id(1)
     E = tl.where(i == 0, E0, tl.where(i == 1, E1, tl.where(i == 2, E2, E3)))
     S = tl.where(i == 0, S0, tl.where(i == 1, S1, tl.where(i == 2, S2, S3)))

@@ -27,11 +27,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Triton where there is none: CPU builds of torch come without it."""
-    if find_spec("triton") is None:
-        for item in items:
-            if "triton" in item.nodeid.lower() or "tests/kernels/" in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason="needs triton"))
+    """Start slow tests first when several processes share them, so that none is left for last."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked with what this machine lacks; CPU builds of torch come without Triton."""
+    if item.get_closest_marker("triton") and find_spec("triton") is None:
+        pytest.skip("needs Triton")
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +49,13 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all worker processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
 def device() -> str:
     """Type of device that Triton kernels run on here: CPU tensors are for the interpreter."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,7 +64,7 @@ def device() -> str:
 @pytest.fixture
 def fast_interpreter() -> Iterator[None]:
     """For tests that take Triton's interpreter long."""
-    from benchmarks.interpreter_traffic import without_overflow_checks  # imports triton
+    from benchmarks.tools.interpreter_traffic import without_overflow_checks  # imports triton
 
     with without_overflow_checks():
         yield

@@ -1,4 +1,4 @@
-"""setup.py as a module: it describes the package only when it is run."""
+"""setup.py as a module. Importing it builds nothing."""
 
 import importlib.util
 import sys
@@ -11,7 +11,7 @@ PATH = Path(__file__).parents[1] / "setup.py"
 
 @cache
 def setup() -> ModuleType:
-    """Load it, once."""
+    """Import setup.py once."""
     spec = importlib.util.spec_from_file_location("googlenet_fast_setup", PATH)
     assert spec is not None
     assert spec.loader is not None

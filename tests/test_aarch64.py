@@ -1,4 +1,4 @@
-"""The kernels for CPUs compile for 64-bit ARM, to the baseline, where a cross compiler is there."""
+"""The CPU kernels compile for 64-bit ARM."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ SOURCES = sorted((Path(__file__).parents[1] / "csrc" / "cpu").glob("*.cpp"))
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Checks a source; torch's headers, which take longest, are compiled once for all."""
+    """Arguments that check a source, with torch's headers precompiled."""
     build = setup()
     command = [COMPILER, "-std=c++20", *build.WARNINGS, *build.STABLE_ABI, *build.VECTORIZE]
     command += ["-DGOOGLENET_FAST_ISA=baseline"]

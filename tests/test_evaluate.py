@@ -81,6 +81,7 @@ def test_caffe_weights_on_real_photos(loader: str, shared_data: Path, command: C
     assert result["top1"] == pytest.approx(61.702)
 
 
+@pytest.mark.slow
 def test_checkpoint_gives_what_its_run_measured(
     few_digits: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -121,6 +122,7 @@ def check_output_folder(folder: Path, result: dict[str, Any]) -> None:
         image.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
 def test_two_processes_count_each_image_once(
     loader: str, few_digits: Path, digit_weights: Path, command: Command, tmp_path: Path
@@ -195,7 +197,7 @@ def test_bad_images_stop_it_or_are_left_out(
     assert status == 0
     result = result_of(stdout)
     assert (result["images"], result["bad_images"]) == (3, 2)
-    assert "2 images cannot be read and were left out" in stdout
+    assert "2 images cannot be read and were skipped" in stdout
     lines = (output / "bad_images.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[0] for line in lines] == [
         str(root / "bee" / "bad.jpg"),

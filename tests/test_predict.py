@@ -69,6 +69,7 @@ def test_photos_are_named(shared_data: Path, loader: str, command: Command) -> N
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_image_once_in_order_and_alike_in_any_batch(
     weights: Path, photos: Path, loader: str, command: Command
 ) -> None:

@@ -95,7 +95,13 @@ def test_one_run(finished: Path, command: Command) -> None:
     evaluated = [record for record in records if record["kind"] == "val"]
     assert f"{max(record['top1'] for record in evaluated):.2f} %" in page.text
     assert "best.pt on 4 images" in page.text
-    for heading in ("Curves", "Throughput", "Surest mistakes", "Environment", "Configuration"):
+    for heading in (
+        "Curves",
+        "Throughput",
+        "Most confident mistakes",
+        "Environment",
+        "Configuration",
+    ):
         assert heading in page.text
     assert page.tags.count("svg") == 2
     assert "googlenet_fast" in page.text
@@ -195,7 +201,7 @@ def test_mistakes_of_the_user(finished: Path, command: Command, tmp_path: Path) 
     for arguments, expected in (
         ([tmp_path / "none"], "none: no such run folder"),
         ([tmp_path / "empty"], "empty: is not the folder of a run"),
-        ([finished, finished], "a run is named twice"),
+        ([finished, finished], "a run is given twice"),
         ([finished, "--output", tmp_path / "no" / "x.html", "--no-predictions"], "x.html: No such"),
         ([finished, "--mistake", "-1"], "argument --mistakes: '-1' is not a whole number"),
         ([], "the following arguments are required: RUN"),

@@ -69,6 +69,7 @@ def worker(folder: Path, disturbance: str) -> tuple[str, ...]:
     return "--run-path", "--start-method=fork", str(script)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(
     undisturbed: Path, few_digits: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_worker_that_dies_is_replaced(
     assert_same_checkpoint(undisturbed / "last.pt", folder / "last.pt")
 
 
+@pytest.mark.slow
 def test_two_machines(undisturbed: Path, few_digits: Path, tmp_path: Path) -> None:
     """Two agents on this one, each with a process of its own."""
     command = arguments(few_digits, tmp_path / "run", "--data.batch_size=2", "--epochs=1")
@@ -125,6 +127,7 @@ def train_disturbed(*args, **options):
 """
 
 
+@pytest.mark.slow
 def test_machines_leave_and_join(tmp_path: Path) -> None:
     """Two, one, and two again: the run goes on in the epoch, which has each image once."""
     command = [*worker(tmp_path, COMES_AND_GOES), *many_classes(tmp_path)]

@@ -11,20 +11,23 @@ int64_t pooled_size(int64_t size, bool ceil_mode) {
 }
 
 std::tuple<Tensor, std::optional<Tensor>> forward(
-    const Tensor& given, const std::optional<Tensor>& bias, bool relu, bool ceil_mode,
-    bool training) {
+    const char* op, const Tensor& given, const std::optional<Tensor>& bias, bool relu,
+    bool ceil_mode, bool training) {
+  const Check check(op, given);
+  check.image("x", given);
+  if (bias.has_value()) check.tensor("bias", *bias, kFloats, {given.size(1)});
   const Tensor x = in_fp32_on_cpu(given);
-  STD_TORCH_CHECK(x.dim() == 4, "bias_relu_pool: x must be (N, C, H, W)");
   const int64_t out_height = pooled_size(x.size(2), ceil_mode);
   const int64_t out_width = pooled_size(x.size(3), ceil_mode);
+  check.that(out_height > 0 && out_width > 0, "x", "be as large as a window");
   BiasReluPool p{};
-  p.shape = pool_shape("bias_relu_pool", x, x.size(2), x.size(3), out_height, out_width);
+  p.shape = pool_shape(check, "x", x, x.size(2), x.size(3), out_height, out_width);
   const Rows rows = rows_of(x);
   p.x = rows.matrix;
-  std::optional<Tensor> dense_bias, index;
+  std::optional<Tensor> own_bias, index;
   if (bias.has_value()) {
-    dense_bias = bias_of("bias_relu_pool", *bias, x);
-    p.bias = dense_bias->data_ptr();
+    own_bias = dense_bias(*bias, x);
+    p.bias = own_bias->data_ptr();
   }
   p.relu = relu;
   const Tensor y = empty_channels_last(x, x.scalar_type(), x.size(1), out_height, out_width);
@@ -38,23 +41,33 @@ std::tuple<Tensor, std::optional<Tensor>> forward(
 }
 
 Tensor bias_relu_pool(Tensor x, std::optional<Tensor> bias, bool relu, bool ceil_mode) {
-  return std::get<0>(forward(x, bias, relu, ceil_mode, false));
+  return std::get<0>(forward("bias_relu_pool", x, bias, relu, ceil_mode, false));
 }
 
 std::tuple<Tensor, Tensor> bias_relu_pool_training(
     Tensor x, std::optional<Tensor> bias, bool relu, bool ceil_mode) {
-  const auto [y, index] = forward(x, bias, relu, ceil_mode, true);
+  const auto [y, index] = forward("bias_relu_pool_training", x, bias, relu, ceil_mode, true);
   return {y, *index};
 }
 
 std::tuple<Tensor, Tensor> bias_relu_pool_backward(
     Tensor given, Tensor index, int64_t height, int64_t width, bool bias) {
-  const Tensor grad_y = in_fp32_on_cpu(given);
-  const char* const op = "bias_relu_pool_backward";
+  const Check check("bias_relu_pool_backward", given);
+  check.image("grad_y", given);
+  const int64_t out_height = given.size(2), out_width = given.size(3);
+  check.that(out_height > 0 && out_width > 0, "grad_y", "be of at least one window");
+  const auto pools = [&](bool ceil_mode) {
+    return height > 0 && width > 0 && pooled_size(height, ceil_mode) == out_height &&
+           pooled_size(width, ceil_mode) == out_width;
+  };
+  check.that(
+      pools(false) || pools(true), "height and width", "be of images that are pooled to ",
+      out_height, "x", out_width, ", not ", height, "x", width);
   BiasReluPoolBackward p{};
-  p.shape = pool_shape(op, grad_y, height, width, grad_y.size(2), grad_y.size(3));
+  p.shape = pool_shape(check, "height and width", given, height, width, out_height, out_width);
+  const Tensor dense = dense_index(check, index, given);
+  const Tensor grad_y = in_fp32_on_cpu(given);
   const Rows grad_rows = rows_of(grad_y);
-  const Tensor dense = dense_index(op, index, grad_y);
   const int64_t channels = grad_y.size(1), pixels = grad_y.size(0) * height * width;
   const Tensor grad_x =
       empty_channels_last(grad_y, grad_y.scalar_type(), channels, height, width);

@@ -1,5 +1,7 @@
 #include "../bn_relu_concat.h"
 
+#include <cmath>
+
 #include "../bindings.h"
 
 namespace googlenet_fast {
@@ -13,51 +15,53 @@ struct Norm {
   Parameters p{};
   Tensors keep;
 
-  Norm(const char* op, const Tensors& branches) : op_(op) {
-    STD_TORCH_CHECK(
-        !branches.empty() && branches.size() <= kMaxBranches, op, ": takes 1 to ", kMaxBranches,
-        " branches, not ", branches.size());
+  // `others`: the op's other lists, one of which has a tensor.
+  Norm(const char* op, const Tensors& branches, std::initializer_list<const Tensors*> others = {})
+      : check_(op, any_of(branches, others)) {
+    check_.branches("branches", branches.size(), kMaxBranches);
+    check_.image("branches", branches[0], kFloats);
+    like_ = branches[0];
     for (const Tensor& x : branches) {
-      check_same_pixels(op, x, branches[0]);
+      check_.same_pixels("branches", x, like_, kAny);
       NormBranch& branch = p.branches[p.count++];
       branch.x = rows(x);
       branch.channels = x.size(1);
       branch.begin = p.columns;
       p.columns += x.size(1);
     }
-    p.rows = branches[0].size(0) * branches[0].size(2) * branches[0].size(3);
-    like_ = branches[0];
+    p.rows = like_.size(0) * like_.size(2) * like_.size(3);
   }
 
   void normalize(
       const Tensors& statistics, const Tensors& weights, const Tensors& biases, double eps) {
-    check_count(statistics);
-    check_count(weights);
-    check_count(biases);
+    check_count("statistics", statistics);
+    check_count("weights", weights);
+    check_count("biases", biases);
     for (int i = 0; i < p.count; ++i) {
       NormBranch& branch = p.branches[i];
-      std::tie(branch.mean, branch.variance) = pair(statistics[i], branch.channels);
-      branch.weight = values(weights[i], branch.channels);
-      branch.bias = values(biases[i], branch.channels);
+      std::tie(branch.mean, branch.variance) = pair("statistics", statistics[i], branch.channels);
+      branch.weight = values("weights", weights[i], branch.channels);
+      branch.bias = values("biases", biases[i], branch.channels);
     }
     p.eps = eps;
   }
 
   void take_grads(const Tensors& grads) {
-    check_count(grads);
+    check_count("grads", grads);
     for (int i = 0; i < p.count; ++i) {
-      check_same_pixels(op_, grads[i], like_);
-      STD_TORCH_CHECK(
-          grads[i].size(1) == p.branches[i].channels, op_, ": a gradient is not of its branch's size");
+      check_.same_pixels("grads", grads[i], like_, p.branches[i].channels);
       p.branches[i].grad = rows(grads[i]);
     }
   }
 
-  void take_sums(const Tensors& sums) {
-    check_count(sums);
+  // Sums to be divided by `total`: the rows of all processes, or 1 where they are divided already.
+  void take_sums(const Tensors& sums, double total) {
+    check_count("sums", sums);
+    check_.that(total > 0 && std::isfinite(total), "total", "be positive and finite");
+    p.total = total;
     for (int i = 0; i < p.count; ++i) {
       NormBranch& branch = p.branches[i];
-      std::tie(branch.grad_bias, branch.grad_weight) = pair(sums[i], branch.channels);
+      std::tie(branch.grad_bias, branch.grad_weight) = pair("sums", sums[i], branch.channels);
     }
   }
 
@@ -88,12 +92,17 @@ struct Norm {
   void run() { googlenet_fast::run(like_, p); }
 
  private:
-  const char* op_;
+  Check check_;
   Tensor like_;
 
-  void check_count(const Tensors& tensors) const {
-    STD_TORCH_CHECK(
-        static_cast<int>(tensors.size()) == p.count, op_, ": give everything for each branch");
+  static const Tensor& any_of(
+      const Tensors& branches, std::initializer_list<const Tensors*> others) {
+    if (!branches.empty()) return branches[0];
+    return (*std::ranges::find_if(others, [](const Tensors* list) { return !list->empty(); }))->at(0);
+  }
+
+  void check_count(const char* name, const Tensors& tensors) const {
+    check_.one_per_branch(name, tensors.size(), p.count);
   }
 
   Matrix rows(const Tensor& x) {
@@ -102,24 +111,21 @@ struct Norm {
     return found.matrix;
   }
 
-  const void* values(const Tensor& tensor, int64_t channels) {
-    STD_TORCH_CHECK(
-        tensor.dim() == 1 && tensor.size(0) == channels, op_,
-        ": weights and biases must have one value per channel");
-    STD_TORCH_CHECK(tensor.device() == like_.device(), op_, ": weights on another device");
+  const void* values(const char* name, const Tensor& tensor, int64_t channels) {
+    check_.tensor(name, tensor, kFloats, {channels});
     keep.push_back(dense(tensor, accumulator_of(like_)));
     return keep.back().data_ptr();
   }
 
   // The rows of a tensor of (2, channels), which need not follow each other.
-  std::pair<const void*, const void*> pair(const Tensor& tensor, int64_t channels) {
-    STD_TORCH_CHECK(
-        tensor.dim() == 2 && tensor.size(0) == 2 && tensor.size(1) == channels &&
-            (tensor.stride(1) == 1 || channels <= 1) &&
-            tensor.scalar_type() == accumulator_of(like_) && tensor.device() == like_.device(),
-        op_, ": statistics and sums must be (2, channels) of fp32 (fp64 for fp64), on the device");
-    const char* const first = static_cast<const char*>(tensor.data_ptr());
-    return {first, first + tensor.stride(0) * tensor.element_size()};
+  std::pair<const void*, const void*> pair(
+      const char* name, const Tensor& tensor, int64_t channels) {
+    const ScalarType accumulator[] = {accumulator_of(like_)};
+    check_.tensor(name, tensor, accumulator, {2, channels});
+    if (channels == 0) return {nullptr, nullptr};
+    keep.push_back(tensor.stride(1) == 1 ? tensor : torch::stable::contiguous(tensor));
+    const char* const first = static_cast<const char*>(keep.back().data_ptr());
+    return {first, first + keep.back().stride(0) * keep.back().element_size()};
   }
 };
 
@@ -131,7 +137,7 @@ Tensor statistics(Tensors branches) {
 Tensors forward(
     Tensors branches, Tensors statistics, Tensors weights, Tensors biases, double eps,
     bool concatenate) {
-  Norm<BatchNormRelu> norm("bn_relu_concat", branches);
+  Norm<BatchNormRelu> norm("bn_relu_concat", branches, {&statistics, &weights, &biases});
   norm.normalize(statistics, weights, biases, eps);
   const Tensors results = norm.allocate(concatenate);
   norm.run();
@@ -141,7 +147,8 @@ Tensors forward(
 Tensor sums(
     Tensors grads, Tensors branches, Tensors statistics, Tensors weights, Tensors biases,
     double eps) {
-  Norm<BatchNormSums> norm("bn_relu_concat_sums", branches);
+  Norm<BatchNormSums> norm(
+      "bn_relu_concat_sums", branches, {&grads, &statistics, &weights, &biases});
   norm.normalize(statistics, weights, biases, eps);
   norm.take_grads(grads);
   return norm.reduce(norm.p.sums);
@@ -150,11 +157,11 @@ Tensor sums(
 Tensors backward(
     Tensors grads, Tensors branches, Tensors statistics, Tensors weights, Tensors biases,
     double eps, Tensors sums, double total, bool concatenate) {
-  Norm<BatchNormBackward> norm("bn_relu_concat_backward", branches);
+  Norm<BatchNormBackward> norm(
+      "bn_relu_concat_backward", branches, {&grads, &statistics, &weights, &biases, &sums});
   norm.normalize(statistics, weights, biases, eps);
   norm.take_grads(grads);
-  norm.take_sums(sums);
-  norm.p.total = total;
+  norm.take_sums(sums, total);
   const Tensors results = norm.allocate(concatenate);
   norm.run();
   return results;

@@ -6,23 +6,24 @@ namespace googlenet_fast {
 namespace {
 
 Tensor concat_bias_relu(std::vector<Tensor> branches, std::vector<Tensor> biases, bool relu) {
-  STD_TORCH_CHECK(
-      !branches.empty() && branches.size() <= kMaxBranches, "concat_bias_relu: takes 1 to ",
-      kMaxBranches, " branches, not ", branches.size());
-  STD_TORCH_CHECK(
-      biases.empty() || biases.size() == branches.size(),
-      "concat_bias_relu: give a bias for each branch or for none");
+  const Check check("concat_bias_relu", branches.empty() ? biases.at(0) : branches[0]);
+  check.branches("branches", branches.size(), kMaxBranches);
+  if (!biases.empty()) check.one_per_branch("biases", biases.size(), branches.size());
   const Tensor& first = branches[0];
+  check.image("branches", first, kFloats);
 
   std::vector<Tensor> keep;
   ConcatBiasRelu p{};
-  for (const Tensor& branch : branches) {
-    check_same_pixels("concat_bias_relu", branch, first);
+  for (size_t i = 0; i < branches.size(); ++i) {
+    const Tensor& branch = branches[i];
+    check.same_pixels("branches", branch, first, kAny);
+    if (!biases.empty()) check.tensor("biases", biases[i], kFloats, {branch.size(1)});
+    if (branch.size(1) == 0) continue;  // its bias is null, which means none to the kernel
     const Rows rows = rows_of(branch);
     const void* bias = nullptr;
     keep.push_back(rows.tensor);
     if (!biases.empty()) {
-      keep.push_back(bias_of("concat_bias_relu", biases[p.count], branch));
+      keep.push_back(dense_bias(biases[i], branch));
       bias = keep.back().data_ptr();
     }
     p.branches[p.count++] = {rows.matrix.data, rows.matrix.stride, branch.size(1), p.columns, bias};
@@ -38,10 +39,17 @@ Tensor concat_bias_relu(std::vector<Tensor> branches, std::vector<Tensor> biases
 
 std::tuple<std::vector<Tensor>, Tensor> concat_bias_relu_backward(
     Tensor grad_y, std::optional<Tensor> y, std::vector<int64_t> channels, bool bias) {
-  STD_TORCH_CHECK(
-      !channels.empty() && channels.size() <= kMaxBranches,
-      "concat_bias_relu_backward: takes 1 to ", kMaxBranches, " branches, not ", channels.size());
-  STD_TORCH_CHECK(grad_y.dim() == 4, "concat_bias_relu_backward: grad_y must be (N, C, H, W)");
+  const Check check("concat_bias_relu_backward", grad_y);
+  check.image("grad_y", grad_y, kFloats);
+  const int64_t all = grad_y.size(1);
+  if (y.has_value()) check.same_pixels("y", *y, grad_y, all);
+  check.branches("channels", channels.size(), kMaxBranches);
+  int64_t rest = all;
+  for (const int64_t count : channels) {
+    check.that(count >= 0 && count <= rest, "channels", "add up to those of grad_y");
+    rest -= count;
+  }
+  check.that(rest == 0, "channels", "add up to those of grad_y");
 
   const Rows grad_rows = rows_of(grad_y);
   ConcatBiasReluBackward p{};
@@ -51,15 +59,11 @@ std::tuple<std::vector<Tensor>, Tensor> concat_bias_relu_backward(
     p.branches[p.count++] = {grads.back().data_ptr(), count, count, p.columns, nullptr};
     p.columns += count;
   }
-  STD_TORCH_CHECK(
-      p.columns == grad_y.size(1), "concat_bias_relu_backward: channels must add up to grad_y's");
   p.rows = grad_y.size(0) * grad_y.size(2) * grad_y.size(3);
   p.grad_y = grad_rows.matrix;
 
   std::optional<Rows> y_rows;
   if (y.has_value()) {
-    check_same_pixels("concat_bias_relu_backward", *y, grad_y);
-    STD_TORCH_CHECK(y->size(1) == p.columns, "concat_bias_relu_backward: y is not of grad_y's size");
     y_rows = rows_of(*y);
     p.y = y_rows->matrix;
   }

@@ -1,16 +1,54 @@
 #include "../inception.h"
 
 #include "../bindings.h"
-#include "prepared.h"
+#include "packed.h"
+#include "pooling.h"
 
 namespace googlenet_fast {
 namespace {
 
 using Optional = std::optional<Tensor>;
 
-std::vector<Tensor> dense_weights(const char* op, std::initializer_list<const Tensor*> weights) {
+// The weights w_in, w3, w5 and wp of a block, and their biases.
+struct Arguments {
+  const Tensor& x;
+  std::array<const Tensor*, 4> weights;
+  std::array<const Optional*, 4> biases;
+};
+
+constexpr const char* kWeights[] = {"w_in", "w3", "w5", "wp"};
+constexpr const char* kBiases[] = {"b_in", "b3", "b5", "bp"};
+
+InceptionShape shape_of(
+    const Check& check, const Tensor& x, const std::array<const Tensor*, 4>& weights) {
+  check.image("x", x);
+  const int64_t channels = x.size(1);
+  for (int i = 0; i < 4; ++i) {
+    const Tensor& w = *weights[i];
+    const bool reads_x = i == 0 || i == 3;
+    const int64_t taps = reads_x ? 1 : kAny;
+    check.tensor(
+        kWeights[i], w, kComputedInFp32, {kAny, reads_x ? channels : kAny, taps, taps});
+    check.that(
+        reads_x || (w.size(2) == w.size(3) && (w.size(2) == 3 || w.size(2) == 5)), kWeights[i],
+        "be 3x3 or 5x5, not ", w.size(2), "x", w.size(3));
+  }
+  const auto [w_in, w3, w5, wp] = weights;
+  InceptionShape s{};
+  s.images = x.size(0), s.height = x.size(2), s.width = x.size(3), s.channels = channels;
+  s.c3_reduce = w3->size(1), s.c3 = w3->size(0), s.c5_reduce = w5->size(1), s.c5 = w5->size(0);
+  s.c1 = w_in->size(0) - s.reductions(), s.project = wp->size(0);
+  s.taps3 = static_cast<int>(w3->size(2)), s.taps5 = static_cast<int>(w5->size(2));
+  check.that(
+      s.c1 > 0, "w_in", "have more outputs than w3 and w5 have inputs, ", s.reductions(), ", not ",
+      w_in->size(0));
+  check.that(s.project > 0, "wp", "have outputs");
+  return s;
+}
+
+std::vector<Tensor> dense_weights(const std::array<const Tensor*, 4>& weights) {
   std::vector<Tensor> dense;
-  for (const Tensor* weight : weights) dense.push_back(dense_weight(op, *weight));
+  for (const Tensor* weight : weights) dense.push_back(dense_weight(*weight));
   return dense;
 }
 
@@ -19,11 +57,12 @@ InceptionWeights pointers_to(const std::vector<Tensor>& weights) {
       weights[0].data_ptr(), weights[1].data_ptr(), weights[2].data_ptr(), weights[3].data_ptr()};
 }
 
-PreparedWeights pointers_to(
-    const std::vector<Tensor>& prepared, const Tensor& x, const InceptionShape& s) {
-  STD_TORCH_CHECK(prepared.size() == 5, "inception_prepared: give five prepared weights");
+PackedWeights pointers_to(
+    const Check& check, const std::vector<Tensor>& packed, const Tensor& x,
+    const InceptionShape& s) {
+  check.that(packed.size() == 5, "packed", "be five weights or none, not ", packed.size());
   const auto data = [&](int i, int64_t outputs, int64_t channels, int taps) {
-    return prepared_data("inception_prepared", prepared[i], x, outputs, channels, taps);
+    return packed_data(check, packed[i], x, outputs, channels, taps);
   };
   return {
       data(0, s.c1, s.channels, 1), data(1, s.reductions(), s.channels, 1),
@@ -31,54 +70,41 @@ PreparedWeights pointers_to(
       data(4, s.project, s.channels, 1)};
 }
 
-InceptionShape shape_of(
-    const Tensor& x, const Tensor& w_in, const Tensor& w3, const Tensor& w5, const Tensor& wp) {
-  STD_TORCH_CHECK(x.dim() == 4, "inception: x must be (N, C, H, W)");
-  STD_TORCH_CHECK(
-      x.scalar_type() == ScalarType::Float, "inception: the kernel for CPUs takes fp32 and bf16");
-  InceptionShape s{};
-  s.images = x.size(0), s.height = x.size(2), s.width = x.size(3), s.channels = x.size(1);
-  s.c3_reduce = w3.size(1), s.c3 = w3.size(0), s.c5_reduce = w5.size(1), s.c5 = w5.size(0);
-  s.c1 = w_in.size(0) - s.reductions(), s.project = wp.size(0);
-  s.taps3 = w3.size(2), s.taps5 = w5.size(2);
-  STD_TORCH_CHECK(
-      s.c1 > 0 && w_in.size(1) == s.channels && wp.size(1) == s.channels,
-      "inception: weights do not fit together, or not to x");
-  STD_TORCH_CHECK(
-      w_in.size(2) == 1 && wp.size(2) == 1 && (s.taps3 == 3 || s.taps3 == 5) &&
-          (s.taps5 == 3 || s.taps5 == 5),
-      "inception: the kernel for CPUs takes weights of 1x1, 3x3 and 5x5");
-  return s;
+// The biases of a block, or none.
+std::vector<Tensor> dense_biases(const Check& check, const Arguments& given) {
+  std::vector<Tensor> dense;
+  for (int i = 0; i < 4; ++i) {
+    const Optional& bias = *given.biases[i];
+    check.that(
+        bias.has_value() == given.biases[0]->has_value(), kBiases[i],
+        "be given if b_in is, and only then");
+    if (!bias.has_value()) continue;
+    check.tensor(kBiases[i], *bias, kFloats, {given.weights[i]->size(0)});
+    dense.push_back(dense_bias(*bias, given.x));
+  }
+  return dense;
 }
 
 std::tuple<Tensor, Tensor, Optional> forward(
-    const Tensor& given, const Tensor& w_in, const Optional& b_in, const Tensor& w3,
-    const Optional& b3, const Tensor& w5, const Optional& b5, const Tensor& wp, const Optional& bp,
-    bool reduce_relu, bool training, const std::vector<Tensor>* prepared) {
-  const Tensor x = in_fp32_on_cpu(given);
+    const char* op, const Arguments& given, bool reduce_relu, bool training,
+    const std::vector<Tensor>& packed) {
+  const Check check(op, given.x);
   Inception p{};
-  p.shape = shape_of(x, w_in, w3, w5, wp);
-  const Rows rows = rows_of(x);
-  std::vector<Tensor> weights;
-  if (prepared == nullptr) {
-    weights = dense_weights("inception", {&w_in, &w3, &w5, &wp});
-    p.weights = pointers_to(weights);
-  } else {
-    p.prepared = pointers_to(*prepared, x, p.shape);
-  }
-  std::vector<Tensor> biases;
-  if (b_in.has_value()) {
-    const Optional* all[] = {&b_in, &b3, &b5, &bp};
-    const int64_t outputs[] = {w_in.size(0), p.shape.c3, p.shape.c5, p.shape.project};
-    for (int i = 0; i < 4; ++i) {
-      STD_TORCH_CHECK(
-          all[i]->has_value() && (*all[i])->size(0) == outputs[i],
-          "inception: give all four biases or none, a value for each output");
-      biases.push_back(dense(**all[i], ScalarType::Float));
-    }
+  p.shape = shape_of(check, given.x, given.weights);
+  const std::vector<Tensor> biases = dense_biases(check, given);
+  if (!biases.empty()) {
     p.b_in = biases[0].data_ptr(), p.b3 = biases[1].data_ptr();
     p.b5 = biases[2].data_ptr(), p.bp = biases[3].data_ptr();
   }
+  std::vector<Tensor> weights;
+  if (packed.empty()) {
+    weights = dense_weights(given.weights);
+    p.weights = pointers_to(weights);
+  } else {
+    p.packed = pointers_to(check, packed, given.x, p.shape);
+  }
+  const Tensor x = in_fp32_on_cpu(given.x);
+  const Rows rows = rows_of(x);
   const Tensor y = empty_channels_last(x, p.shape.outputs());
   const Tensor r = empty_channels_last(x, p.shape.reductions());
   Optional index;
@@ -89,47 +115,41 @@ std::tuple<Tensor, Tensor, Optional> forward(
   p.x = rows.matrix, p.r = matrix_of(r), p.y = matrix_of(y);
   p.reduce_relu = reduce_relu;
   run(x, p);
-  const ScalarType dtype = given.scalar_type();
+  const ScalarType dtype = given.x.scalar_type();
   return {as_dtype(y, dtype), as_dtype(r, dtype), index};
 }
 
 Tensor inception(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
-    Optional bp, bool reduce_relu) {
-  return std::get<0>(forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, nullptr));
-}
-
-Tensor inception_prepared(
-    Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
-    Optional bp, bool reduce_relu, std::vector<Tensor> prepared) {
-  return std::get<0>(
-      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, false, &prepared));
+    Optional bp, bool reduce_relu, std::vector<Tensor> packed) {
+  const Arguments given{x, {&w_in, &w3, &w5, &wp}, {&b_in, &b3, &b5, &bp}};
+  return std::get<0>(forward("inception", given, reduce_relu, false, packed));
 }
 
 std::tuple<Tensor, Tensor, Tensor> inception_training(
     Tensor x, Tensor w_in, Optional b_in, Tensor w3, Optional b3, Tensor w5, Optional b5, Tensor wp,
     Optional bp, bool reduce_relu) {
-  const auto [y, r, index] =
-      forward(x, w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, true, nullptr);
+  const Arguments given{x, {&w_in, &w3, &w5, &wp}, {&b_in, &b3, &b5, &bp}};
+  const auto [y, r, index] = forward("inception_training", given, reduce_relu, true, {});
   return {y, r, *index};
 }
 
 std::tuple<Tensor, Tensor> inception_backward(
     Tensor grad_given, Tensor given, Tensor r_given, Tensor y_given, Tensor index, Tensor w_in,
     Tensor w3, Tensor w5, Tensor wp, bool reduce_relu, bool need_x, bool need_parameters) {
+  const Check check("inception_backward", given);
+  InceptionBackward p{};
+  p.shape = shape_of(check, given, {&w_in, &w3, &w5, &wp});
+  const InceptionShape& s = p.shape;
+  check.same_pixels("grad_y", grad_given, given, s.outputs());
+  check.same_pixels("r", r_given, given, s.reductions());
+  check.same_pixels("y", y_given, given, s.outputs());
+  const Tensor dense_index = googlenet_fast::dense_index(check, index, given);
   const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
   const Tensor r = in_fp32_on_cpu(r_given), y = in_fp32_on_cpu(y_given);
-  InceptionBackward p{};
-  p.shape = shape_of(x, w_in, w3, w5, wp);
-  for (const Tensor* other : {&grad_y, &r, &y}) check_same_pixels("inception_backward", *other, x);
-  STD_TORCH_CHECK(
-      grad_y.size(1) == p.shape.outputs() && y.size(1) == p.shape.outputs() &&
-          r.size(1) == p.shape.reductions() && index.size(1) == p.shape.channels,
-      "inception_backward: sizes do not fit together");
   const Rows grad_rows = rows_of(grad_y), x_rows = rows_of(x), r_rows = rows_of(r);
   const Rows y_rows = rows_of(y);
-  const Tensor dense_index = dense_channels_last(index);
-  const auto weights = dense_weights("inception_backward", {&w_in, &w3, &w5, &wp});
+  const auto weights = dense_weights({&w_in, &w3, &w5, &wp});
   int64_t count = 0;
   for (const Tensor& w : weights) count += w.numel() + w.size(0);
   const Tensor grad_x = need_x ? empty_channels_last(x, x.size(1)) : empty_sums(x, {0});
@@ -149,7 +169,6 @@ std::tuple<Tensor, Tensor> inception_backward(
 
 REGISTER_CPU(m) {
   m.impl("inception", TORCH_BOX(&googlenet_fast::inception));
-  m.impl("inception_prepared", TORCH_BOX(&googlenet_fast::inception_prepared));
   m.impl("inception_training", TORCH_BOX(&googlenet_fast::inception_training));
   m.impl("inception_backward", TORCH_BOX(&googlenet_fast::inception_backward));
 }

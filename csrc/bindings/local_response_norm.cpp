@@ -6,10 +6,9 @@ namespace googlenet_fast {
 namespace {
 
 Normalization normalization_of(
-    const Tensor& x, int64_t size, double alpha, double beta, double k) {
-  STD_TORCH_CHECK(x.dim() == 4, "local_response_norm: x must be (N, C, H, W)");
-  STD_TORCH_CHECK(
-      size == kNormalizedChannels, "local_response_norm: takes windows of ", kNormalizedChannels,
+    const Check& check, const Tensor& x, int64_t size, double alpha, double beta, double k) {
+  check.that(
+      size == kNormalizedChannels, "size", "be a window of ", kNormalizedChannels,
       " channels, not ", size);
   return {
       x.size(0) * x.size(2) * x.size(3), x.size(1), static_cast<int>(size),
@@ -17,8 +16,10 @@ Normalization normalization_of(
 }
 
 Tensor local_response_norm(Tensor given, int64_t size, double alpha, double beta, double k) {
+  const Check check("local_response_norm", given);
+  check.image("x", given);
+  const Normalization norm = normalization_of(check, given, size, alpha, beta, k);
   const Tensor x = in_fp32_on_cpu(given);
-  const Normalization norm = normalization_of(x, size, alpha, beta, k);
   const Rows rows = rows_of(x);
   const Tensor y = empty_channels_last(x, x.size(1));
   run(x, LocalResponseNorm{norm, rows.matrix, matrix_of(y)});
@@ -27,11 +28,11 @@ Tensor local_response_norm(Tensor given, int64_t size, double alpha, double beta
 
 Tensor local_response_norm_backward(
     Tensor grad_given, Tensor given, int64_t size, double alpha, double beta, double k) {
+  const Check check("local_response_norm_backward", given);
+  check.image("x", given);
+  check.same_pixels("grad_y", grad_given, given, given.size(1));
+  const Normalization norm = normalization_of(check, given, size, alpha, beta, k);
   const Tensor grad_y = in_fp32_on_cpu(grad_given), x = in_fp32_on_cpu(given);
-  const Normalization norm = normalization_of(x, size, alpha, beta, k);
-  check_same_pixels("local_response_norm_backward", grad_y, x);
-  STD_TORCH_CHECK(
-      grad_y.size(1) == x.size(1), "local_response_norm_backward: grad_y is not of x's size");
   const Rows grad_rows = rows_of(grad_y), rows = rows_of(x);
   const Tensor grad_x = empty_channels_last(x, x.size(1));
   run(x, LocalResponseNormBackward{norm, grad_rows.matrix, rows.matrix, matrix_of(grad_x)});

@@ -5,15 +5,17 @@
 namespace googlenet_fast {
 namespace {
 
-PoolShape shape_of(const char* op, const Tensor& x) {
-  return pool_shape(op, x, x.size(2), x.size(3), x.size(2), x.size(3));
+PoolShape shape_of(const Check& check, const char* name, const Tensor& x) {
+  return pool_shape(check, name, x, x.size(2), x.size(3), x.size(2), x.size(3));
 }
 
-std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& given, bool training) {
-  const Tensor x = in_fp32_on_cpu(given);
-  STD_TORCH_CHECK(x.dim() == 4, "max_pool: x must be (N, C, H, W)");
+std::tuple<Tensor, std::optional<Tensor>> forward(
+    const char* op, const Tensor& given, bool training) {
+  const Check check(op, given);
+  check.image("x", given);
   MaxPool p{};
-  p.shape = shape_of("max_pool", x);
+  p.shape = shape_of(check, "x", given);
+  const Tensor x = in_fp32_on_cpu(given);
   const Rows rows = rows_of(x);
   p.x = rows.matrix;
   const Tensor y = empty_channels_last(x, x.size(1));
@@ -27,21 +29,21 @@ std::tuple<Tensor, std::optional<Tensor>> forward(const Tensor& given, bool trai
   return {as_dtype(y, given.scalar_type()), index};
 }
 
-Tensor max_pool(Tensor x) { return std::get<0>(forward(x, false)); }
+Tensor max_pool(Tensor x) { return std::get<0>(forward("max_pool", x, false)); }
 
 std::tuple<Tensor, Tensor> max_pool_training(Tensor x) {
-  const auto [y, index] = forward(x, true);
+  const auto [y, index] = forward("max_pool_training", x, true);
   return {y, *index};
 }
 
 Tensor max_pool_backward(Tensor given, Tensor index) {
-  const Tensor grad_y = in_fp32_on_cpu(given);
-  const char* const op = "max_pool_backward";
+  const Check check("max_pool_backward", given);
+  check.image("grad_y", given);
   MaxPoolBackward p{};
-  STD_TORCH_CHECK(grad_y.dim() == 4, op, ": grad_y must be (N, C, H, W)");
-  p.shape = shape_of(op, grad_y);
+  p.shape = shape_of(check, "grad_y", given);
+  const Tensor dense = dense_index(check, index, given);
+  const Tensor grad_y = in_fp32_on_cpu(given);
   const Rows grad_rows = rows_of(grad_y);
-  const Tensor dense = dense_index(op, index, grad_y);
   const Tensor grad_x = empty_channels_last(grad_y, grad_y.size(1));
   p.grad_y = grad_rows.matrix;
   p.index = static_cast<const uint8_t*>(dense.data_ptr());

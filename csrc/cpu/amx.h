@@ -1,78 +1,77 @@
-// Products of matrices on the tiles of AMX, which multiply bf16 and add up fp32: floats are split into
-// parts of bf16, whose products are added up (Henry, Tang and Heinecke 2019, arXiv:1904.06376). Three
-// parts hold a float's 24 bits, two hold 17. Parts below 2^-126 count as zero; values from 3.39e38 on,
-// which bf16 rounds to infinity, give NaN.
+// GEMM on AMX tiles, which multiply bf16 and accumulate in fp32. A float is split into a sum of
+// bf16 terms, whose products are accumulated (Henry, Tang and Heinecke 2019, arXiv:1904.06376).
+// Three terms (bf16x3) hold a float's 24 bits, two (bf16x2) hold 17. Terms below 2^-126 count as
+// zero. Values from 3.39e38 on, which bf16 rounds to infinity, give NaN.
 #pragma once
 
 #include <cstdint>
 
 namespace googlenet_fast::cpu {
 
-// A row of a tile of A, and a block of C's rows and columns, which are computed at once.
+// bf16 values in a row of an A tile; also the rows and columns of the block of C in the tile
+// registers.
 constexpr int64_t kSplitBlock = 32;
 
 inline int64_t split_blocks(int64_t count) { return (count + kSplitBlock - 1) / kSplitBlock; }
 
-// A (rows, depth) as tiles read it: 32 values of a row beside those of the next one. Values 32 k and on
-// of part p of row r are at data + k * chunk_stride + p * part_stride + 32 r. There are rows to read up
-// to a whole block.
-struct SplitLeft {
+// Depths are padded with zeros to whole blocks, and columns of B to 16.
+
+// A (rows, depth), split. A chunk has 32 values of every row, one row after the other. Values 32 k
+// to 32 k + 31 of term t of row r are at data + k * chunk_stride + t * term_stride + 32 r. The rows
+// are allocated in whole blocks.
+struct SplitA {
   uint16_t* data;
-  int64_t chunk_stride, part_stride;
+  int64_t chunk_stride, term_stride;
 };
 
-// B (depth, columns): 16 columns beside each other, pairs of rows of which are interleaved. Rows 2 k and
-// on of part p of columns 16 j and on are at data + j * column_stride + p * part_stride + 32 k.
-struct SplitRight {
+// B (depth, columns), split: groups of 16 columns, with pairs of rows interleaved (VNNI layout).
+// Rows 2 k and 2 k + 1 of term t of columns 16 j to 16 j + 15 are at data + j * column_stride + t *
+// term_stride + 32 k.
+struct SplitB {
   uint16_t* data;
-  int64_t column_stride, part_stride;
+  int64_t column_stride, term_stride;
 };
 
-// A · B, of which the depth is `taps` runs of `chunks` times 32 values: tap t's rows of A begin
-// shifts[t] rows further on.
-struct SplitProduct {
-  int parts;
-  SplitLeft a;
-  SplitRight b;
+// C (rows, columns) = A · B. The depth is `taps` runs of `chunks` chunks. Tap t reads the rows of A
+// that are shifts[t] rows further.
+struct SplitGemmArgs {
+  int terms;
+  SplitA a;
+  SplitB b;
   int64_t rows, columns;
   int64_t chunks, taps;
   const int64_t* shifts;
 };
 
-// What becomes of a product's rows: plus a bias, clipped if `relu`, zero where a mask is zero or less;
-// written past the caches if `stream`.
-struct SplitOutput {
-  float* const* rows;         // null ones are left out
+// Adds a bias, applies ReLU, and writes zero where a mask is zero or less.
+struct SplitEpilogue {
+  float* const* rows;         // of C; null rows are not written
   const float* bias;          // (columns,) or null
-  const float* const* masks;  // like the rows, or null
-  bool relu, stream;
+  const float* const* masks;  // pointers like the rows, or null
+  bool relu, nontemporal_store;
 };
 
-// What is filled up is zero: depths to whole blocks, columns to 16.
 struct Amx {
-  // A from its rows, `count` rows of `depth` floats.
-  void (*split_rows)(
-      const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to);
+  // A from its rows: `count` rows of `depth` floats.
+  void (*pack_a)(const float* const* rows, int64_t count, int64_t depth, int terms, SplitA to);
 
-  // A from its transpose, `depth` rows (a multiple of 32) of `count` floats.
-  void (*split_columns)(
-      const float* const* rows, int64_t depth, int64_t count, int parts, SplitLeft to);
+  // A from Aᵀ: `depth` rows (a multiple of 32) of `count` floats.
+  void (*pack_at)(const float* const* rows, int64_t depth, int64_t count, int terms, SplitA to);
 
-  // B from its rows, `depth` rows of `columns` floats.
-  void (*pack)(
-      const float* const* rows, int64_t depth, int64_t columns, int parts, SplitRight to);
+  // B from its rows: `depth` rows of `columns` floats.
+  void (*pack_b)(const float* const* rows, int64_t depth, int64_t columns, int terms, SplitB to);
 
-  // B from its transpose, `columns` rows of `depth` floats, `stride` apart.
-  void (*pack_transposed)(
-      const float* b, int64_t stride, int64_t depth, int64_t columns, int parts, SplitRight to);
+  // B from Bᵀ: `columns` rows of `depth` floats, `stride` apart.
+  void (*pack_bt)(
+      const float* bt, int64_t stride, int64_t depth, int64_t columns, int terms, SplitB to);
 
-  void (*multiply)(const SplitProduct& p, const SplitOutput& y);
+  void (*gemm)(const SplitGemmArgs& p, const SplitEpilogue& y);
 
-  // sums (rows, columns) = A · B, plus what is there if `add`.
-  void (*add_up)(const SplitProduct& p, float* sums, int64_t stride, bool add);
+  // C = A · B, plus C if `add`.
+  void (*gemm_accumulate)(const SplitGemmArgs& p, float* c, int64_t c_stride, bool add);
 };
 
-// Null on machines without it, and where GOOGLENET_FAST_ISA asks for another instruction set.
+// Null on machines without AMX, and where GOOGLENET_FAST_ISA chooses another instruction set.
 const Amx* amx();
 
 }  // namespace googlenet_fast::cpu

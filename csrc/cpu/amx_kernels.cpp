@@ -1,4 +1,4 @@
-// Without AMX in the compiler's flags tiles are emulated, for tests.
+// AMX kernels. Compiled without AMX flags, they emulate the tiles, for tests.
 
 #include <algorithm>
 #include <cstring>
@@ -13,12 +13,12 @@
 namespace googlenet_fast::cpu {
 namespace {
 
-#pragma GCC diagnostic ignored "-Wpsabi"  // of vectors that the instruction set lacks
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors that the instruction set lacks
 
 constexpr int kSide = 16;   // rows of a tile; a row has 16 floats, or 32 bf16
 constexpr int kChunk = 32;  // bf16 in a row
 constexpr int kTile = kSide * kChunk;
-constexpr int kParts = 3;  // at most
+constexpr int kMaxTerms = 3;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Bits __attribute__((vector_size(64)));
@@ -37,7 +37,7 @@ template <typename V>
   *static_cast<typename Loose<V>::type*>(p) = v;
 }
 
-// Some of the 16 floats from p on, and zeros.
+// The first `count` of 16 floats, and zeros.
 [[gnu::always_inline]] inline Floats load_some(const float* p, int64_t count) {
   if (count >= kSide) return load<Floats>(p);
 #ifdef __AVX512F__
@@ -48,25 +48,25 @@ template <typename V>
   return v;
 }
 
-// The parts of floats, each in the upper half of 32 bits: what the parts before leave, rounded to bf16.
-// NaN is not rounded, for that could carry into its sign.
+// The bf16 terms of floats, each in the upper half of 32 bits: what remains after the terms before,
+// rounded to bf16. NaN is not rounded: the carry could reach its sign.
 struct Split {
-  Bits parts[kParts];
+  Bits terms[kMaxTerms];
 
-  template <int kCount>
+  template <int kTerms>
   [[gnu::always_inline]] static Split of(Floats v) {
     Split split;
-    const Bits number = Bits(v == v);
+    const Bits not_nan = Bits(v == v);
 #pragma GCC unroll 3
-    for (int p = 0; p < kCount; ++p) {
-      split.parts[p] = (Bits(v) + (p == 0 ? number & 0x8000u : Bits{} + 0x8000u)) & 0xffff0000u;
-      v -= Floats(split.parts[p]);
+    for (int t = 0; t < kTerms; ++t) {
+      split.terms[t] = (Bits(v) + (t == 0 ? not_nan & 0x8000u : Bits{} + 0x8000u)) & 0xffff0000u;
+      v -= Floats(split.terms[t]);
     }
     return split;
   }
 };
 
-// The elements of two vectors, one after the other, whose numbers kIndex are.
+// The elements kIndex of the concatenation of two vectors.
 template <int... kIndex, typename V>
 [[gnu::always_inline]] inline V permute(V a, V b) {
 #if __has_builtin(__builtin_shufflevector)
@@ -77,14 +77,14 @@ template <int... kIndex, typename V>
 #endif
 }
 
-// The upper halves of two vectors' numbers, one vector after the other.
-[[gnu::always_inline]] inline Halves uppers(Bits a, Bits b) {
+// The upper halves of two vectors' elements, concatenated.
+[[gnu::always_inline]] inline Halves upper_halves(Bits a, Bits b) {
   return [=]<int... kAt>(std::integer_sequence<int, kAt...>) __attribute__((always_inline)) {
     return permute<2 * kAt + 1 ...>(Halves(a), Halves(b));
   }(std::make_integer_sequence<int, kChunk>());
 }
 
-// Of a transposition by halves: rows kDistance apart exchange those elements that are so.
+// A step of a recursive transposition: rows kDistance apart exchange elements kDistance apart.
 template <int kDistance>
 [[gnu::always_inline]] inline void exchange(Floats (&rows)[kSide]) {
   [&]<int... kAt>(std::integer_sequence<int, kAt...>) __attribute__((always_inline)) {
@@ -93,7 +93,8 @@ template <int kDistance>
       if ((r & kDistance) != 0) continue;
       const Floats a = rows[r], b = rows[r + kDistance];
       rows[r] = permute<((kAt & kDistance) == 0 ? kAt : kSide + kAt - kDistance)...>(a, b);
-      rows[r + kDistance] = permute<((kAt & kDistance) == 0 ? kAt + kDistance : kSide + kAt)...>(a, b);
+      rows[r + kDistance] =
+          permute<((kAt & kDistance) == 0 ? kAt + kDistance : kSide + kAt)...>(a, b);
     }
   }(std::make_integer_sequence<int, kSide>());
 }
@@ -106,36 +107,35 @@ template <int kDistance>
 }
 
 template <typename F>
-[[gnu::always_inline]] inline void with_parts(int parts, const F& function) {
-  if (parts == 2) function.template operator()<2>();
+[[gnu::always_inline]] inline void with_terms(int terms, const F& function) {
+  if (terms == 2) function.template operator()<2>();
   else function.template operator()<3>();
 }
 
-void split_rows(const float* const* rows, int64_t count, int64_t depth, int parts, SplitLeft to) {
-  constexpr int64_t kAhead = 8;  // rows that are fetched meanwhile
-  with_parts(parts, [&]<int kCount>() {
+void pack_a(const float* const* rows, int64_t count, int64_t depth, int terms, SplitA to) {
+  constexpr int64_t kAhead = 8;  // prefetch distance in rows
+  with_terms(terms, [&]<int kTerms>() {
     for (int64_t r = 0; r < count; ++r) {
       const float* const ahead = rows[std::min(r + kAhead, count - 1)];
       uint16_t* at = to.data + r * kChunk;
       for (int64_t k = 0; k < depth; k += kChunk, at += to.chunk_stride) {
         __builtin_prefetch(ahead + k);
         __builtin_prefetch(ahead + k + kSide);
-        const Split first = Split::of<kCount>(load_some(rows[r] + k, depth - k));
+        const Split first = Split::of<kTerms>(load_some(rows[r] + k, depth - k));
         const int64_t rest = depth - k - kSide;
         const Split second =
-            rest <= 0 ? Split{} : Split::of<kCount>(load_some(rows[r] + k + kSide, rest));
+            rest <= 0 ? Split{} : Split::of<kTerms>(load_some(rows[r] + k + kSide, rest));
 #pragma GCC unroll 3
-        for (int p = 0; p < kCount; ++p) {
-          store(at + p * to.part_stride, uppers(first.parts[p], second.parts[p]));
+        for (int t = 0; t < kTerms; ++t) {
+          store(at + t * to.term_stride, upper_halves(first.terms[t], second.terms[t]));
         }
       }
     }
   });
 }
 
-void split_columns(
-    const float* const* rows, int64_t depth, int64_t count, int parts, SplitLeft to) {
-  with_parts(parts, [&]<int kCount>() {
+void pack_at(const float* const* rows, int64_t depth, int64_t count, int terms, SplitA to) {
+  with_terms(terms, [&]<int kTerms>() {
     for (int64_t k = 0; k < depth; k += kChunk, rows += kChunk, to.data += to.chunk_stride) {
       for (int64_t c = 0; c < count; c += kSide) {
         Floats columns[2][kSide];
@@ -148,13 +148,13 @@ void split_columns(
           transpose(columns[half]);
         }
         for (int i = 0; i < kSide; ++i) {
-          const Split first = Split::of<kCount>(columns[0][i]);
-          const Split second = Split::of<kCount>(columns[1][i]);
+          const Split first = Split::of<kTerms>(columns[0][i]);
+          const Split second = Split::of<kTerms>(columns[1][i]);
 #pragma GCC unroll 3
-          for (int p = 0; p < kCount; ++p) {
+          for (int t = 0; t < kTerms; ++t) {
             store(
-                to.data + p * to.part_stride + (c + i) * kChunk,
-                uppers(first.parts[p], second.parts[p]));
+                to.data + t * to.term_stride + (c + i) * kChunk,
+                upper_halves(first.terms[t], second.terms[t]));
           }
         }
       }
@@ -162,47 +162,47 @@ void split_columns(
   });
 }
 
-// Two rows of 16 columns as a tile of B has them: side by side.
-template <int kCount>
+// Interleave two rows of 16 columns (VNNI layout).
+template <int kTerms>
 [[gnu::always_inline]] inline void pack_pair(
-    Floats even, Floats odd, uint16_t* to, int64_t part_stride) {
-  const Split first = Split::of<kCount>(even), second = Split::of<kCount>(odd);
+    Floats even, Floats odd, uint16_t* to, int64_t term_stride) {
+  const Split first = Split::of<kTerms>(even), second = Split::of<kTerms>(odd);
 #pragma GCC unroll 3
-  for (int p = 0; p < kCount; ++p) {
-    store(to + p * part_stride, first.parts[p] >> 16 | second.parts[p]);
+  for (int t = 0; t < kTerms; ++t) {
+    store(to + t * term_stride, first.terms[t] >> 16 | second.terms[t]);
   }
 }
 
-void pack(const float* const* rows, int64_t depth, int64_t columns, int parts, SplitRight to) {
-  constexpr int64_t kAhead = 16;  // rows that are fetched meanwhile
-  with_parts(parts, [&]<int kCount>() {
+void pack_b(const float* const* rows, int64_t depth, int64_t columns, int terms, SplitB to) {
+  constexpr int64_t kAhead = 16;  // prefetch distance in rows
+  with_terms(terms, [&]<int kTerms>() {
     for (int64_t k = 0; k < split_blocks(depth) * kChunk; k += 2, to.data += 2 * kSide) {
-      const bool fetches = k + 1 + kAhead < depth;
+      const bool prefetches = k + 1 + kAhead < depth;
       const auto row = [&](int64_t r, int64_t c) {
-        if (fetches) __builtin_prefetch(rows[r + kAhead] + c);
+        if (prefetches) __builtin_prefetch(rows[r + kAhead] + c);
         return r < depth ? load_some(rows[r] + c, columns - c) : Floats{};
       };
       uint16_t* at = to.data;
       for (int64_t c = 0; c < columns; c += kSide, at += to.column_stride) {
-        pack_pair<kCount>(row(k, c), row(k + 1, c), at, to.part_stride);
+        pack_pair<kTerms>(row(k, c), row(k + 1, c), at, to.term_stride);
       }
     }
   });
 }
 
-void pack_transposed(
-    const float* b, int64_t stride, int64_t depth, int64_t columns, int parts, SplitRight to) {
-  with_parts(parts, [&]<int kCount>() {
+void pack_bt(
+    const float* bt, int64_t stride, int64_t depth, int64_t columns, int terms, SplitB to) {
+  with_terms(terms, [&]<int kTerms>() {
     for (int64_t c = 0; c < columns; c += kSide, to.data += to.column_stride) {
       for (int64_t k = 0; k < split_blocks(depth) * kChunk; k += kSide) {
         Floats rows[kSide];
         for (int i = 0; i < kSide; ++i) {
-          const bool inside = c + i < columns && k < depth;
-          rows[i] = inside ? load_some(b + (c + i) * stride + k, depth - k) : Floats{};
+          const bool in_bounds = c + i < columns && k < depth;
+          rows[i] = in_bounds ? load_some(bt + (c + i) * stride + k, depth - k) : Floats{};
         }
         transpose(rows);
         for (int i = 0; i < kSide; i += 2) {
-          pack_pair<kCount>(rows[i], rows[i + 1], to.data + (k + i) * kSide, to.part_stride);
+          pack_pair<kTerms>(rows[i], rows[i + 1], to.data + (k + i) * kSide, to.term_stride);
         }
       }
     }
@@ -211,7 +211,7 @@ void pack_transposed(
 
 #ifdef __AMX_BF16__
 
-// Of this thread, while this is in scope: all of 16 rows of 64 bytes.
+// The thread's tile registers, configured while this is in scope: all of 16 rows of 64 bytes.
 class Tiles {
  public:
   Tiles() {
@@ -227,7 +227,7 @@ class Tiles {
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
-  // GCC's own forms take no constants of templates.
+  // GCC's intrinsics do not take template constants.
   template <int kTo>
   void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(kTo)); }
   template <int kTo>
@@ -292,15 +292,15 @@ class Tiles {
 
 #endif
 
-// Tiles 0 to 3 are sums, by rows; 4 and 5 are of A, 6 and 7 of B.
+// Tiles 0 to 3 are the sums, row by row; 4 and 5 are of A, 6 and 7 of B.
 template <int kRows>
-[[gnu::always_inline]] inline void load_left(Tiles& tiles, const uint16_t* a) {
+[[gnu::always_inline]] inline void load_a(Tiles& tiles, const uint16_t* a) {
   tiles.load<4>(a, 64);
   if constexpr (kRows > 1) tiles.load<5>(a + kTile, 64);
 }
 
 template <int kColumns>
-[[gnu::always_inline]] inline void load_right(
+[[gnu::always_inline]] inline void load_b(
     Tiles& tiles, const uint16_t* b, int64_t column_stride) {
   tiles.load<6>(b, 64);
   if constexpr (kColumns > 1) tiles.load<7>(b + column_stride, 64);
@@ -314,40 +314,40 @@ template <int kRows, int kColumns>
   if constexpr (kRows > 1 && kColumns > 1) tiles.multiply_add<3, 5, 7>();
 }
 
-// A chunk's products of parts i and j, i + j < parts: the others are as small as what the parts leave.
-// In an order in which one of them stays.
-template <int kCount, int kRows, int kColumns>
-[[gnu::always_inline]] inline void multiply_chunk(
-    Tiles& tiles, const SplitProduct& p, const uint16_t* a, const uint16_t* b) {
-  load_left<kRows>(tiles, a);
-  if constexpr (kCount == 3) {
-    load_right<kColumns>(tiles, b + 2 * p.b.part_stride, p.b.column_stride);
+// Accumulate a chunk's products of terms i and j, i + j < terms: the others are as small as the
+// error of the split. In this order each product reuses the tiles of A or of B.
+template <int kTerms, int kRows, int kColumns>
+[[gnu::always_inline]] inline void accumulate_chunk(
+    Tiles& tiles, const SplitGemmArgs& p, const uint16_t* a, const uint16_t* b) {
+  load_a<kRows>(tiles, a);
+  if constexpr (kTerms == 3) {
+    load_b<kColumns>(tiles, b + 2 * p.b.term_stride, p.b.column_stride);
     add_products<kRows, kColumns>(tiles);
   }
-  load_right<kColumns>(tiles, b + p.b.part_stride, p.b.column_stride);
+  load_b<kColumns>(tiles, b + p.b.term_stride, p.b.column_stride);
   add_products<kRows, kColumns>(tiles);
-  if constexpr (kCount == 3) {
-    load_left<kRows>(tiles, a + p.a.part_stride);
+  if constexpr (kTerms == 3) {
+    load_a<kRows>(tiles, a + p.a.term_stride);
     add_products<kRows, kColumns>(tiles);
-    load_right<kColumns>(tiles, b, p.b.column_stride);
+    load_b<kColumns>(tiles, b, p.b.column_stride);
     add_products<kRows, kColumns>(tiles);
-    load_left<kRows>(tiles, a + 2 * p.a.part_stride);
+    load_a<kRows>(tiles, a + 2 * p.a.term_stride);
     add_products<kRows, kColumns>(tiles);
-    load_left<kRows>(tiles, a);
+    load_a<kRows>(tiles, a);
     add_products<kRows, kColumns>(tiles);
   } else {
-    load_right<kColumns>(tiles, b, p.b.column_stride);
+    load_b<kColumns>(tiles, b, p.b.column_stride);
     add_products<kRows, kColumns>(tiles);
-    load_left<kRows>(tiles, a + p.a.part_stride);
+    load_a<kRows>(tiles, a + p.a.term_stride);
     add_products<kRows, kColumns>(tiles);
   }
 }
 
-// A block's sums, plus what is there if `add`. meanwhile() is called after each chunk: tiles leave the
-// processor time for other instructions.
-template <int kCount, int kRows, int kColumns, typename F>
-void multiply_block(
-    Tiles& tiles, const SplitProduct& p, const uint16_t* a, const uint16_t* b, float* sums,
+// sums = a block of C, plus sums if `add`. meanwhile() is called after each chunk: tile
+// instructions leave issue slots for others.
+template <int kTerms, int kRows, int kColumns, typename F>
+void compute_block(
+    Tiles& tiles, const SplitGemmArgs& p, const uint16_t* a, const uint16_t* b, float* sums,
     int64_t stride, bool add, F& meanwhile) {
   const auto for_each_tile = [&](const auto& function) __attribute__((always_inline)) {
     function.template operator()<0>(sums);
@@ -365,7 +365,7 @@ void multiply_block(
   for (int64_t tap = 0; tap < p.taps; ++tap) {
     const uint16_t* at = a + p.shifts[tap] * kChunk;
     for (int64_t k = 0; k < p.chunks; ++k, at += p.a.chunk_stride, b += kTile) {
-      multiply_chunk<kCount, kRows, kColumns>(tiles, p, at, b);
+      accumulate_chunk<kTerms, kRows, kColumns>(tiles, p, at, b);
       meanwhile();
     }
   }
@@ -374,19 +374,19 @@ void multiply_block(
   });
 }
 
-// Call function(row, column, run) for the blocks of a product, those of the same columns of B one after
-// the other: run(sums, stride, add) is multiply_block() of one.
+// Call function(row, column, run) for the blocks of C, one column of blocks after the other.
+// run(sums, stride, add) calls compute_block().
 template <typename M, typename F>
-void for_each_block(const SplitProduct& p, M& meanwhile, const F& function) {
-  with_parts(p.parts, [&]<int kCount>() {
+void for_each_block(const SplitGemmArgs& p, M& meanwhile, const F& function) {
+  with_terms(p.terms, [&]<int kTerms>() {
     Tiles tiles;
     for (int64_t column = 0; column < p.columns; column += kSplitBlock) {
       const bool wide = p.columns - column > kSide;
       for (int64_t row = 0; row < p.rows; row += kSplitBlock) {
         const bool high = p.rows - row > kSide;
         const auto block =
-            high ? (wide ? multiply_block<kCount, 2, 2, M> : multiply_block<kCount, 2, 1, M>)
-                 : (wide ? multiply_block<kCount, 1, 2, M> : multiply_block<kCount, 1, 1, M>);
+            high ? (wide ? compute_block<kTerms, 2, 2, M> : compute_block<kTerms, 2, 1, M>)
+                 : (wide ? compute_block<kTerms, 1, 2, M> : compute_block<kTerms, 1, 1, M>);
         function(row, column, [&](float* sums, int64_t stride, bool add) {
           const uint16_t* const b = p.b.data + column / kSide * p.b.column_stride;
           block(tiles, p, p.a.data + row * kChunk, b, sums, stride, add, meanwhile);
@@ -396,40 +396,41 @@ void for_each_block(const SplitProduct& p, M& meanwhile, const F& function) {
   });
 }
 
-// What becomes of a block's sums, some rows at a time while the next block is multiplied.
-class Finish {
+// Applies the epilogue to a block, some rows at a time, while the next block is computed.
+class Epilogue {
  public:
-  Finish(const SplitProduct& p, const SplitOutput& y)
+  Epilogue(const SplitGemmArgs& p, const SplitEpilogue& y)
       : p_(p), y_(y), step_(kSplitBlock / std::max<int64_t>(1, p.chunks * p.taps) + 1),
         lowest_((y.relu ? 0 : -__builtin_inff()) + Floats{}) {}
 
-  // Where the next block's sums go.
+  // The buffer of the next block's sums.
   float* sums() { return &sums_[current_ ^ 1][0][0]; }
 
-  // They are there.
+  // Start with the block whose sums are complete.
   void begin(int64_t row, int64_t column) {
     current_ ^= 1;
     first_ = row, column_ = column, next_ = 0;
     rows_ = std::min(kSplitBlock, p_.rows - row);
     columns_ = std::min(kSplitBlock, p_.columns - column);
     for (int64_t c = 0; c < columns_; c += kSide) {
-      bias_[c / kSide] = y_.bias == nullptr ? Floats{} : load_some(y_.bias + column + c, columns_ - c);
+      bias_[c / kSide] =
+          y_.bias == nullptr ? Floats{} : load_some(y_.bias + column + c, columns_ - c);
     }
   }
 
-  [[gnu::always_inline]] void operator()() { rows(std::min(next_ + step_, rows_)); }
-  void rest() { rows(rows_); }
+  [[gnu::always_inline]] void operator()() { apply_to(std::min(next_ + step_, rows_)); }
+  void finish() { apply_to(rows_); }
 
  private:
-  [[gnu::always_inline]] void rows(int64_t end) {
+  [[gnu::always_inline]] void apply_to(int64_t end) {
     for (; next_ < end; ++next_) {
       if (y_.rows[first_ + next_] == nullptr) continue;
-      finish(0);
-      if (columns_ > kSide) finish(kSide);
+      apply(0);
+      if (columns_ > kSide) apply(kSide);
     }
   }
 
-  [[gnu::always_inline]] void finish(int64_t c) {
+  [[gnu::always_inline]] void apply(int64_t c) {
     float* const to = y_.rows[first_ + next_] + column_ + c;
     const int64_t count = columns_ - c;
     Floats v = load<Floats>(&sums_[current_][next_][c]) + bias_[c / kSide];
@@ -442,13 +443,13 @@ class Finish {
       return;
     }
 #ifdef __AVX512F__
-    if (y_.stream) return _mm512_stream_ps(to, v);
+    if (y_.nontemporal_store) return _mm512_stream_ps(to, v);
 #endif
     store(to, v);
   }
 
-  const SplitProduct& p_;
-  const SplitOutput& y_;
+  const SplitGemmArgs& p_;
+  const SplitEpilogue& y_;
   const int64_t step_;
   const Floats lowest_;
   Floats bias_[2];
@@ -457,27 +458,27 @@ class Finish {
   alignas(64) float sums_[2][kSplitBlock][kSplitBlock];
 };
 
-void multiply(const SplitProduct& p, const SplitOutput& y) {
-  Finish finish(p, y);
-  for_each_block(p, finish, [&](int64_t row, int64_t column, const auto& run) {
-    run(finish.sums(), kSplitBlock, false);
-    finish.rest();
-    finish.begin(row, column);
+void gemm(const SplitGemmArgs& p, const SplitEpilogue& y) {
+  Epilogue epilogue(p, y);
+  for_each_block(p, epilogue, [&](int64_t row, int64_t column, const auto& run) {
+    run(epilogue.sums(), kSplitBlock, false);
+    epilogue.finish();
+    epilogue.begin(row, column);
   });
-  finish.rest();
+  epilogue.finish();
 }
 
-void add_up(const SplitProduct& p, float* sums, int64_t stride, bool add) {
+void gemm_accumulate(const SplitGemmArgs& p, float* c, int64_t c_stride, bool add) {
   const auto nothing = [] {};
   for_each_block(p, nothing, [&](int64_t row, int64_t column, const auto& run) {
-    float* const to = sums + row * stride + column;
+    float* const to = c + row * c_stride + column;
     const int64_t rows = std::min(kSplitBlock, p.rows - row);
     const int64_t columns = std::min(kSplitBlock, p.columns - column);
-    if (rows % kSide == 0 && columns % kSide == 0) return run(to, stride, add);
-    alignas(64) float whole[kSplitBlock][kSplitBlock] = {};
-    for (int64_t r = 0; r < rows && add; ++r) std::copy_n(to + r * stride, columns, whole[r]);
-    run(&whole[0][0], kSplitBlock, add);
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(whole[r], columns, to + r * stride);
+    if (rows % kSide == 0 && columns % kSide == 0) return run(to, c_stride, add);
+    alignas(64) float buffer[kSplitBlock][kSplitBlock] = {};
+    for (int64_t r = 0; r < rows && add; ++r) std::copy_n(to + r * c_stride, columns, buffer[r]);
+    run(&buffer[0][0], kSplitBlock, add);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(buffer[r], columns, to + r * c_stride);
   });
 }
 
@@ -486,12 +487,12 @@ void add_up(const SplitProduct& p, float* sums, int64_t stride, bool add) {
 extern const Amx kAmx;
 extern const bool kAmxEmulated;
 const Amx kAmx{
-    .split_rows = split_rows,
-    .split_columns = split_columns,
-    .pack = pack,
-    .pack_transposed = pack_transposed,
-    .multiply = multiply,
-    .add_up = add_up,
+    .pack_a = pack_a,
+    .pack_at = pack_at,
+    .pack_b = pack_b,
+    .pack_bt = pack_bt,
+    .gemm = gemm,
+    .gemm_accumulate = gemm_accumulate,
 };
 #ifdef __AMX_BF16__
 const bool kAmxEmulated = false;

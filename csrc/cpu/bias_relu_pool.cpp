@@ -1,22 +1,21 @@
-// Bias, ReLU and 3x3/2 max pool: each output pixel reads its nine inputs; in the backward pass each row
-// of input pixels asks the one or two rows of windows that it is in.
+// Bias, ReLU and 3x3/2 max pool. Backward, each row of input pixels gathers from the one or two
+// rows of windows that contain it.
 
 #include "../bias_relu_pool.h"
 
 #include <algorithm>
 
 #include "common.h"
-#include "convolution.h"
-#include "isa.h"
-#include "parts.h"
+#include "matrix_view.h"
+#include "partition.h"
 
 namespace googlenet_fast {
 namespace {
 
-constexpr int64_t kPixels = 16;  // pixels that are worth a thread
+constexpr int64_t kPixels = 16;  // per task
 
-// One row of one image.
-void unpool_row(const BiasReluPoolBackward& p, int64_t row) {
+// grad_x of one row of one image.
+void backward_row(const BiasReluPoolBackward& p, int64_t row) {
   const PoolShape& s = p.shape;
   const int64_t image = row / s.height, y = row % s.height;
   const float* grads[2];
@@ -30,27 +29,28 @@ void unpool_row(const BiasReluPoolBackward& p, int64_t row) {
     indices[rows] = p.index + window * s.channels;
     numbers[rows++] = static_cast<int>(number);
   }
-  cpu::isa().unpool_halved(
+  cpu::pool_config().stride2_backward_row(
       grads, p.grad_y.stride, indices, s.channels, numbers, rows, s.out_width, s.width, s.channels,
       static_cast<float*>(p.grad_x.data) + row * s.width * p.grad_x.stride, p.grad_x.stride,
-      cpu::better_streamed({s.images, s.height, s.width}, cpu::rows_of(p.grad_x, s.channels)));
+      cpu::use_nontemporal_store(
+          {s.images, s.height, s.width}, cpu::view_of(p.grad_x, s.channels)));
 }
 
 void sum_bias(const BiasReluPoolBackward& p) {
   const PoolShape& s = p.shape;
   const int64_t windows = int64_t(s.images) * s.out_height * s.out_width;
-  const int64_t parts = bias_partials(int64_t(s.images) * s.height * s.width);
+  const int64_t partials = bias_partials(int64_t(s.images) * s.height * s.width);
   float* const partial = static_cast<float*>(p.partial);
-  cpu::for_each_task(parts, [&](int64_t part) {
-    float* const sums = partial + part * s.channels;
+  cpu::parallel_for_each(partials, [&](int64_t k) {
+    float* const sums = partial + k * s.channels;
     std::fill_n(sums, s.channels, 0.0f);
-    for (int64_t i = part * windows / parts; i < (part + 1) * windows / parts; ++i) {
-      cpu::isa().add_unclipped(
+    for (int64_t i = k * windows / partials; i < (k + 1) * windows / partials; ++i) {
+      cpu::pool_config().accumulate_bias_grad(
           static_cast<const float*>(p.grad_y.data) + i * p.grad_y.stride,
           p.index + i * s.channels, s.channels, sums);
     }
   });
-  cpu::add_parts<float>(partial, parts, s.channels, static_cast<float*>(p.grad_bias));
+  cpu::sum_partials<float>(partial, partials, s.channels, static_cast<float*>(p.grad_bias));
 }
 
 }  // namespace
@@ -58,7 +58,7 @@ void sum_bias(const BiasReluPoolBackward& p) {
 void run_cpu(Dtype, const BiasReluPool& p) {
   const PoolShape& s = p.shape;
   const int64_t outputs = int64_t(s.images) * s.out_height * s.out_width;
-  cpu::for_each_range(outputs, kPixels, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for_ranges(outputs, kPixels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t image = i / (s.out_height * s.out_width);
       const int64_t top = i / s.out_width % s.out_height * 2, left = i % s.out_width * 2;
@@ -70,7 +70,7 @@ void run_cpu(Dtype, const BiasReluPool& p) {
                         ? static_cast<const float*>(p.x.data) + pixel * p.x.stride
                         : nullptr;
       }
-      cpu::isa().max_of_nine(
+      cpu::pool_config().max_of_window(
           pixels, s.channels, static_cast<const float*>(p.bias), p.relu,
           static_cast<float*>(p.y.data) + i * p.y.stride,
           p.index == nullptr ? nullptr : p.index + i * s.channels);
@@ -80,7 +80,7 @@ void run_cpu(Dtype, const BiasReluPool& p) {
 
 void run_cpu(Dtype, const BiasReluPoolBackward& p) {
   const PoolShape& s = p.shape;
-  cpu::for_each_task(int64_t(s.images) * s.height, [&](int64_t row) { unpool_row(p, row); });
+  cpu::parallel_for_each(int64_t(s.images) * s.height, [&](int64_t row) { backward_row(p, row); });
   if (p.grad_bias != nullptr) sum_bias(p);
 }
 

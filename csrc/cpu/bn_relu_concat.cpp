@@ -1,4 +1,4 @@
-// Batch normalisation with ReLU and concatenation: four passes over memory.
+// Batch normalisation with ReLU and concatenation, in four passes over memory.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -22,11 +22,11 @@ T* row_of(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.stride;
 }
 
-// What all rows of a branch share, by channel.
+// A branch's constants, per channel.
 template <typename A>
 struct Constants {
   std::vector<A> mean, inverse, scale, bias;  // y = relu((x - mean) * scale + bias)
-  std::vector<A> grad_mean, slope;  // of masked grad, and what of it x - mean accounts for
+  std::vector<A> grad_mean, slope;  // mean of the masked gradient, and its slope over x
 
   Constants(const NormBranch& branch, double eps, double total)
       : mean(branch.channels), inverse(branch.channels), scale(branch.channels),
@@ -51,7 +51,7 @@ std::vector<Constants<A>> constants_of(const NormBranches& p, double total) {
   return constants;
 }
 
-// Call `function` with each branch's index and a range of its rows, in parallel.
+// Call function(branch, row) for all rows of all branches, on all threads.
 template <typename F>
 void for_rows(const NormBranches& p, const F& function) {
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, p.columns));
@@ -62,28 +62,27 @@ void for_rows(const NormBranches& p, const F& function) {
   });
 }
 
-// The same number of parts, whatever the number of threads.
-int64_t first_row(const NormBranches& p, int64_t part) {
-  return part * p.rows / bias_partials(p.rows);
-}
+// The first row of partial sum k. It does not depend on the number of threads.
+int64_t first_row(const NormBranches& p, int64_t k) { return k * p.rows / bias_partials(p.rows); }
 
-// Call `function` with each branch, two zeroed sums for each of its channels, and a range of rows.
+// Call function(branch, a, b, begin, end) for each branch and each partial sum's rows, on all
+// threads. a and b are sums per channel, which start from zero.
 template <typename A, typename F>
-void for_parts(const NormBranches& p, void* partial, const F& function) {
+void for_partials(const NormBranches& p, void* partial, const F& function) {
   parallel_for(0, bias_partials(p.rows), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      A* const sums = static_cast<A*>(partial) + part * 2 * p.columns;
+    for (int64_t k = begin; k < end; ++k) {
+      A* const sums = static_cast<A*>(partial) + k * 2 * p.columns;
       std::fill_n(sums, 2 * p.columns, A(0));
       for (int i = 0; i < p.count; ++i) {
         A* const first = sums + p.branches[i].begin;
-        function(i, first, first + p.columns, first_row(p, part), first_row(p, part + 1));
+        function(i, first, first + p.columns, first_row(p, k), first_row(p, k + 1));
       }
     }
   });
 }
 
-// Mean and sum of squared deviations of some rows. Sums are of differences to the first of them,
-// so that a mean far from zero costs no digits.
+// Mean and sum of squared deviations of some rows. The first row is subtracted from all, so that a
+// mean far from zero costs no digits.
 template <typename T>
 void moments(
     const NormBranch& branch, Accumulator<T>* __restrict mean, Accumulator<T>* __restrict squares,
@@ -109,7 +108,7 @@ void moments(
 template <typename T>
 void statistics(const BatchNormStatistics& p) {
   using A = Accumulator<T>;
-  for_parts<A>(p, p.partial, [&](int i, A* mean, A* squares, int64_t begin, int64_t end) {
+  for_partials<A>(p, p.partial, [&](int i, A* mean, A* squares, int64_t begin, int64_t end) {
     moments<T>(p.branches[i], mean, squares, begin, end);
   });
 
@@ -117,22 +116,22 @@ void statistics(const BatchNormStatistics& p) {
   A* const mean = static_cast<A*>(p.statistics);
   A* const variance = mean + p.columns;
   std::fill_n(mean, 2 * p.columns, A(0));
-  const int64_t parts = bias_partials(p.rows);
-  const auto rows_in = [&](int64_t part) {
-    return static_cast<A>(first_row(p, part + 1) - first_row(p, part));
+  const int64_t partials = bias_partials(p.rows);
+  const auto rows_of_partial = [&](int64_t k) {
+    return static_cast<A>(first_row(p, k + 1) - first_row(p, k));
   };
-  for (int64_t part = 0; part < parts; ++part) {
-    const A share = rows_in(part) / static_cast<A>(p.rows);
-    const A* const part_mean = partial + part * 2 * p.columns;
-    for (int64_t c = 0; c < p.columns; ++c) mean[c] += share * (part_mean[c] - partial[c]);
+  for (int64_t k = 0; k < partials; ++k) {
+    const A share = rows_of_partial(k) / static_cast<A>(p.rows);
+    const A* const partial_mean = partial + k * 2 * p.columns;
+    for (int64_t c = 0; c < p.columns; ++c) mean[c] += share * (partial_mean[c] - partial[c]);
   }
-  for (int64_t c = 0; c < (parts ? p.columns : 0); ++c) mean[c] += partial[c];
-  for (int64_t part = 0; part < parts; ++part) {
-    const A rows = rows_in(part);
-    const A* const part_mean = partial + part * 2 * p.columns;
-    const A* const squares = part_mean + p.columns;
+  for (int64_t c = 0; c < (partials ? p.columns : 0); ++c) mean[c] += partial[c];
+  for (int64_t k = 0; k < partials; ++k) {
+    const A rows = rows_of_partial(k);
+    const A* const partial_mean = partial + k * 2 * p.columns;
+    const A* const squares = partial_mean + p.columns;
     for (int64_t c = 0; c < p.columns; ++c) {
-      const A offset = part_mean[c] - mean[c];
+      const A offset = partial_mean[c] - mean[c];
       variance[c] += (squares[c] + rows * offset * offset) / static_cast<A>(p.rows);
     }
   }
@@ -159,9 +158,9 @@ template <typename T>
 void sums(const BatchNormSums& p) {
   using A = Accumulator<T>;
   const auto constants = constants_of<A>(p, 1);
-  for_parts<A>(p, p.partial, [&](
-                                 int i, A* __restrict grad_bias, A* __restrict grad_weight,
-                                 int64_t begin, int64_t end) {
+  for_partials<A>(p, p.partial, [&](
+                                    int i, A* __restrict grad_bias, A* __restrict grad_weight,
+                                    int64_t begin, int64_t end) {
     const A* const __restrict mean = constants[i].mean.data();
     const A* const __restrict scale = constants[i].scale.data();
     const A* const __restrict bias = constants[i].bias.data();
@@ -171,8 +170,8 @@ void sums(const BatchNormSums& p) {
       for (int64_t c = 0; c < p.branches[i].channels; ++c) {
         const A centered = static_cast<A>(x[c]) - mean[c];
         const A value = centered * scale[c] + bias[c];
-        const A above = static_cast<A>(grad_y[c]);  // read in any case: else GCC makes no vectors
-        const A grad = value <= A(0) ? A(0) : above;
+        const A upstream = static_cast<A>(grad_y[c]);  // unconditional, or GCC does not vectorize
+        const A grad = value <= A(0) ? A(0) : upstream;
         grad_bias[c] += grad;
         grad_weight[c] += grad * centered;
       }
@@ -180,7 +179,7 @@ void sums(const BatchNormSums& p) {
     for (int64_t c = 0; c < p.branches[i].channels; ++c) grad_weight[c] *= constants[i].inverse[c];
   });
 
-  cpu::add_parts(
+  cpu::sum_partials(
       static_cast<const A*>(p.partial), bias_partials(p.rows), 2 * p.columns,
       static_cast<A*>(p.sums));
 }
@@ -201,8 +200,8 @@ void backward(const BatchNormBackward& p) {
     for (int64_t c = 0; c < p.branches[i].channels; ++c) {
       const A centered = static_cast<A>(x[c]) - mean[c];
       const A value = centered * scale[c] + bias[c];
-      const A above = static_cast<A>(grad_y[c]);
-      const A grad = value <= A(0) ? A(0) : above;
+      const A upstream = static_cast<A>(grad_y[c]);
+      const A grad = value <= A(0) ? A(0) : upstream;
       grad_x[c] = static_cast<T>(scale[c] * (grad - grad_mean[c] - centered * slope[c]));
     }
   });

@@ -1,4 +1,4 @@
-// What the kernels for CPUs share: element types, grain of tasks, rounding up, zeros, sums of parts.
+// Shared by the CPU kernels: element types, grain size, rounding up, zeros, adding partial sums.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -13,7 +13,7 @@
 
 namespace googlenet_fast::cpu {
 
-// Values that one task should handle at least, to be worth a thread.
+// The minimum number of values per task.
 constexpr int64_t kGrain = 16384;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -38,12 +38,12 @@ void dispatch(Dtype dtype, const F& function) {
   }
 }
 
-// total (columns,) = the sum of the rows of partial (parts, columns), in their order.
+// total (columns,) = the sum of the rows of partial (partials, columns), in order.
 template <typename A>
-void add_parts(const A* partial, int64_t parts, int64_t columns, A* total) {
+void sum_partials(const A* partial, int64_t partials, int64_t columns, A* total) {
   std::fill_n(total, columns, A(0));
-  for (int64_t part = 0; part < parts; ++part) {
-    for (int64_t c = 0; c < columns; ++c) total[c] += partial[part * columns + c];
+  for (int64_t p = 0; p < partials; ++p) {
+    for (int64_t c = 0; c < columns; ++c) total[c] += partial[p * columns + c];
   }
 }
 

@@ -1,4 +1,4 @@
-// Concatenation with bias and ReLU, and its gradient, one pass over memory each.
+// Concatenation with bias and ReLU, and its gradient: one pass over memory each.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -68,14 +68,14 @@ void backward(const ConcatBiasReluBackward& p) {
   const bool relu = p.y.data != nullptr;
   const auto row_kernel = relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
                                : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
-  const int64_t parts = bias_partials(p.rows);
+  const int64_t partials = bias_partials(p.rows);
   A* const partial = static_cast<A*>(p.partial);
 
-  parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      A* const sum = bias ? partial + part * p.columns : nullptr;
+  parallel_for(0, partials, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      A* const sum = bias ? partial + k * p.columns : nullptr;
       if (bias) std::fill_n(sum, p.columns, A(0));
-      for (int64_t row = part * p.rows / parts; row < (part + 1) * p.rows / parts; ++row) {
+      for (int64_t row = k * p.rows / partials; row < (k + 1) * p.rows / partials; ++row) {
         const T* const grad_y = static_cast<const T*>(p.grad_y.data) + row * p.grad_y.stride;
         const T* const y = static_cast<const T*>(p.y.data) + (relu ? row * p.y.stride : 0);
         for (int i = 0; i < p.count; ++i) {
@@ -91,11 +91,11 @@ void backward(const ConcatBiasReluBackward& p) {
 
   if (!bias) return;
   A* const grad_bias = static_cast<A*>(p.grad_bias);
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, parts));
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, partials));
   parallel_for(0, p.columns, grain, [&](int64_t begin, int64_t end) {
     std::fill(grad_bias + begin, grad_bias + end, A(0));
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int64_t c = begin; c < end; ++c) grad_bias[c] += partial[part * p.columns + c];
+    for (int64_t k = 0; k < partials; ++k) {
+      for (int64_t c = begin; c < end; ++c) grad_bias[c] += partial[k * p.columns + c];
     }
   });
 }

@@ -1,15 +1,15 @@
-// Local response normalisation, a row of channels at a time: one read and one write.
+// Local response normalisation, one pixel at a time.
 
 #include "../local_response_norm.h"
 
-#include "isa.h"
-#include "parts.h"
+#include "kernel_configs.h"
+#include "partition.h"
 #include "scratch.h"
 
 namespace googlenet_fast {
 namespace {
 
-constexpr int64_t kGrain = 64;  // rows that are worth a thread
+constexpr int64_t kPixels = 64;  // per task
 
 float* row(const Matrix& m, int64_t i) { return static_cast<float*>(m.data) + i * m.stride; }
 
@@ -17,24 +17,24 @@ float* row(const Matrix& m, int64_t i) { return static_cast<float*>(m.data) + i 
 
 void run_cpu(Dtype, const LocalResponseNorm& p) {
   const Normalization& n = p.norm;
-  cpu::for_each_range(n.rows, kGrain, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for_ranges(n.rows, kPixels, [&](int64_t begin, int64_t end) {
     cpu::Scratch scratch;
-    float* const wide = scratch.take(n.channels + n.size);
+    float* const padded = scratch.take(n.channels + n.size);
     for (int64_t i = begin; i < end; ++i) {
-      cpu::isa().normalize(
-          row(p.x, i), n.channels, n.size, n.alpha / n.size, n.beta, n.k, wide, row(p.y, i));
+      cpu::kernel_configs().lrn.lrn(
+          row(p.x, i), n.channels, n.size, n.alpha / n.size, n.beta, n.k, padded, row(p.y, i));
     }
   });
 }
 
 void run_cpu(Dtype, const LocalResponseNormBackward& p) {
   const Normalization& n = p.norm;
-  cpu::for_each_range(n.rows, kGrain, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for_ranges(n.rows, kPixels, [&](int64_t begin, int64_t end) {
     cpu::Scratch scratch;
-    float* const wide = scratch.take(2 * (n.channels + n.size));
+    float* const padded = scratch.take(2 * (n.channels + n.size));
     for (int64_t i = begin; i < end; ++i) {
-      cpu::isa().normalize_backward(
-          row(p.grad_y, i), row(p.x, i), n.channels, n.size, n.alpha / n.size, n.beta, n.k, wide,
+      cpu::kernel_configs().lrn.lrn_backward(
+          row(p.grad_y, i), row(p.x, i), n.channels, n.size, n.alpha / n.size, n.beta, n.k, padded,
           row(p.grad_x, i));
     }
   });

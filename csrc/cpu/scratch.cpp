@@ -12,15 +12,15 @@
 namespace googlenet_fast::cpu {
 namespace {
 
-constexpr int64_t kFloats = 64 / sizeof(float);  // what arrays are aligned to
+constexpr int64_t kFloats = 64 / sizeof(float);  // the alignment of arrays
 #ifdef __SANITIZE_ADDRESS__
-constexpr int64_t kGap = kFloats;  // between arrays, where no access is allowed
+constexpr int64_t kGap = kFloats;  // poisoned, between arrays
 #else
 constexpr int64_t kGap = 0;
 #endif
 
-// A huge page, where the system has them: Winograd's transforms go through a hundred places at once,
-// more than a core translates addresses of at a time.
+// A huge page, where the system has them: a Winograd transform accesses a hundred places at once,
+// more pages of 4 KiB than the L1 TLB holds.
 constexpr int64_t kPage = (2 << 20) / sizeof(float);  // floats
 
 struct Free {
@@ -32,11 +32,11 @@ struct Block {
   int64_t size;
 };
 
-// Blocks never move while a scope holds arrays in them.
+// Blocks are kept while a scope has arrays in them.
 struct Memory {
   std::vector<Block> blocks;
   int64_t block = 0, used = 0;  // the next array is at `used` of this block, or in a later one
-  int64_t next = kPage;  // size of the next block at least
+  int64_t next = kPage;  // minimum size of the next block
   int64_t scopes = 0;
 };
 
@@ -60,7 +60,7 @@ Scratch::~Scratch() {
   memory.block = block_;
   memory.used = used_;
   if (--memory.scopes > 0 || memory.blocks.size() < 2) return;
-  memory.next = 0;  // next time, one block is enough
+  memory.next = 0;  // so that one block is enough next time
   for (const Block& block : memory.blocks) memory.next += block.size;
   memory.blocks.clear();
 }

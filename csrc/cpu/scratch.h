@@ -1,11 +1,11 @@
-// Memory for intermediate results, kept by each thread from call to call.
+// Per-thread memory for intermediate results, reused from call to call.
 #pragma once
 
 #include <cstdint>
 
 namespace googlenet_fast::cpu {
 
-// Takes arrays from the thread's memory and gives them back when it goes out of scope. Scopes nest.
+// Allocates arrays, and frees them at the end of its scope. Scopes nest.
 class Scratch {
  public:
   Scratch();
@@ -16,13 +16,14 @@ class Scratch {
   // Uninitialised, aligned to 64 bytes.
   template <typename T = float>
   T* take(int64_t count) {
-    return reinterpret_cast<T*>(take_floats((count * sizeof(T) + sizeof(float) - 1) / sizeof(float)));
+    const int64_t bytes = count * sizeof(T);
+    return reinterpret_cast<T*>(take_floats((bytes + sizeof(float) - 1) / sizeof(float)));
   }
 
  private:
   float* take_floats(int64_t count);
 
-  int64_t block_, used_;  // where this scope began
+  int64_t block_, used_;  // at the start of this scope
 };
 
 }  // namespace googlenet_fast::cpu

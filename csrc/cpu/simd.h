@@ -1,7 +1,7 @@
-// Vectors of floats as wide as the instruction set has them, in the compiler's portable notation.
+// Vectors of the instruction set's width, in GCC's portable vector extensions.
 //
-// All of it is in a namespace named after the instruction set, or the linker would merge functions
-// that were compiled for different ones.
+// The namespace is named after the instruction set: otherwise the linker would merge functions that
+// were compiled for different ones.
 #pragma once
 
 #if defined(__AVX2__)
@@ -11,25 +11,25 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "isa.h"
+#include "kernel_configs.h"
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kTileRows = 12;  // of 32 registers 24 hold sums
+constexpr int kLanes = 16, kMr = 12;  // 24 of 32 registers hold sums
 #elif defined(__AVX2__)
-constexpr int kLanes = 8, kTileRows = 6;  // of 16 registers 12 hold sums
+constexpr int kLanes = 8, kMr = 6;  // 12 of 16 registers hold sums
 #else
-constexpr int kLanes = 4, kTileRows = 4;
+constexpr int kLanes = 4, kMr = 4;
 #endif
-constexpr int kVectors = 2;
-constexpr int kPanel = kVectors * kLanes;
+constexpr int kVectors = 2;  // in a row of the register tile
+constexpr int kNr = kVectors * kLanes;
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef Vector Unaligned __attribute__((aligned(alignof(float)), may_alias));
 
-// As many integers, and bytes, as a vector has floats. GCC converts between them one by one unless by
-// way of integers of two bytes.
+// As many integers and bytes as a vector has floats. GCC vectorizes conversions between them only
+// through 16-bit integers.
 typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint16_t Shorts __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
@@ -49,7 +49,8 @@ inline I load_bytes(const uint8_t* p) {
   if constexpr (sizeof(I) == sizeof(int32_t)) {
     return *p;
   } else {
-    const Shorts half = __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), Shorts);
+    const Bytes bytes = *reinterpret_cast<const UnalignedBytes*>(p);
+    const Shorts half = __builtin_convertvector(bytes, Shorts);
     return __builtin_convertvector(half, Integers);
   }
 }
@@ -63,12 +64,13 @@ inline V load(const float* p) {
 inline void store(float* p, float v) { *p = v; }
 inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
 
-// Whether a vector is a line of the caches, which can be written past them: without being read before.
-constexpr bool kStreams = kLanes == kLine;
+// True if a vector is a whole cache line. A nontemporal store of one writes memory without reading
+// it.
+constexpr bool kHasNontemporalStore = kLanes == kLine;
 
-// To p, which begins a line; past the caches if kStreams.
-inline void stream(float* p, float v) { store(p, v); }
-inline void stream(float* p, Vector v) {
+// p begins a cache line. An ordinary store where kHasNontemporalStore is false.
+inline void store_nontemporal(float* p, float v) { store(p, v); }
+inline void store_nontemporal(float* p, Vector v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, v);
 #else
@@ -77,8 +79,8 @@ inline void stream(float* p, Vector v) {
 }
 
 template <typename V>
-inline void store(float* p, V v, bool past) {
-  if (past) stream(p, v);
+inline void store(float* p, V v, bool nontemporal) {
+  if (nontemporal) store_nontemporal(p, v);
   else store(p, v);
 }
 
@@ -89,7 +91,7 @@ inline V zero() { return V{}; }
 template <typename V>
 inline V relu(V v) { return v < 0.0f ? zero<V>() : v; }
 
-// sum += a * b in the form that overwrites the sum: GCC may choose others, and then has to copy.
+// sum += a * b, by the FMA form that overwrites the sum: GCC may choose others, which need copies.
 inline void multiply_add(Vector& sum, float a, Vector b) {
 #if defined(__AVX512F__)
   asm("vfmadd231ps %1, %2, %0" : "+v"(sum) : "v"(a - Vector{}), "v"(b));
@@ -112,12 +114,25 @@ inline Vector square_root(Vector v) {
 #endif
 }
 
-// Call function(offset, V()) for all of 0 .. n: by vectors, and the rest one by one.
+// Call function(offset, V()) for 0 .. n: V is Vector, then float for the rest.
 template <typename F>
 inline void for_each_vector(int64_t n, const F& function) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) function(i, Vector());
   for (; i < n; ++i) function(i, float());
+}
+
+// Call function<V, vectors>(offset) for 0 .. n: four vectors at a time, which covers whole cache
+// lines of each pixel; then single vectors, then floats.
+template <typename F>
+inline void for_each_vectors(int64_t n, const F& function) {
+  constexpr int kTogether = 4;
+  int64_t c = 0;
+  for (; c + kTogether * kLanes <= n; c += kTogether * kLanes) {
+    function.template operator()<Vector, kTogether>(c);
+  }
+  for (; c + kLanes <= n; c += kLanes) function.template operator()<Vector, 1>(c);
+  for (; c < n; ++c) function.template operator()<float, 1>(c);
 }
 
 }  // namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA

@@ -1,26 +1,28 @@
-// Winograd's transforms for tiles of 6 to 9 points, infinity among them (`kFinite` has the others).
+// Winograd transforms for tiles of 6 to 9 points. The last point is infinity, finite() has the
+// others.
 //
-// A convolution is Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A (Lavin and Gray 2015, arXiv:1509.09308). A evaluates a
-// polynomial at the points p_i, G too, times n_i = 1 / Π_{j≠i} (p_i - p_j), and row i of Bᵀ has the
-// coefficients of Π_{j≠i} (x - p_j); infinity takes no part in those products.
+// A convolution is Aᵀ [(G w Gᵀ) ⊙ (Bᵀ d B)] A (Lavin and Gray 2015, arXiv:1509.09308). A evaluates
+// a polynomial at the points p_i. G does too, and scales by n_i = 1 / Π_{j≠i} (p_i - p_j). Row i of
+// Bᵀ has the coefficients of Π_{j≠i} (x - p_j). Infinity is left out of both products.
 #pragma once
 
-#include "isa.h"
+#include "kernel_configs.h"
 #include "simd.h"
 
 namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA {
 
-// All but the last, infinity. Six, seven and eight are the first of a row; nine are pairs alone, the
-// most accurate found (of a grid of fractions and their neighbours; rows with 0 are worse).
+// Point i of the finite ones. Tiles of 6, 7 and 8 points use the first of kWithZero. Nine points
+// have pairs only: the most accurate set of a grid search over fractions; sets with 0 are worse.
 template <int kPoints>
 constexpr double finite(int i) {
   constexpr double kWithZero[] = {0, 1, -1, 2, -2, 0.5, -0.5};
-  constexpr double kPairsAlone[] = {1, -1, 2.25, -2.25, 2.0 / 3, -2.0 / 3, 0.25, -0.25};
-  return kPoints == 9 ? kPairsAlone[i] : kWithZero[i];
+  constexpr double kPairsOnly[] = {1, -1, 2.25, -2.25, 2.0 / 3, -2.0 / 3, 0.25, -0.25};
+  return kPoints == 9 ? kPairsOnly[i] : kWithZero[i];
 }
 
+// The first of the pairs p, -p. Of 7 points the last p has no pair.
 template <int kPoints>
-constexpr int kFirst = kPoints == 9 ? 0 : 1;  // of the pairs p, -p; of seven points, the last p is alone
+constexpr int kFirst = kPoints == 9 ? 0 : 1;
 
 template <int kPoints>
 constexpr int kPairs = (kPoints - kFirst<kPoints>) / 2;
@@ -48,7 +50,7 @@ struct Factors {  // n_i
 template <int kPoints>
 constexpr Factors<kPoints> kFactors;
 
-// The terms a_k p^k of even and of odd k, added up.
+// The sums of the terms a_k p^k of even k and of odd k.
 template <int kCount, typename V>
 [[gnu::always_inline]] inline void add_terms(const V* a, float p, V& even, V& odd) {
   even = a[0], odd = p * a[1];
@@ -60,7 +62,7 @@ template <int kCount, typename V>
   }
 }
 
-// The polynomial of kCount coefficients at the points; at infinity its last coefficient.
+// The polynomial with kCount coefficients at the points; at infinity, its last coefficient.
 template <int kPoints, int kCount, typename V>
 [[gnu::always_inline]] inline void evaluate(const V* a, V* values) {
   values[0] = a[0];
@@ -82,9 +84,9 @@ template <int kPoints, int kCount, typename V>
 #pragma GCC unroll 4
   for (int i = 0; i < kPairs<kPoints>; ++i) {
     const V* const pair = values + kFirst<kPoints> + 2 * i;
-    const bool alone = kFirst<kPoints> + 2 * i == kPoints - 2;
-    sum[i] = alone ? pair[0] : pair[0] + pair[1];
-    difference[i] = alone ? pair[0] : pair[0] - pair[1];
+    const bool unpaired = kFirst<kPoints> + 2 * i == kPoints - 2;
+    sum[i] = unpaired ? pair[0] : pair[0] + pair[1];
+    difference[i] = unpaired ? pair[0] : pair[0] - pair[1];
     power[i] = 1;
   }
 #pragma GCC unroll 8
@@ -106,7 +108,7 @@ inline V quintic(const V* d) {  // of x (x² - 1) (x² - 4)
   return 4.0f * d[1] - 5.0f * d[3] + d[5];
 }
 
-// The coefficients of Π (x² - p²) over all pairs, or all but one, by powers of x².
+// The coefficients of Π (x² - p²) over all pairs but `without` (-1: over all), by powers of x².
 struct Quartic {
   float values[5];
 
@@ -137,7 +139,7 @@ template <typename V>
   v[8] = d[8] + c[3] * d[6] + c[2] * d[4] + c[1] * d[2] + c[0] * d[0];
 }
 
-// Bᵀ d. Seven and eight points are more factors of the polynomials of six: x - 1/2, or x² - 1/4.
+// Bᵀ d. The polynomials of 7 and 8 points are those of 6 times x - 1/2, or x² - 1/4.
 template <int kPoints, typename V>
 [[gnu::always_inline]] inline void input_1d(const V* d, V* v) {
   if constexpr (kPoints == 9) return input_of_pairs(d, v);
@@ -180,19 +182,19 @@ template <int kPoints, int kTaps, typename V>
   evaluate_adjoint<kPoints, kTaps>(scaled, w);
 }
 
-// Channels of a tile that are transformed together: half done, they are in the first-level cache.
-constexpr int64_t kTransformed = 64;
+// Channels of a tile that are transformed together: the intermediate result fits L1.
+constexpr int64_t kChannelBlock = 64;
 
-// Apply a transform of kIn to kOut points to the columns, then to the rows of a tile of `channels`, whose
-// points read<V>(y, x, channel) gives and write(y, x, channel, value) takes. A column's channels are
-// read one after the other, so that the processor sees what is read next. All is inlined, or each point
-// would fetch the addresses that those have captured.
+// Apply a 1-D transform of kIn to kOut points to the columns, then to the rows of a tile: points
+// are read by read<V>(y, x, channel) and written by write(y, x, channel, value). The channels of a
+// column are read in order, for the hardware prefetcher. All is inlined: otherwise each point would
+// load the captured addresses again.
 template <int kIn, int kOut, typename Read, typename Write, typename F>
 [[gnu::always_inline]] inline void transform_2d(
     int64_t channels, Read read, Write write, F transform) {
-  alignas(64) float half[kIn][kOut][kTransformed];
-  for (int64_t first = 0; first < channels; first += kTransformed) {
-    const int64_t count = channels - first < kTransformed ? channels - first : kTransformed;
+  alignas(64) float half[kIn][kOut][kChannelBlock];
+  for (int64_t first = 0; first < channels; first += kChannelBlock) {
+    const int64_t count = channels - first < kChannelBlock ? channels - first : kChannelBlock;
     for (int x = 0; x < kIn; ++x) {
       for_each_vector(count, [&]<typename V>(int64_t c, V) __attribute__((always_inline)) {
         V column[kIn], out[kOut];
@@ -216,7 +218,7 @@ template <int kIn, int kOut, typename Read, typename Write, typename F>
   }
 }
 
-// Call function<points>() for a tile's.
+// Call function<points>() with a tile's constant.
 template <typename F>
 inline void with_points(int points, const F& function) {
   if (points == 6) function.template operator()<6>();
@@ -225,7 +227,7 @@ inline void with_points(int points, const F& function) {
   else function.template operator()<9>();
 }
 
-// Call function<points, taps, side>() for a tile's.
+// Call function<points, taps, side>() with a tile's constants.
 template <typename F>
 inline void with_tile(WinogradTile tile, const F& function) {
   with_points(tile.points, [&]<int kPoints>() {
@@ -234,20 +236,20 @@ inline void with_tile(WinogradTile tile, const F& function) {
   });
 }
 
-// Fetch the channels of `count` pixels that are written first.
-inline void fetch_first(float* const* pixels, int count, int64_t channels) {
-  const int64_t end = channels < kTransformed ? channels : kTransformed;
+// Prefetch the first channels of `count` pixels, for a write.
+inline void prefetch_first(float* const* pixels, int count, int64_t channels) {
+  const int64_t end = channels < kChannelBlock ? channels : kChannelBlock;
   for (int64_t c = 0; c < end; c += kLine) {
     for (int i = 0; i < count; ++i) __builtin_prefetch(pixels[i] + c, 1);
   }
 }
 
-// Writes a tile's points as Isa::transform_input says.
+// Writes a tile's points in the layout of WinogradConfig::transform_input.
 template <int kPoints>
 inline auto packed_writer(float* to, int64_t frequency_stride, int64_t panel_stride) {
   return [=](int y, int x, int64_t c, auto value) __attribute__((always_inline)) {
     float* const row = to + (kPoints * y + x) * frequency_stride;
-    store(row + c / kPanel * panel_stride + c % kPanel, value);
+    store(row + c / kNr * panel_stride + c % kNr, value);
   };
 }
 
@@ -265,9 +267,10 @@ inline void transform_input(
 
 inline void transform_output(
     WinogradTile tile, const float* m, int64_t frequency_stride, int64_t channels,
-    float* const* pixels, const float* bias, bool clip, const float* const* masks, bool past) {
-  const float least = clip ? 0 : -__builtin_inff();
-  if (!past) fetch_first(pixels, tile.side() * tile.side(), channels);
+    float* const* pixels, const float* bias, bool relu, const float* const* masks,
+    bool nontemporal_store) {
+  const float lowest = relu ? 0 : -__builtin_inff();
+  if (!nontemporal_store) prefetch_first(pixels, tile.side() * tile.side(), channels);
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
     transform_2d<kPoints, kSide>(
         channels,
@@ -276,12 +279,14 @@ inline void transform_output(
         },
         [=]<typename V>(int y, int x, int64_t c, V value) {
           const int i = kSide * y + x;
-          const V lowest = least + zero<V>();
+          const V lower = lowest + zero<V>();
           value += bias == nullptr ? zero<V>() : load<V>(bias + c);
-          value = value < lowest ? lowest : value;
+          value = value < lower ? lower : value;
           if (masks != nullptr) value = load<V>(masks[i] + c) <= 0.0f ? zero<V>() : value;
-          if (!past && c % kLine == 0) __builtin_prefetch(pixels[i] + c + kTransformed, 1);
-          store(pixels[i] + c, value, past);
+          if (!nontemporal_store && c % kLine == 0) {
+            __builtin_prefetch(pixels[i] + c + kChannelBlock, 1);
+          }
+          store(pixels[i] + c, value, nontemporal_store);
         },
         [](const auto* a, auto* b) { evaluate_adjoint<kPoints, kSide>(a, b); });
   });
@@ -316,7 +321,7 @@ inline void transform_filter(
   });
 }
 
-// The next channels of all frequencies are fetched meanwhile: too many streams for the processor to see.
+// Prefetches the next channels of all frequencies: too many streams for the hardware prefetcher.
 inline void transform_filter_adjoint(
     WinogradTile tile, const float* u, int64_t frequency_stride, int64_t channels, float* dw) {
   with_tile(tile, [&]<int kPoints, int kTaps, int kSide>() {
@@ -324,7 +329,7 @@ inline void transform_filter_adjoint(
         channels,
         [=]<typename V>(int y, int x, int64_t c) {
           const float* const at = u + (kPoints * y + x) * frequency_stride + c;
-          if (c % kLine == 0) __builtin_prefetch(at + kTransformed);
+          if (c % kLine == 0) __builtin_prefetch(at + kChannelBlock);
           return load<V>(at);
         },
         [=](int y, int x, int64_t c, auto value) {
@@ -333,5 +338,13 @@ inline void transform_filter_adjoint(
         [](const auto* a, auto* b) { filter_adjoint_1d<kPoints, kTaps>(a, b); });
   });
 }
+
+constexpr WinogradConfig kWinograd{
+    .transform_input = transform_input,
+    .transform_output = transform_output,
+    .transform_output_adjoint = transform_output_adjoint,
+    .transform_filter = transform_filter,
+    .transform_filter_adjoint = transform_filter_adjoint,
+};
 
 }  // namespace googlenet_fast::cpu::GOOGLENET_FAST_ISA

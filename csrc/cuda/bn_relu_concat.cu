@@ -1,7 +1,7 @@
-// Batch normalisation with ReLU and concatenation: four passes over memory.
+// Batch normalisation with ReLU and concatenation, in four passes over memory.
 //
-// Threads keep to their columns (launch.h), so what belongs to a channel is looked up once. Whether
-// ReLU clipped a value is found out again from the input: y is not read in the backward pass.
+// A thread stays in its columns (launch.h), so it loads the values of a channel once. The backward
+// pass does not read y: it recomputes from the input which values ReLU clipped.
 
 #include <algorithm>
 #include <cmath>
@@ -12,15 +12,8 @@
 namespace googlenet_fast {
 namespace {
 
-// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
-// and value by value, so that the compiler sees where each pointer comes from: global memory.
 __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
-  NormBranch branch = p.branches[0];
-#pragma unroll
-  for (int i = 1; i < kMaxBranches; ++i) {
-    const NormBranch& other = p.branches[i];
-    const bool here = i < p.count && column >= other.begin;
-    const auto take = [here](auto& value, auto next) { value = here ? next : value; };
+  const auto select = [](NormBranch& branch, const NormBranch& other, auto take) {
     take(branch.x.data, other.x.data);
     take(branch.x.stride, other.x.stride);
     take(branch.grad.data, other.grad.data);
@@ -34,11 +27,11 @@ __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
     take(branch.bias, other.bias);
     take(branch.grad_bias, other.grad_bias);
     take(branch.grad_weight, other.grad_weight);
-  }
-  return branch;
+  };
+  return branch_of(p.branches, p.count, column, select);
 }
 
-// What normalises a thread's columns: y = relu((x - mean) * scale + bias).
+// The constants of a thread's columns: y = relu((x - mean) * scale + bias).
 template <int kWidth>
 struct Normalization {
   float mean[kWidth], inverse[kWidth], scale[kWidth], bias[kWidth];
@@ -57,12 +50,14 @@ struct Normalization {
 
   __device__ float centered(int i, float x) const { return x - mean[i]; }
 
-  // Before ReLU. Forward and backward must agree about its sign, so its rounding is written out.
+  // Before ReLU. Forward and backward must compute the same sign: an explicit fmaf fixes the
+  // rounding.
   __device__ float value(int i, float centered) const { return fmaf(centered, scale[i], bias[i]); }
 };
 
-// Leave two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
-// matrix of twice `columns`. All threads of the block must call it.
+// Store two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
+// matrix of twice `columns`. finish(i) may change the sums of column i first. All threads of the
+// block must call it.
 template <int kWidth, typename F>
 __device__ inline void store_pair(
     float (&a)[kWidth], float (&b)[kWidth], void* partial, int64_t columns, const F& finish) {
@@ -85,7 +80,7 @@ __device__ inline void store_pair(
   }
 }
 
-// How many rows a block walks over, if blocks of `height` rows take turns.
+// The number of rows of a block in a grid-stride loop over blocks of `height` rows.
 __device__ inline int64_t rows_of_block(
     int64_t rows, int64_t blocks, int64_t height, int64_t block) {
   const int64_t turns = rows / (blocks * height);
@@ -93,8 +88,8 @@ __device__ inline int64_t rows_of_block(
   return turns * height + (rest < 0 ? 0 : rest < height ? rest : height);
 }
 
-// Mean and sum of squared deviations of each block's rows. Sums are of differences to the first of
-// them, so that a mean far from zero costs no digits.
+// Mean and sum of squared deviations of each block's rows. The first row is subtracted from all, so
+// that a mean far from zero costs no digits.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     moments_kernel(const __grid_constant__ BatchNormStatistics p) {
@@ -125,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// Mean and variance of all rows from those of blocks of `height` rows that took turns.
+// Combine the moments of blocks of `height` rows into mean and variance of all rows.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     statistics_kernel(
@@ -137,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t end = column < columns ? parts : 0;
   const float all = fmaxf(1.f, static_cast<float>(rows));
 
-  float sum[kWidth] = {};  // of differences to the first, for the same reason
+  float sum[kWidth] = {};  // of differences to the first block's mean
   for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
     const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
     const float* const mean = partial + part * 2 * columns + column;
@@ -221,7 +216,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t channel = column - branch.begin;
   const Normalization<kWidth> norm(branch, channel, static_cast<float>(p.eps));
   const float total = static_cast<float>(p.total);
-  float mean[kWidth], slope[kWidth];  // of masked grad, and what of it x - mean accounts for
+  float mean[kWidth], slope[kWidth];  // mean of the masked gradient, and its slope over x
   load_bias(branch.grad_bias, channel, mean);
   load_bias(branch.grad_weight, channel, slope);
   for (int i = 0; i < kWidth; ++i) {
@@ -240,21 +235,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Null matrices are those that a pass does not touch.
-template <typename T>
-bool can_vectorize(const NormBranches& p) {
-  return std::all_of(p.branches, p.branches + p.count, [](const NormBranch& branch) {
-    return branch.channels % kVectorWidth<T> == 0 && can_vectorize<T>(branch.x) &&
-           can_vectorize<T>(branch.grad) && can_vectorize<T>(branch.out);
-  });
-}
-
-// Call `function` with a value of the C++ type of `dtype` and the width of an access.
-template <typename F>
-void for_access(Dtype dtype, const NormBranches& p, const F& function) {
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    for_width<T>(can_vectorize<T>(p), [&](auto width) { function(value, width); });
+// Matrices that a pass does not use are null.
+bool can_vectorize_branches(Dtype dtype, const NormBranches& p) {
+  return std::all_of(p.branches, p.branches + p.count, [&](const NormBranch& branch) {
+    const auto is_aligned = [&](const Matrix& matrix) {
+      return can_vectorize(dtype, matrix, branch.channels);
+    };
+    return is_aligned(branch.x) && is_aligned(branch.grad) && is_aligned(branch.out);
   });
 }
 
@@ -264,7 +251,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
   if (p.columns == 0) return;
   const int64_t parts = bias_partials(p.rows);
   int64_t height = 1;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     if (p.rows == 0) return;
     const Shape shape = shape_for_sums(p.rows, p.columns, width);
     height = shape.block.y;
@@ -279,7 +266,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     launch(
         "bn_relu_concat", bn_relu_concat_kernel<decltype(value), width>,
         shape_for_rows(p.rows, p.columns, width), stream, p);
@@ -288,7 +275,7 @@ void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
   if (p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     if (p.rows == 0) return;
     launch(
         "bn_relu_concat_sums", bn_relu_concat_sums_kernel<decltype(value), width>,
@@ -299,7 +286,7 @@ void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormBackward& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  for_access(dtype, p, [&](auto value, auto width) {
+  for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
     launch(
         "bn_relu_concat_backward", bn_relu_concat_backward_kernel<decltype(value), width>,
         shape_for_rows(p.rows, p.columns, width), stream, p);

@@ -1,6 +1,7 @@
 // Sums of columns over all rows, in two stages and a fixed order.
 //
-// Each block of the first kernel leaves its sums in a row of `partial`; a second kernel adds those.
+// Each block of the first kernel stores its sums in a row of `partial`; a second kernel adds the
+// rows.
 #pragma once
 
 #include "launch.h"
@@ -21,8 +22,8 @@ __device__ inline void sum_over_rows(float (&sum)[kWidth], float (*shared)[kThre
   }
 }
 
-// Leave the sums over the threads of a block that share columns in row blockIdx.x of `partial`.
-// All threads of the block must call it, those beyond the last column with sums of zero.
+// Store the sums over the threads of a block that share columns in row blockIdx.x of `partial`. All
+// threads of the block must call it, those beyond the last column with sums of zero.
 template <int kWidth>
 __device__ inline void store_partial(float (&sum)[kWidth], void* partial, int64_t columns) {
   __shared__ float shared[kWidth][kThreads];
@@ -33,7 +34,7 @@ __device__ inline void store_partial(float (&sum)[kWidth], void* partial, int64_
   for (int i = 0; i < kWidth; ++i) row[column + i] = sum[i];
 }
 
-// A template only so that every file that includes this can have it.
+// A template, so that several files can include its definition.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     sum_partials_kernel(const float* partial, int64_t parts, int64_t columns, float* total) {
@@ -51,13 +52,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// As many blocks over the rows as there are rows of partial sums.
+// One block over the rows per row of partial sums.
 inline Shape shape_for_sums(int64_t rows, int64_t columns, int width) {
   return shape_of(columns, width, bias_partials(rows));
 }
 
-// Few columns and many rows at once: with 32 by 8 threads an H100 took 12 us for a few hundred rows,
-// most of it waiting for one load after the other.
+// Few columns and many rows per block: with 32 by 8 threads an H100 took 12 us for a few hundred
+// rows, most of it the latency of loads.
 inline void sum_partials(
     const void* partial, int64_t parts, int64_t columns, void* total, cudaStream_t stream) {
   constexpr int kColumns = 8;  // 32 adjacent bytes

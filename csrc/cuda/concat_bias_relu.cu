@@ -7,19 +7,15 @@
 namespace googlenet_fast {
 namespace {
 
-// Selected by comparisons rather than by index, so that the parameters stay out of local memory,
-// and value by value, so that the compiler sees where each pointer comes from: global memory.
-__device__ inline Branch branch_of(const Branch* branches, int count, int64_t column) {
-  Branch branch = branches[0];
-#pragma unroll
-  for (int i = 1; i < kMaxBranches; ++i) {
-    const bool here = i < count && column >= branches[i].begin;
-    branch.data = here ? branches[i].data : branch.data;
-    branch.stride = here ? branches[i].stride : branch.stride;
-    branch.begin = here ? branches[i].begin : branch.begin;
-    branch.bias = here ? branches[i].bias : branch.bias;
-  }
-  return branch;
+template <typename P>
+__device__ inline Branch branch_of(const P& p, int64_t column) {
+  const auto select = [](Branch& branch, const Branch& other, auto take) {
+    take(branch.data, other.data);
+    take(branch.stride, other.stride);
+    take(branch.begin, other.begin);
+    take(branch.bias, other.bias);
+  };
+  return branch_of(p.branches, p.count, column, select);
 }
 
 template <typename T, int kWidth>
@@ -27,7 +23,7 @@ __global__ void __launch_bounds__(kThreads)
     concat_bias_relu_kernel(const __grid_constant__ ConcatBiasRelu p) {
   const int64_t column = first_column<kWidth>();
   if (column >= p.columns) return;
-  const Branch branch = branch_of(p.branches, p.count, column);
+  const Branch branch = branch_of(p, column);
   const int64_t channel = column - branch.begin;
 
   float bias[kWidth];
@@ -46,11 +42,11 @@ template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     concat_bias_relu_backward_kernel(const __grid_constant__ ConcatBiasReluBackward p) {
   const int64_t column = first_column<kWidth>();
-  const bool inside = column < p.columns;
+  const bool in_bounds = column < p.columns;
   float sum[kWidth] = {};
 
-  if (inside) {
-    const Branch branch = branch_of(p.branches, p.count, column);
+  if (in_bounds) {
+    const Branch branch = branch_of(p, column);
     const int64_t channel = column - branch.begin;
     for (int64_t row = first_row(); row < p.rows; row += row_step()) {
       auto grad = load<T, kWidth>(p.grad_y.data, row * p.grad_y.stride + column);
@@ -67,11 +63,10 @@ __global__ void __launch_bounds__(kThreads)
   if (p.partial != nullptr) store_partial<kWidth>(sum, p.partial, p.columns);
 }
 
-template <typename T>
-bool can_vectorize(const Branch* branches, int count) {
-  return std::all_of(branches, branches + count, [](const Branch& branch) {
-    return branch.channels % kVectorWidth<T> == 0 &&
-           can_vectorize<T>(Matrix{branch.data, branch.stride});
+template <typename P>
+bool can_vectorize_branches(Dtype dtype, const P& p) {
+  return std::all_of(p.branches, p.branches + p.count, [&](const Branch& branch) {
+    return can_vectorize(dtype, {branch.data, branch.stride}, branch.channels);
   });
 }
 
@@ -79,32 +74,27 @@ bool can_vectorize(const Branch* branches, int count) {
 
 void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize = can_vectorize<T>(p.branches, p.count) && can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "concat_bias_relu", concat_bias_relu_kernel<T, width>,
-          shape_for_rows(p.rows, p.columns, width), stream, p);
-    });
+  const bool vectorize =
+      can_vectorize_branches(dtype, p) && can_vectorize(dtype, p.y, p.columns);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        "concat_bias_relu", concat_bias_relu_kernel<decltype(value), width>,
+        shape_for_rows(p.rows, p.columns, width), stream, p);
   });
 }
 
 void run_cuda(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
   if (p.columns == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
+  const bool vectorize = can_vectorize_branches(dtype, p) &&
+                         can_vectorize(dtype, p.grad_y, p.columns) &&
+                         can_vectorize(dtype, p.y, p.columns);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
     if (p.rows == 0) return;
-    const bool vectorize = can_vectorize<T>(p.branches, p.count) && can_vectorize<T>(p.grad_y) &&
-                           can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "concat_bias_relu_backward", concat_bias_relu_backward_kernel<T, width>,
-          bias ? shape_for_sums(p.rows, p.columns, width)
-               : shape_for_rows(p.rows, p.columns, width),
-          stream, p);
-    });
+    launch(
+        "concat_bias_relu_backward", concat_bias_relu_backward_kernel<decltype(value), width>,
+        bias ? shape_for_sums(p.rows, p.columns, width) : shape_for_rows(p.rows, p.columns, width),
+        stream, p);
   });
   if (bias) sum_partials(p.partial, bias_partials(p.rows), p.columns, p.grad_bias, stream);
 }

@@ -1,6 +1,6 @@
-// How kernels are launched, and which rows and columns of a matrix a thread works on: a few
-// adjacent columns (16 bytes of them where alignment allows), in every so many rows. So a thread
-// looks up what belongs to its columns once, and a warp covers 512 adjacent bytes or whole rows.
+// Launches kernels, and assigns rows and columns of a matrix to threads. A thread has a few
+// adjacent columns (16 bytes where alignment allows) and loops over rows with a grid stride. So it
+// loads the values of a channel once, and a warp accesses 512 contiguous bytes or whole rows.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +18,7 @@
 #ifndef GOOGLENET_FAST_WARP_SIZE
 #define GOOGLENET_FAST_WARP_SIZE 32
 #endif
-#ifndef __grid_constant__  // compilers of other makers have none
+#ifndef __grid_constant__  // other vendors' compilers lack it
 #define __grid_constant__
 #endif
 
@@ -27,8 +27,8 @@ namespace googlenet_fast {
 constexpr int kWarpSize = GOOGLENET_FAST_WARP_SIZE;
 constexpr int kThreads = 256;
 static_assert(kThreads % kWarpSize == 0, "blocks are whole warps");
-// What a multiprocessor holds at most of such blocks (2048 threads), four times over: blocks that
-// end early are replaced, and longer inputs are walked by stride.
+// Four times as many as a multiprocessor can hold (2048 threads): blocks that end early are
+// replaced. Larger inputs take more iterations of the grid-stride loop.
 constexpr int kBlocksPerMultiprocessor = 4 * 2048 / kThreads;
 constexpr int kMaxDevices = 64;
 
@@ -41,6 +41,21 @@ __device__ inline int64_t first_row() { return int64_t{blockIdx.x} * blockDim.y 
 
 __device__ inline int64_t row_step() { return int64_t{gridDim.x} * blockDim.y; }
 
+// The branch that a column is in. select(branch, other, take) must call take(branch.f, other.f) for
+// each field f that the kernel reads. Comparisons instead of an index keep the kernel's parameters
+// out of local memory. Separate fields show the compiler that each pointer is to global memory.
+template <typename Branch, int kMax, typename F>
+__device__ inline Branch branch_of(
+    const Branch (&branches)[kMax], int count, int64_t column, const F& select) {
+  Branch branch = branches[0];
+#pragma unroll
+  for (int i = 1; i < kMax; ++i) {
+    const bool here = i < count && column >= branches[i].begin;
+    select(branch, branches[i], [here](auto& value, auto next) { value = here ? next : value; });
+  }
+  return branch;
+}
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline void check(cudaError_t error, const char* what) {
@@ -49,7 +64,7 @@ inline void check(cudaError_t error, const char* what) {
   }
 }
 
-// Asked once for each device; answered from the driver's tables, without waiting for the GPU.
+// Cached per device. The query does not wait for the GPU.
 inline int64_t multiprocessors() {
   static std::atomic<int> known[kMaxDevices];
   int device = 0;
@@ -69,8 +84,8 @@ struct Shape {
   dim3 block;
 };
 
-// Threads of a block: x over groups of `width` columns, at most a warp's worth; y over rows, a
-// power of two. Blocks: y over the columns, x over the rows, `row_blocks` of them.
+// Block: x over groups of `width` columns, at most a warp; y over rows, a power of two. Grid: x
+// over rows, `row_blocks` of them; y over columns.
 inline Shape shape_of(int64_t columns, int width, int64_t row_blocks) {
   const int64_t groups = divide_up(columns, width);
   unsigned x = 1;
@@ -110,14 +125,17 @@ void for_dtype(Dtype dtype, const F& function) {
   }
 }
 
-// Call `function` with the number of values that a thread moves at once, as a constant.
-template <typename T, typename F>
-void for_width(bool vectorize, const F& function) {
-  if (vectorize) {
-    function(std::integral_constant<int, kVectorWidth<T>>());
-  } else {
-    function(std::integral_constant<int, 1>());
-  }
+// Call function(value, width): a value of the C++ type of `dtype`, and the number of values per
+// memory access as a constant.
+template <typename F>
+void for_access(Dtype dtype, bool vectorize, const F& function) {
+  for_dtype(dtype, [&](auto value) {
+    if (vectorize) {
+      function(value, std::integral_constant<int, kVectorWidth<decltype(value)>>());
+    } else {
+      function(value, std::integral_constant<int, 1>());
+    }
+  });
 }
 
 }  // namespace googlenet_fast

@@ -1,7 +1,7 @@
-// Local response normalisation and its gradient; each tensor moves once to and from memory.
+// Local response normalisation and its gradient; each tensor is read or written once.
 //
-// A thread owns a few adjacent channels of a pixel and reads the neighbours that it needs beside
-// them, by the same wide accesses: those are in the first-level cache, or soon will be.
+// A thread computes a few adjacent channels of a pixel. It loads the neighbouring channels by the
+// same wide accesses as their own threads do, so they hit L1.
 
 #include "../local_response_norm.h"
 
@@ -31,8 +31,8 @@ __device__ inline void load_around(
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const int place = kMargin + v * kWidth + i;
-      if (place >= 0 && place < kWidth + 2 * kMargin) values[place] = to_float(vector.values[i]);
+      const int k = kMargin + v * kWidth + i;
+      if (k >= 0 && k < kWidth + 2 * kMargin) values[k] = to_float(vector.values[i]);
     }
   }
 }
@@ -108,30 +108,25 @@ __global__ void __launch_bounds__(kThreads)
 void run_cuda(Dtype dtype, const LocalResponseNorm& p, cudaStream_t stream) {
   const int64_t rows = p.norm.rows, channels = p.norm.channels;
   if (rows == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.x) && can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "local_response_norm", local_response_norm_kernel<T, width>,
-          shape_for_rows(rows, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.x, channels) && can_vectorize(dtype, p.y, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        "local_response_norm", local_response_norm_kernel<decltype(value), width>,
+        shape_for_rows(rows, channels, width), stream, p);
   });
 }
 
 void run_cuda(Dtype dtype, const LocalResponseNormBackward& p, cudaStream_t stream) {
   const int64_t rows = p.norm.rows, channels = p.norm.channels;
   if (rows == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize = channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.grad_y) &&
-                           can_vectorize<T>(p.x) && can_vectorize<T>(p.grad_x);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          "local_response_norm_backward", local_response_norm_backward_kernel<T, width>,
-          shape_for_rows(rows, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.grad_y, channels) &&
+                         can_vectorize(dtype, p.x, channels) &&
+                         can_vectorize(dtype, p.grad_x, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        "local_response_norm_backward",
+        local_response_norm_backward_kernel<decltype(value), width>,
+        shape_for_rows(rows, channels, width), stream, p);
   });
 }
 

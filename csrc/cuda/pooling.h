@@ -1,7 +1,8 @@
-// Max pooling and its gradient, for any window; each tensor moves once to and from memory.
+// Max pooling and its gradient, for any window; each tensor is read from memory or written once.
 //
-// Forward, a thread owns an output pixel and reads its window; backward it owns an input pixel and
-// gathers from the windows that hold it. Neighbours read the same rows, which the caches answer.
+// Forward, a thread computes an output pixel from its window. Backward, it computes an input pixel
+// by gathering from the windows that contain it. Windows overlap, and are read again from the
+// caches.
 #pragma once
 
 #include <cmath>
@@ -25,7 +26,7 @@ struct Pixel {
   int row, column;
 };
 
-// 32-bit divisions, which are several times as fast: the bindings see to there being fewer pixels.
+// The bindings refuse 2^31 pixels and more, so that divisions are 32-bit: several times faster.
 __device__ inline Pixel pixel_of(unsigned number, int height, int width) {
   const unsigned line = number / width;
   return {line / height, static_cast<int>(line % height), static_cast<int>(number % width)};
@@ -142,14 +143,11 @@ template <typename W>
 void pool(const char* name, Dtype dtype, const Pool& p, cudaStream_t stream) {
   const int64_t pixels = output_pixels(p.shape), channels = p.shape.channels;
   if (pixels == 0 || channels == 0) return;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.x) && can_vectorize<T>(p.y);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          name, pool_kernel<T, width, W>, shape_for_rows(pixels, channels, width), stream, p);
-    });
+  const bool vectorize = can_vectorize(dtype, p.x, channels) && can_vectorize(dtype, p.y, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
+    launch(
+        name, pool_kernel<decltype(value), width, W>, shape_for_rows(pixels, channels, width),
+        stream, p);
   });
 }
 
@@ -158,17 +156,14 @@ void pool_backward(const char* name, Dtype dtype, const PoolBackward& p, cudaStr
   const int64_t pixels = input_pixels(p.shape), channels = p.shape.channels;
   if (channels == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  for_dtype(dtype, [&](auto value) {
-    using T = decltype(value);
+  const bool vectorize =
+      can_vectorize(dtype, p.grad_y, channels) && can_vectorize(dtype, p.grad_x, channels);
+  for_access(dtype, vectorize, [&](auto value, auto width) {
     if (pixels == 0) return;
-    const bool vectorize =
-        channels % kVectorWidth<T> == 0 && can_vectorize<T>(p.grad_y) && can_vectorize<T>(p.grad_x);
-    for_width<T>(vectorize, [&](auto width) {
-      launch(
-          name, pool_backward_kernel<T, width, W>,
-          bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width),
-          stream, p);
-    });
+    launch(
+        name, pool_backward_kernel<decltype(value), width, W>,
+        bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width),
+        stream, p);
   });
   if (bias) sum_partials(p.partial, bias_partials(pixels), channels, p.grad_bias, stream);
 }

@@ -1,4 +1,4 @@
-// Values in memory and in registers: several adjacent ones move in one access.
+// Vectorized memory accesses: several adjacent values in one.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -38,8 +38,8 @@ __device__ inline T from_float(float value) {
   }
 }
 
-// What moves that many bytes in one access. A struct of T would not: compilers may load it piece by
-// piece, each where it is needed.
+// The type that is loaded or stored in one access of that many bytes. Compilers may split the
+// access to a struct of T.
 template <int kBytes>
 struct Word;
 template <>
@@ -67,15 +67,15 @@ __device__ inline void store(void* base, int64_t offset, const Vector<T, kWidth>
   using Type = typename Word<sizeof(T) * kWidth>::Type;
   Type word;
   memcpy(&word, &vector, sizeof(word));
-  Type* const place = reinterpret_cast<Type*>(static_cast<T*>(base) + offset);
+  Type* const address = reinterpret_cast<Type*>(static_cast<T*>(base) + offset);
 #ifdef __NVCC__
-  __stcg(place, word);  // an ordinary store, but one that the compiler cannot split
+  __stcg(address, word);  // an ordinary store, but one that the compiler cannot split
 #else
-  *place = word;
+  *address = word;
 #endif
 }
 
-// Zero for null: there is no bias.
+// Zeros if `bias` is null.
 template <int kWidth>
 __device__ inline void load_bias(const void* bias, int64_t channel, float (&values)[kWidth]) {
   for (int i = 0; i < kWidth; ++i) {
@@ -83,11 +83,11 @@ __device__ inline void load_bias(const void* bias, int64_t channel, float (&valu
   }
 }
 
-// Whether the rows of a matrix can be read and written by vectors of kVectorWidth<T>. Null can.
-template <typename T>
-bool can_vectorize(const Matrix& matrix) {
+// True if the rows of a matrix are whole, aligned vectors of kBytesPerAccess. So are those of null.
+inline bool can_vectorize(Dtype dtype, const Matrix& matrix, int64_t columns) {
+  const int width = dtype == Dtype::kFloat32 ? kVectorWidth<float> : kVectorWidth<__half>;
   return reinterpret_cast<uintptr_t>(matrix.data) % kBytesPerAccess == 0 &&
-         matrix.stride % kVectorWidth<T> == 0;
+         matrix.stride % width == 0 && columns % width == 0;
 }
 
 }  // namespace googlenet_fast

@@ -1,8 +1,8 @@
-"""Datasets of labelled images, and the loaders that turn them into batches."""
+"""Datasets of labelled images, and loaders that turn them into batches."""
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import read_class_names
-from googlenet_fast.data.loader import Loader, build_loader
+from googlenet_fast.data.loader import Loader, LoaderOptions, build_loader
 from googlenet_fast.data.sample import sample_dataset
 from googlenet_fast.data.sampling import Augmentation
 from googlenet_fast.data.splits import Splits, find_splits, open_dataset, open_splits
@@ -11,6 +11,7 @@ __all__ = [
     "Augmentation",
     "ImageDataset",
     "Loader",
+    "LoaderOptions",
     "Splits",
     "build_loader",
     "find_splits",

@@ -1,91 +1,72 @@
-"""Looking for trouble in a dataset: `python -m googlenet_fast.data check PATH`."""
+"""Find unreadable, duplicate and suspicious images in a dataset."""
 
-import argparse
 import hashlib
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from googlenet_fast.data.bad_images import parallel_map
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.members import Location
-from googlenet_fast.data.reading import MAX_PIXELS, DecodeError, decode
-from googlenet_fast.data.splits import open_dataset, open_splits
-from googlenet_fast.engine.arguments import Parser, add_list_options, add_num_workers, positive
+from googlenet_fast.data.reading import DecodeError, decode
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.worker_processes import parallel_map
 
 SMALLEST = 16
-"""Pixels of a short side below which hardly a photo is meant."""
+"""Short side in pixels below which an image is suspicious."""
 LONGEST = 10.0
-"""Long side / short side of a picture that is hardly a photo."""
-
-
-class Options(argparse.Namespace):
-    """The command line."""
-
-    path: Path
-    root: Path | None
-    delimiter: str
-    max_pixels: int
-    num_workers: int
+"""Ratio of long side to short side above which an image is suspicious."""
 
 
 class Finding(NamedTuple):
-    """What is to be said of an image."""
+    """Result of reading one image."""
 
     reason: str | None
-    """Why it cannot be read."""
+    """Why the image cannot be read; None if it can."""
     digest: bytes
-    """SHA-256 of its bytes."""
+    """SHA-256 of the encoded bytes."""
     suspicion: str
-    """What is odd about it, if anything."""
+    """What looks odd, or an empty string."""
 
 
-def check(options: Options) -> None:
-    """Read every image with Pillow and print what is wrong; exit status 1 if one is bad.
+class Report(NamedTuple):
+    """Problems of a dataset; each line names the images."""
 
-    Raises:
-        UserError: a dataset that cannot be opened.
+    images: int
+    classes: int
+    bad: list[str]
+    """Images that cannot be read, with the reason."""
+    duplicates: list[str]
+    """Images with the same bytes under different labels."""
+    suspicious: list[str]
+    """Images that look odd, with the reason."""
+
+
+def check_images(datasets: Sequence[ImageDataset], *, max_pixels: int, num_workers: int) -> Report:
+    """Read every image of the datasets with Pillow and report the problems.
+
+    Args:
+        datasets: Parts of one dataset.
+        max_pixels: An image with more pixels counts as bad.
+        num_workers: Processes that read.
     """
-    if options.path.is_dir():
-        datasets: Sequence[ImageDataset] = open_splits(
-            options.path, root=options.root, delimiter=options.delimiter
-        )
-    else:
-        datasets = [open_dataset(options.path, root=options.root, delimiter=options.delimiter)]
     images = [d.location(i) for d in datasets for i in range(len(d))]
     classes = [d.class_names[label] for d in datasets for label in d.labels.tolist()]
-    found = list(
-        tqdm(
-            parallel_map(
-                partial(inspect, max_pixels=options.max_pixels), images, options.num_workers
-            ),
-            total=len(images),
-            unit="image",
-            leave=False,
-            disable=None,
-        )
+    results = parallel_map(partial(inspect, max_pixels=max_pixels), images, num_workers)
+    findings = list(tqdm(results, total=len(images), unit="image", leave=False, disable=None))
+    pairs = list(zip(images, findings, strict=True))
+    return Report(
+        len(images),
+        len(set(classes)),
+        [f"{image.name}: {finding.reason}" for image, finding in pairs if finding.reason],
+        list(conflicts(images, classes, findings)),
+        [f"{image.name}: {finding.suspicion}" for image, finding in pairs if finding.suspicion],
     )
-    bad = [f"{i.name}: {f.reason}" for i, f in zip(images, found, strict=True) if f.reason]
-    odd = [f"{i.name}: {f.suspicion}" for i, f in zip(images, found, strict=True) if f.suspicion]
-    duplicates = list(conflicts(images, classes, found))
-    for title, lines in (("bad", bad), ("duplicate", duplicates), ("suspicious", odd)):
-        for line in lines:
-            print(f"{title}: {line}".encode(errors="backslashreplace").decode())
-    print(
-        f"{len(images)} images in {len(set(classes))} classes: {len(bad)} bad, {len(duplicates)} "
-        f"with the same bytes under different labels, {len(odd)} suspicious"
-    )
-    if bad:
-        sys.exit(1)
 
 
 def inspect(image: Location, max_pixels: int) -> Finding:
-    """Read an image whole."""
+    """Read one image completely."""
     try:
         digest = hashlib.sha256(image.read()).digest()
         with warnings.catch_warnings(record=True) as caught:
@@ -105,36 +86,13 @@ def inspect(image: Location, max_pixels: int) -> Finding:
 
 
 def conflicts(
-    images: Sequence[Location], classes: Sequence[str], found: Sequence[Finding]
+    images: Sequence[Location], classes: Sequence[str], findings: Sequence[Finding]
 ) -> Iterator[str]:
-    """A line for each set of images with the same bytes that are not all in one class."""
-    alike: dict[bytes, list[int]] = {}
-    for i, finding in enumerate(found):
+    """Yield a line for each set of identical files that are not all in one class."""
+    by_digest: dict[bytes, list[int]] = {}
+    for i, finding in enumerate(findings):
         if finding.reason is None:
-            alike.setdefault(finding.digest, []).append(i)
-    for members in alike.values():
-        if len({classes[i] for i in members}) > 1:
-            yield " = ".join(f"{images[i].name} ({classes[i]})" for i in members)
-
-
-def add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `check` to the commands of `python -m googlenet_fast.data`."""
-    parser = commands.add_parser(
-        "check",
-        help="list bad, duplicate and suspicious images",
-        description="Read every image of a dataset and list those that cannot be read, that have "
-        "the same bytes as one with another label, or that look odd. Exit status 1 if any is bad.",
-    )
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a dataset as --data takes it, or a list file"
-    )
-    add_list_options(parser)
-    parser.add_argument(
-        "--max-pixels",
-        type=positive,
-        default=MAX_PIXELS,
-        metavar="N",
-        help=f"a larger image counts as bad; default: {MAX_PIXELS}",
-    )
-    add_num_workers(parser)
-    parser.set_defaults(run=check)
+            by_digest.setdefault(finding.digest, []).append(i)
+    for identical in by_digest.values():
+        if len({classes[i] for i in identical}) > 1:
+            yield " = ".join(f"{images[i].name} ({classes[i]})" for i in identical)

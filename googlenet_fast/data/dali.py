@@ -1,4 +1,4 @@
-"""The loader on NVIDIA DALI: one pipeline, on the CPU or a GPU."""
+"""Load images with NVIDIA DALI: one pipeline, on the CPU or a GPU."""
 
 import os
 from collections import deque
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.gpu_decoding import GpuDecoding, gpu_decoding
-from googlenet_fast.data.markers import looks_damaged
-from googlenet_fast.data.members import Location
+from googlenet_fast.data.jpeg_markers import looks_damaged
+from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import DecodeError, decode
 from googlenet_fast.data.sampling import (
     AREA,
@@ -28,119 +28,98 @@ from googlenet_fast.data.sampling import (
     LEFT,
     RATIO,
     TOP,
-    Augmentation,
     Batch,
-    BatchSampler,
 )
-from googlenet_fast.model.presets import Normalization
+from googlenet_fast.data.tar_members import Location
 
 Window = tuple[DataNode, DataNode]
-"""Start (top, left) and size (height, width) of parts of images, int32."""
+"""Start (top, left) and size (height, width) of image windows, int32."""
 FAR_AWAY = 2**30
-"""Pixels from the start of an image to where surely none is."""
+"""An offset in pixels that is outside of any image."""
 
 
 class DaliLoader:
     """Batches of a dataset, read and augmented by DALI; see `googlenet_fast.data.Loader`.
 
-    File names and crops come from the sampler rather than from DALI's own reader and random crop:
-    their state cannot be set to a given epoch and step, and each would hold the whole file list.
-    Images of shards come as parts of the memory-mapped files.
+    File names and crops come from the sampler instead of DALI's own reader and random crop: those
+    cannot start at a given epoch and step, and each would hold the whole file list. Images in
+    shards are slices of the memory-mapped files.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        sampler: BatchSampler,
-        *,
-        image_size: int,
-        resize_size: int,
-        normalization: Normalization,
-        device: torch.device,
-        dtype: torch.dtype,
-        num_workers: int,
-        prefetch: int,
-        hw_decoder_load: float | None,
-        max_pixels: int,
-    ) -> None:
+    def __init__(self, dataset: ImageDataset, options: LoaderOptions) -> None:
         self._dataset = dataset
-        self._sampler = sampler
-        self._dtype = dtype
-        self._device = device
-        num_threads = max(num_workers, 1)
+        self._options = options
+        self._sampler = options.sampler(len(dataset))
+        num_threads = max(options.num_workers, 1)
+        device = options.device
         gpu = None
         if device.type == "cuda":
             card = torch.cuda.get_device_properties(device)
             gpu = gpu_decoding(
-                (card.major, card.minor), card.total_memory, num_threads, hw_decoder_load
+                (card.major, card.minor), card.total_memory, num_threads, options.hw_decoder_load
             )
         self.description = (
             f"DALI decodes on the {'CPU' if gpu is None else 'GPU'}: {num_threads} threads, "
-            f"{prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
+            f"{options.prefetch} batches ahead{'' if gpu is None else f', {gpu}'}"
         )
-        """What reads the images, in a line."""
+        """What reads the images, in one line."""
         self.decoder = f"DALI {dali_version}, {device.type}"
-        """What decodes them."""
-        self._prefetch = prefetch
-        self._max_pixels = max_pixels
+        """Name and version of the decoder."""
         self._definition = {
-            "augmentation": sampler.augmentation,
-            "image_size": image_size,
-            "resize_size": resize_size,
-            "normalization": normalization,
+            "options": options,
             "gpu": gpu,
-            "half": dtype == torch.float16,
-            "from_shards": dataset.members is not None,
-            "max_pixels": max_pixels,
+            "from_shards": dataset.tar_members is not None,
             "device_id": device.index or 0 if device.type == "cuda" else None,
             "num_threads": num_threads,
         }
-        self._epoch, self._start = 0, 0
-        self._looked_at = np.zeros(len(dataset), np.bool_)
+        self._epoch, self._images_seen = 0, 0
+        self._checked = np.zeros(len(dataset), np.bool_)
+        """Images whose JPEG markers have been checked, (len(dataset),)."""
         self._pipeline: Pipeline | None = None
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
-        self._epoch, self._start = epoch, start
+    def set_epoch(self, epoch: int, images_seen: int = 0) -> None:
+        """Choose the epoch of the next iteration; see `Loader.set_epoch`."""
+        self._epoch, self._images_seen = epoch, images_seen
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # One iterator for what may stay where it is, one for what DALI copies.
-        self._batches, self._same_batches = tee(self._sampler.batches(self._epoch, self._start))
+        # One iterator for encoded images, which DALI may read in place, one for what it copies.
+        batches = self._sampler.batches(self._epoch, self._images_seen)
+        self._batches, self._same_batches = tee(batches)
         self._in_flight: deque[Batch] = deque()
-        # An epoch left early, or by an error, leaves prefetched batches in its pipeline: only one
-        # that ended is used again.
+        # After an epoch that was left early or failed, the pipeline holds prefetched batches. Only
+        # the pipeline of a complete epoch is reused.
         pipeline, self._pipeline = self._pipeline or self.build_pipeline(), None
         while outputs := self._run(pipeline):
             images, labels = (torch.from_dlpack(output.as_tensor()) for output in outputs[:2])
             self._refuse_damaged(self._in_flight.popleft().indices, outputs[2])
-            yield images.permute(0, 3, 1, 2).to(self._dtype), labels
+            yield images.permute(0, 3, 1, 2).to(self._options.dtype), labels
         pipeline.reset()
         self._pipeline = pipeline
 
     def build_pipeline(self) -> Pipeline:
-        """A new pipeline (not yet built by DALI: it touches the device when it first runs)."""
+        """Define a new pipeline; DALI builds it, on the device, when it first runs."""
         return image_pipeline(
-            batch_size=self._sampler.batch_size,
-            prefetch_queue_depth=self._prefetch,
+            batch_size=self._options.batch_size,
+            prefetch_queue_depth=self._options.prefetch,
             next_images=self._next_images,
             next_numbers=lambda: _numbers(self._dataset, next(self._same_batches)),
             **self._definition,
         )
 
     def _next_images(self) -> list[NDArray[np.uint8]]:
-        """What the pipeline asks for ahead of each batch; StopIteration ends the epoch."""
+        """Return the next encoded images; StopIteration ends the epoch."""
         batch = next(self._batches)
         self._in_flight.append(batch)
         return _images(self._dataset, batch)
 
     def _run(self, pipeline: Pipeline) -> tuple[Any, ...] | None:
-        """The pipeline's next outputs, None at the end of the epoch."""
+        """Return the pipeline's next outputs, None at the end of the epoch."""
         stream = None
-        if self._device.type == "cuda":
-            stream = torch.cuda.current_stream(self._device)
+        if self._options.device.type == "cuda":
+            stream = torch.cuda.current_stream(self._options.device)
         try:
             return pipeline.run(stream)
         except StopIteration:
@@ -152,16 +131,16 @@ class DaliLoader:
     def _refuse_damaged(self, indices: NDArray[np.int64], encoded: Any) -> None:
         """Raise `DecodeError` for an image that DALI decoded in part and Pillow refuses.
 
-        DALI fills the rest of some damaged JPEGs with grey. A look at the bytes, when this loader
-        meets them for the first time, tells which ones to ask Pillow of.
+        DALI fills the rest of some damaged JPEGs with grey. Only images whose markers look damaged
+        are decoded with Pillow, once per loader.
         """
-        for i in np.flatnonzero(~self._looked_at[indices]).tolist():
+        for i in np.flatnonzero(~self._checked[indices]).tolist():
             if looks_damaged(encoded.at(i)):
-                decode(self._dataset.location(indices[i]), self._max_pixels)
-        self._looked_at[indices] = True
+                decode(self._dataset.location(indices[i]), self._options.max_pixels)
+        self._checked[indices] = True
 
     def _raise_for_undecodable(self, error: RuntimeError) -> None:
-        """Find the file at fault by reading those in flight one at a time, and name it."""
+        """Decode the images in flight one by one and raise `DecodeError` for the bad one."""
         alone: list[Batch] = []
         pipeline = image_pipeline(
             batch_size=1,
@@ -178,30 +157,31 @@ class DaliLoader:
                 try:
                     pipeline.run()
                 except RuntimeError as reason:
-                    raise _explained(
-                        self._dataset.location(index), self._max_pixels, reason
-                    ) from error
+                    location = self._dataset.location(index)
+                    raise _decode_error(location, self._options.max_pixels, reason) from error
 
 
-def _explained(image: Location, max_pixels: int, error: RuntimeError) -> DecodeError:
-    """Why DALI cannot decode an image: in Pillow's better words if it cannot either."""
+def _decode_error(image: Location, max_pixels: int, error: RuntimeError) -> DecodeError:
+    """Return why DALI cannot decode an image: Pillow's clearer reason if there is one."""
     try:
         decode(image, max_pixels)
     except DecodeError as known:
         return known
     cause = str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
-    return DecodeError(image.name, f"DALI cannot: {cause}; Pillow can: save it anew with it")
+    return DecodeError(
+        image.name, f"DALI cannot decode it: {cause}; Pillow can, so save it again with Pillow"
+    )
 
 
 def _images(dataset: ImageDataset, batch: Batch) -> list[NDArray[np.uint8]]:
-    """The encoded images of shards, else file names as bytes."""
-    if dataset.members is not None:
-        return [dataset.members.view(i) for i in batch.indices]
+    """Return the encoded images of shards, otherwise file names as bytes."""
+    if dataset.tar_members is not None:
+        return [dataset.tar_members.view(i) for i in batch.indices]
     return [np.frombuffer(os.fsencode(dataset.path(i)), np.uint8) for i in batch.indices]
 
 
 def _numbers(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
-    """Labels and, in training, draws."""
+    """Return labels and, in training, draws."""
     labels = dataset.labels[batch.indices]
     return (labels,) if batch.draws is None else (labels, batch.draws)
 
@@ -210,28 +190,23 @@ def _numbers(dataset: ImageDataset, batch: Batch) -> tuple[Any, ...]:
 def image_pipeline(
     next_images: Callable[[], list[NDArray[np.uint8]]],
     next_numbers: Callable[[], tuple[Any, ...]],
-    augmentation: Augmentation | None,
-    image_size: int,
-    resize_size: int,
-    normalization: Normalization,
+    options: LoaderOptions,
     gpu: GpuDecoding | None,
-    half: bool,
     from_shards: bool,
-    max_pixels: int,
 ) -> tuple[DataNode, DataNode, DataNode]:
-    """Read, decode, crop, resize, mirror and normalise; images come out HWC, labels int64.
+    """Read, decode, crop, resize, mirror and normalise images.
 
-    The last output is the encoded images, on the CPU.
+    With a GPU, the CPU reads files and headers; the GPU does the rest, decoding included.
 
-    On a GPU, file access and the headers stay with the CPU and everything from the JPEG's
-    decoding on is the GPU's.
+    Returns:
+        Images (N, H, W, 3), labels (N,) int64, and the encoded images on the CPU.
     """
-    # The mapped bytes of shards stay where they are; it is the decoding threads that read the disk.
+    # Mapped bytes of shards are not copied: the decoding threads read them from the disk.
     encoded = fn.external_source(source=next_images, dtype=types.UINT8, ndim=1, no_copy=from_shards)
     if not from_shards:
         encoded = fn.io.file.read(encoded)
     types_and_ranks = [(types.INT64, 0), (types.FLOAT64, 1)]
-    if augmentation is None:
+    if not options.train:
         del types_and_ranks[1]
     label, *draws = fn.external_source(
         source=next_numbers,
@@ -242,27 +217,28 @@ def image_pipeline(
     shape = fn.peek_image_shape(encoded)
     decoding: dict[str, Any] = {
         "device": "cpu" if gpu is None else "mixed",
-        # Evaluation on a GPU then sees the pixels that it sees on a CPU; training does not need it.
-        "jpeg_fancy_upsampling": augmentation is None,
+        # Makes GPU and CPU decode the same pixels, which training does not need.
+        "jpeg_fancy_upsampling": not options.train,
         **({} if gpu is None else gpu.arguments()),
     }
     mirror: DataNode | int = 0
-    if augmentation is None:
-        images = decode_window(encoded, shape, whole_image(shape), max_pixels, **decoding)
-        images = _resize_and_crop_center(images, shape, resize_size, image_size)
-    else:
-        window = _crop_window(draws[0], shape, augmentation.aspect_ratio)
-        images = decode_window(encoded, shape, window, max_pixels, **decoding)
-        images = _resize(images, [image_size, image_size])
+    if options.train:
+        window = _crop_window(draws[0], shape, options.augmentation.aspect_ratio)
+        images = decode_window(encoded, shape, window, options.max_pixels, **decoding)
+        images = _resize(images, [options.image_size, options.image_size])
         mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
-    if normalization.channel_order == "BGR":  # decoding straight to BGR is slower
+    else:
+        window = whole_image(shape)
+        images = decode_window(encoded, shape, window, options.max_pixels, **decoding)
+        images = _resize_and_crop_center(images, shape, options.short_side, options.image_size)
+    if options.normalization.channel_order == "BGR":  # decoding directly to BGR is slower
         images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     images = fn.crop_mirror_normalize(
         images,
         mirror=mirror,
-        mean=list(normalization.mean),
-        std=list(normalization.std),
-        dtype=types.FLOAT16 if half else types.FLOAT,
+        mean=list(options.normalization.mean),
+        std=list(options.normalization.std),
+        dtype=types.FLOAT16 if options.dtype == torch.float16 else types.FLOAT,
         output_layout="HWC",
     )
     return images, label if gpu is None else label.gpu(), encoded
@@ -271,11 +247,11 @@ def image_pipeline(
 def decode_window(
     encoded: DataNode, shape: DataNode, window: Window, max_pixels: int, **options: Any
 ) -> DataNode:
-    """The pixels in a window of the images, RGB.
+    """Decode the pixels in a window of the images, RGB.
 
-    The window of an image that is too large is put out of its bounds, which DALI refuses before it
-    decodes. Whole images come as windows too, so that they wait for the shape: DALI crashes where
-    one damaged file fails in peek_image_shape while another does in the decoder.
+    The window of a too large image is moved out of bounds, so DALI refuses it before decoding.
+    Whole images are windows too, because a window makes the decoder wait for peek_image_shape:
+    DALI crashes if one damaged file fails there while another fails in the decoder.
     """
     too_large = fn.cast(shape[0] * shape[1] > max_pixels, dtype=types.INT32)
     start, size = window
@@ -285,24 +261,24 @@ def decode_window(
 
 
 def whole_image(shape: DataNode) -> Window:
-    """The window that is all of an image."""
+    """Return the window that covers all of an image."""
     size = fn.cast(shape[:2], dtype=types.INT32)
     return size * 0, size
 
 
 def _resize(images: DataNode, size: list[int], **region: DataNode) -> DataNode:
-    """Linear and antialiased, which is torchvision's and Pillow's bilinear."""
+    """Resize bilinearly with antialiasing, as torchvision and Pillow do."""
     return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True, **region)
 
 
 def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]) -> Window:
-    """`sampling.crop_window` as a graph: start (top, left) and size (height, width), int32."""
+    """Compute `sampling.crop_window` as a graph."""
     height, width = (fn.cast(shape[i], dtype=types.FLOAT64) for i in (0, 1))
     area = height * width * draws[AREA]
     widths = dali_math.floor(dali_math.sqrt(area * draws[RATIO]) + 0.5)
     heights = dali_math.floor(dali_math.sqrt(area / draws[RATIO]) + 0.5)
     fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
-    # The first attempt that fits has the highest score; 0 says that none does.
+    # The first attempt that fits has the highest score; a best score of 0 means that none fits.
     score = fits * types.Constant(np.arange(ATTEMPTS, 0, -1, dtype=np.float64))
     best = fn.reductions.max(score)
     chosen = fits & (score == best)
@@ -317,16 +293,16 @@ def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, fl
 
 
 def _only(chosen: DataNode, values: DataNode) -> DataNode:
-    """The value where `chosen` is set, 0 if nowhere; exact in float32 up to 2**24."""
+    """Return the value where `chosen` is set, 0 if nowhere; exact in float32 up to 2**24."""
     return fn.reductions.sum(fn.cast(chosen * values, dtype=types.FLOAT))
 
 
 def _resize_and_crop_center(
     images: DataNode, shape: DataNode, resize_size: int, image_size: int
 ) -> DataNode:
-    """Short side to `resize_size`, then the central square, rounded as torchvision does.
+    """Resize the short side, then crop the central square; rounding is torchvision's.
 
-    Of the resized image, which may be very long, no more than the square is made.
+    Only the square is computed, because the resized image may be very long.
     """
     sides = fn.cast(shape[:2], dtype=types.INT64)
     resized = sides * resize_size // fn.reductions.min(sides)
@@ -341,6 +317,6 @@ def _resize_and_crop_center(
 
 
 def _half_to_even(value: DataNode) -> DataNode:
-    """round(value / 2) of Python, which torchvision places its crop by: ties to the even one."""
+    """Compute Python's round(value / 2), ties to even, as torchvision places its crop."""
     half = value // 2
     return half + (value - 2 * half) * (half - 2 * (half // 2))

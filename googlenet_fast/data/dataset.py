@@ -1,4 +1,4 @@
-"""The description of a labelled set of image files that feeds every loader."""
+"""Labelled sets of image files, which every loader reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from googlenet_fast.data.folders import list_class_folders
 from googlenet_fast.data.lists import ImageList, place_in
-from googlenet_fast.data.members import Location, Members
 from googlenet_fast.data.shards import read_images
+from googlenet_fast.data.tar_members import Location, TarMembers
 from googlenet_fast.errors import UserError
 
 MOST_CLASSES = 1_000_000
-"""More than any classifier here can have: a greater label is an identifier or a slip."""
+"""More classes than a classifier can have: a larger label is an identifier or a mistake."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,40 +28,44 @@ class ImageDataset:
     labels: NDArray[np.int64]
     """Class indices, (len(files),)."""
     class_names: tuple[str, ...]
-    """Names in the order of the class indices."""
+    """Names by class index."""
     source: Path
-    """The folder, list file or pattern of shards that this was read from."""
-    members: Members | None = None
-    """Where the images lie, if not in files of their own."""
+    """Folder, list file or pattern of shards that this was read from."""
+    tar_members: TarMembers | None = None
+    """Where the images are if they are members of tar files."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, those without an image included."""
+        """Number of classes, including those without images."""
         return len(self.class_names)
 
     def path(self, index: int) -> str:
-        """Path of an image; of a member of a tar file, its name below the file's path."""
+        """Return the path of an image; for a tar member, the tar file's path and its name."""
         return f"{self.root}/{self.files[index]}"
 
     def location(self, index: int) -> Location:
-        """Where the bytes of an image lie."""
+        """Return where the bytes of an image are."""
         path = self.path(index)
-        return Location(path, path) if self.members is None else self.members.location(index, path)
+        return (
+            Location(path, path)
+            if self.tar_members is None
+            else self.tar_members.location(index, path)
+        )
 
     def subset(self, indices: NDArray[np.int64]) -> "ImageDataset":
-        """The images at `indices`, with all the classes."""
+        """Return the images at `indices`, with all classes."""
         return replace(
             self,
             files=[self.files[i] for i in indices],
             labels=self.labels[indices],
-            members=None if self.members is None else self.members.take(indices),
+            tar_members=None if self.tar_members is None else self.tar_members.take(indices),
         )
 
     def check_labels(self, num_classes: int) -> None:
-        """Refuse labels that a classifier of `num_classes` classes has no output for.
+        """Refuse labels that are not below `num_classes`.
 
         Raises:
             UserError: names the list and line, or the image, of the first such label.
@@ -73,7 +77,7 @@ class ImageDataset:
             raise UserError(
                 f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
-                "num_classes, or number the labels anew with relabel"
+                "num_classes, or renumber the labels with relabel"
             )
 
     @classmethod
@@ -84,11 +88,11 @@ class ImageDataset:
 
         Args:
             root: The folder of the class folders.
-            class_names: All the classes, in the order of their indices; default: the folders.
+            class_names: All classes by index; default: the folders.
 
         Raises:
-            UserError: no such folder, no class folders, one without an image, one that
-                `class_names` lacks.
+            UserError: no such folder, no class folders, a class folder without an image or missing
+                from `class_names`.
         """
         root = Path(root)
         folders = list_class_folders(root)
@@ -118,20 +122,20 @@ class ImageDataset:
         relabel: bool = False,
         class_names: Sequence[str] | None = None,
     ) -> "ImageDataset":
-        """Read a list with a line "relative/path<delimiter>label" for each image.
+        """Read a list with one line "relative/path<delimiter>label" per image.
 
         Args:
             list_file: The list; the last delimiter of a line separates path and label. Or shards,
-                see `find_shards`, for which `root` and `delimiter` mean nothing.
-            root: Folder that the paths start from; default: the folder of the list.
-            delimiter: What separates path and label.
-            relabel: Number the labels that occur anew from 0, in sorted order.
-            class_names: Names by label; default: the folders of the images where each class has
-                one of its own, else the labels.
+                see `find_shards`; then `root` and `delimiter` are ignored.
+            root: Folder that the paths are relative to; default: the folder of the list.
+            delimiter: Separator of path and label.
+            relabel: Renumber the labels that occur from 0, in sorted order.
+            class_names: Names by label; default: the images' folders if each class has its own
+                folder, otherwise the labels.
 
         Raises:
-            UserError: names the file and the line: a line without an integer label >= 0, a path
-                that leaves the root, an image that does not exist.
+            UserError: names file and line of a label that is not an integer >= 0, a path outside
+                of the root, or an image that does not exist.
         """
         images = read_images(list_file, root, delimiter)
         return cls.from_image_list(images, images.classes() if relabel else None, class_names)
@@ -143,10 +147,12 @@ class ImageDataset:
         classes: NDArray[np.int64] | None,
         class_names: Sequence[str] | None,
     ) -> "ImageDataset":
-        """The dataset of a list whose labels are indices, or elements of `classes`."""
+        """Build the dataset of a list whose labels are indices, or elements of `classes`."""
         labels = images.labels if classes is None else np.searchsorted(classes, images.labels)
         names = None if class_names is None else tuple(class_names)
-        dataset = cls(images.root, images.files, labels, names or (), images.source, images.members)
+        dataset = cls(
+            images.root, images.files, labels, names or (), images.source, images.tar_members
+        )
         dataset.check_labels(MOST_CLASSES if names is None else len(names))
         if names is None:
             return replace(dataset, class_names=tuple(images.class_names(classes)))

@@ -1,4 +1,4 @@
-"""Listing a tree of class folders, and remembering the listing of a large one."""
+"""List a tree of class folders; the listing of a large tree is cached."""
 
 import hashlib
 import json
@@ -8,36 +8,36 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_fast.cache import cache_dir, write_json
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir, write_json
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
-"""Of image files, in either case; other files in a class folder are passed over."""
+"""Suffixes of image files, in lower or upper case; other files in class folders are skipped."""
 CACHED_FROM = 10_000
-"""Images from which on a listing is worth a file in the cache."""
+"""Least number of images whose listing is cached."""
 SETTLED = 2.0
-"""Seconds since a folder's last change after which another one must move its time stamp."""
+"""Seconds after which another change of a folder certainly gets another time stamp."""
 
 _log = logging.getLogger("googlenet_fast")
 
 
 @dataclass
 class _Listing:
-    """The images below a folder, and what shows that they are still the same."""
+    """The images below a folder, and time stamps that show if they changed."""
 
     images: dict[str, list[str]]
-    """Class name -> paths relative to its folder, all sorted."""
+    """Class name -> paths relative to its folder, sorted."""
     changed: dict[str, int]
-    """Each folder, relative to the root -> time of its last change in ns, before it was read."""
+    """Folder relative to the root -> modification time in ns, taken before it was read."""
 
 
 def list_class_folders(root: Path) -> dict[str, list[str]]:
-    """The images in each folder below root, sorted: class name -> paths relative to its folder.
+    """Return class name -> image paths relative to the class folder, sorted.
 
-    The listing of a large tree is kept in the cache for as long as no folder in it changes.
+    The listing of a large tree stays in the cache until a folder in it changes.
 
     Raises:
-        UserError: no such folder, one that cannot be read, or no folder in it.
+        UserError: no such folder, an unreadable folder, or no folder in it.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -67,7 +67,7 @@ def _scan(root: Path) -> _Listing:
 
 
 def _scan_class(folder: Path, prefix: str, name: str, changed: dict[str, int]) -> list[str]:
-    """The images below a folder as prefix + path; notes the folders' changes under `name`."""
+    """Return the images below a folder as prefix + path; add its time stamps to `changed`."""
     images = []
     changed[name] = folder.stat().st_mtime_ns
     with os.scandir(folder) as entries:
@@ -87,7 +87,7 @@ def _digest(root: Path) -> str:
 
 
 def _load(cache: Path, root: Path) -> _Listing | None:
-    """The cached listing, if there is one and no folder has changed since."""
+    """Return the cached listing if no folder has changed since."""
     try:
         listing = _Listing(**json.loads(cache.read_text(encoding="utf-8")))
         if not listing.images.keys() < listing.changed.keys():
@@ -99,6 +99,6 @@ def _load(cache: Path, root: Path) -> _Listing | None:
     except FileNotFoundError:  # no cache, or a folder that is gone
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        _log.warning("%s: ignored, the folders are listed anew (%s)", cache, error)
+        _log.warning("%s: ignored, the folders are listed again (%s)", cache, error)
         return None
     return listing if unchanged else None

@@ -1,26 +1,25 @@
-"""How DALI decodes JPEGs on a GPU: which of its settings suit which card."""
+"""Settings of DALI's JPEG decoder on a GPU, by card."""
 
 from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_ENGINE_LOAD = 0.65
-"""DALI's own `hw_decoder_load`; cards without a decoder engine ignore it."""
+"""DALI's default of `hw_decoder_load`; cards without a decoder engine ignore it."""
 ENGINE_LOAD = {(8, 0): 0.75, (9, 0): 0.9}
-"""By compute capability, where another is better. A100: NVIDIA measured about 7,000 images/s at
-0.75 against 5,000 at 1 and 6,000 at 0 (blog "Loading Data Fast with DALI and New Hardware JPEG
-Decoder in NVIDIA A100 GPUs", which DALI's documentation of the setting refers to; figures as in
-NVIDIA/DALI#5362). H100: it has seven such engines instead of one (NVIDIA's MIG user guide), so the
-other path, at the A100's speed, would be the slower one below 35,000 / (35,000 + 6,000) = 0.85; not
-measured."""
+"""Compute capability -> a better `hw_decoder_load`. A100: NVIDIA measured about 7,000 images/s at
+0.75, 5,000 at 1 and 6,000 at 0 (blog "Loading Data Fast with DALI and New Hardware JPEG Decoder in
+NVIDIA A100 GPUs", cited by DALI's documentation; figures as in NVIDIA/DALI#5362). H100: it has
+seven engines instead of one (NVIDIA's MIG user guide). If its other decoder is as fast as the
+A100's, the engines are the bottleneck above 35,000 / (35,000 + 6,000) = 0.85; not measured."""
 LARGEST_WIDTH, LARGEST_HEIGHT = 5980, 6430
-"""Pixels of ImageNet's photos, for which NVIDIA's ImageNet example also allocates the engine."""
+"""Largest sides of ImageNet's photos in pixels, as in NVIDIA's ImageNet example."""
 LEAST_DEVICE_PADDING, MOST_DEVICE_PADDING = 16_777_216, 211_025_920
 LEAST_HOST_PADDING, MOST_HOST_PADDING = 8_388_608, 140_544_512
-"""Bytes a thread that nvJPEG starts with, so that larger images later cause no reallocation, which
-would wait for the GPU: DALI's defaults, and those of DALI's ImageNet example
+"""Bytes per thread that nvJPEG allocates first. A larger image later causes a reallocation, which
+waits for the GPU. Least: DALI's defaults. Most: those of DALI's ImageNet example
 (docs/examples/use_cases/pytorch/resnet50/main.py)."""
 SHARE_OF_MEMORY = 0.05
-"""Of the card's memory that the threads' padding may take."""
+"""Share of the card's memory that the padding of all threads may take."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +29,23 @@ class GpuDecoding:
     hw_decoder_load: float
     """Share of the JPEGs that the card's decoder engine takes, if it has one."""
     device_memory_padding: int
-    """Bytes of GPU memory a thread."""
+    """Bytes of GPU memory per thread."""
     host_memory_padding: int
-    """Bytes of page-locked memory a thread, of which DALI takes two."""
+    """Bytes of page-locked memory per thread; DALI allocates two such buffers."""
     preallocate_width_hint: int = LARGEST_WIDTH
     """Pixels."""
     preallocate_height_hint: int = LARGEST_HEIGHT
     """Pixels."""
 
     def arguments(self) -> dict[str, Any]:
-        """As keyword arguments of a decoder."""
+        """Return the keyword arguments of a decoder."""
         return dict(vars(self))
 
     def __str__(self) -> str:
         return (
             f"{self.hw_decoder_load:.0%} of the JPEGs by the decoder engine if the card has one, "
             f"{self.device_memory_padding / 1e6:.0f} MB of GPU and 2 x "
-            f"{self.host_memory_padding / 1e6:.0f} MB of host memory a thread"
+            f"{self.host_memory_padding / 1e6:.0f} MB of host memory per thread"
         )
 
 
@@ -56,13 +55,13 @@ def gpu_decoding(
     num_threads: int,
     hw_decoder_load: float | None = None,
 ) -> GpuDecoding:
-    """The settings for a card.
+    """Return the settings for a card.
 
     Args:
-        capability: Its compute capability.
-        memory: Its bytes of memory.
-        num_threads: Of the pipeline.
-        hw_decoder_load: The engine's share, in place of the card's.
+        capability: Compute capability.
+        memory: Memory in bytes.
+        num_threads: Threads of the pipeline.
+        hw_decoder_load: Share of the decoder engine; default: by compute capability.
     """
     if hw_decoder_load is None:
         hw_decoder_load = ENGINE_LOAD.get(capability, DEFAULT_ENGINE_LOAD)

@@ -7,7 +7,7 @@ from importlib import resources
 
 @functools.cache
 def imagenet_classes() -> dict[str, str]:
-    """WordNet identifier -> name of every class, as Caffe's synset_words.txt lists them.
+    """Return WordNet identifier -> class name, as in Caffe's synset_words.txt.
 
     The identifiers are also the names of ImageNet's class folders.
     """
@@ -16,6 +16,6 @@ def imagenet_classes() -> dict[str, str]:
 
 
 def readable_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The class names with WordNet identifiers spelled out."""
+    """Replace WordNet identifiers among class names by their names."""
     names = imagenet_classes()
     return tuple(names.get(name, name) for name in class_names)

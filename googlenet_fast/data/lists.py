@@ -1,4 +1,4 @@
-"""Reading lists of images: PaddleClas' train_list.txt and its file of class names."""
+"""Read lists of images (PaddleClas' train_list.txt) and files of class names."""
 
 import logging
 import os
@@ -9,42 +9,42 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_fast.data.members import Members
+from googlenet_fast.data.tar_members import TarMembers
 from googlenet_fast.errors import UserError
 
 _log = logging.getLogger("googlenet_fast")
 
 CLASS_NAMES = "class_names.txt"
-"""The file beside shards with a class name a line: they themselves hold numbers only."""
+"""File beside shards with one class name per line; the shards hold numbers only."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """A list as it was written, or what takes its place: the samples of shards."""
+    """Images and labels of a list file or of shards, labels as written."""
 
     source: Path
-    """The list file."""
+    """List file, or name of the shards."""
     root: Path
     """Folder that `files` are relative to."""
     files: list[str]
     """Paths of the images."""
     labels: NDArray[np.int64]
     """Labels, >= 0, (len(files),)."""
-    members: Members | None = None
-    """Where the images lie, if not in files of their own."""
+    tar_members: TarMembers | None = None
+    """Where the images are if they are members of tar files."""
 
     def classes(self) -> NDArray[np.int64]:
-        """The labels that occur, sorted."""
+        """Return the labels that occur, sorted."""
         return np.unique(self.labels)
 
     def class_names(self, classes: NDArray[np.int64] | None = None) -> list[str]:
-        """Names by label, or of `classes`.
+        """Return the names of all labels, or of `classes`.
 
-        They are those of the images' folders where each class has one of its own, else the labels;
-        of shards, those in the file beside them, if there is one.
+        Names are the images' folders if each class has its own folder, otherwise the labels. Names
+        of shards come from the file beside them, if there is one.
         """
         file = self.root / CLASS_NAMES
-        if self.members is not None and classes is None and file.is_file():
+        if self.tar_members is not None and classes is None and file.is_file():
             return self._names_of(file)
         folders: dict[int, str] = {}
         distinct = {
@@ -54,7 +54,7 @@ class ImageList:
         for folder, label in distinct:
             folders[label] = os.path.basename(folder)  # noqa: PTH119
         ambiguous = len(folders) < len(distinct) or len(set(folders.values())) < len(folders)
-        if ambiguous or self.members is not None:
+        if ambiguous or self.tar_members is not None:
             folders = {}
         if classes is None:
             classes = np.arange(self.labels.max() + 1)
@@ -73,8 +73,9 @@ class ImageList:
 def read_image_list(
     list_file: Path, root: Path | str | None = None, delimiter: str = " "
 ) -> ImageList:
-    """Read a list with a line "path<delimiter>label" for each image; paths start from the root, or
-    are absolute and lead below it.
+    """Read a list with one line "path<delimiter>label" per image.
+
+    Paths are relative to the root, or absolute and below it.
 
     Raises:
         UserError: names the file and the line.
@@ -106,7 +107,7 @@ def read_image_list(
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read a name a line, or "index name" a line (PaddleClas' class_id_map_file).
+    """Read lines of "name", or of "index name" (PaddleClas' class_id_map_file).
 
     Raises:
         UserError: a file that cannot be read or holds no name.
@@ -129,7 +130,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _normalized(file: str, root: Path) -> str:
-    """A path in its one spelling from the root, also if it was absolute; outside it stays so."""
+    """Return the path relative to the root in its simplest form; outside the root, unchanged."""
     if not file.startswith(("/", "./")) and "//" not in file and "/./" not in file:
         return file
     if file.startswith("/"):
@@ -141,7 +142,7 @@ def _normalized(file: str, root: Path) -> str:
 
 
 def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[int]) -> None:
-    """Check that the files exist below root, listing each folder once: no million stat calls."""
+    """Check that the files exist below root; list each folder once instead of a million stats."""
     missing: list[int] = []
     folders: dict[str, list[int]] = {}
     for i, file in enumerate(files):
@@ -171,7 +172,7 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
 def _check_repeats(
     list_file: Path, files: list[str], labels: list[int], numbers: list[int]
 ) -> None:
-    """Refuse an image with two labels, and warn of lines that are there twice."""
+    """Refuse an image with two labels; warn about repeated lines."""
     if len(set(files)) == len(files):
         return
     first: dict[str, int] = {}
@@ -182,13 +183,13 @@ def _check_repeats(
                 f"{labels[earlier]} in line {numbers[earlier]}; remove one"
             )
     _log.warning(
-        "%s: %d lines repeat an earlier one; such images count as often as they are listed",
+        "%s: %d lines repeat an earlier one; such images count once per line",
         list_file, len(files) - len(first),
     )  # fmt: skip
 
 
 def place_in(source: Path, file: str) -> str:
-    """Where an image stands: "list, line N: file" for one of a list, else "source: file"."""
+    """Return "list, line N: file" for an image of a list, otherwise "source: file"."""
     if source.is_file() and source.suffix != ".tar":
         for number, line in enumerate(_read_lines(source), start=1):
             if re.fullmatch(r"(.*/)?" + re.escape(file) + r"\D+\d+", line.strip()):

@@ -1,150 +1,187 @@
-"""What every loader does, and the choice between them."""
+"""Build loaders, which turn a dataset into batches."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
-from googlenet_fast.data.synthetic import SyntheticLoader
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import Normalization
 
-if TYPE_CHECKING:
-    from googlenet_fast.data.dali import DaliLoader
-    from googlenet_fast.data.torchvision_loader import TorchvisionLoader
-
 Kind = Literal["auto", "dali", "torchvision", "synthetic"]
+
+_CPU = torch.device("cpu")
+_DEFAULT_AUGMENTATION = Augmentation()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """Which batches a loader makes and how it reads the images.
+
+    Raises:
+        UserError: `resize_size` is below `image_size`.
+    """
+
+    train: bool
+    """True: crop at random and flip. False: resize the short side to `resize_size` (bilinear,
+    antialiased) and crop the central square of `image_size`."""
+    batch_size: int
+    """Images per batch of this rank."""
+    image_size: int
+    """Side of the square images in pixels."""
+    normalization: Normalization
+    """Mean and standard deviation in units of 0..255, and channel order."""
+    kind: Kind = "auto"
+    """What reads the images: auto takes DALI if it is installed, else torchvision. synthetic
+    yields fixed random batches, for measurements."""
+    device: torch.device = _CPU
+    """Device of the batches; DALI also decodes there."""
+    dtype: torch.dtype = torch.float32
+    """Dtype of the images: float32, float16 or bfloat16."""
+    rank: int = 0
+    """Rank of this process."""
+    world_size: int = 1
+    """Number of processes that share the images."""
+    num_workers: int = 2
+    """Threads (DALI) or processes (torchvision; 0 reads in this process) that decode."""
+    prefetch: int = 2
+    """Batches made ahead (torchvision: by each process). More batches smooth out uneven decoding
+    times and take more memory."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that a GPU's decoder engine takes (DALI); None chooses by the card."""
+    max_pixels: int = MAX_PIXELS
+    """A larger image is refused by its header, before it is decoded."""
+    seed: int = 0
+    """Seed of order and augmentation, >= 0."""
+    resize_size: int | None = None
+    """Short side in evaluation, in pixels; None means image_size * 256 / 224."""
+    augmentation: Augmentation = _DEFAULT_AUGMENTATION
+    """Augmentation of training images."""
+    shuffle: bool = True
+    """Shuffle the training images in each epoch; False keeps the order of the dataset."""
+    drop_last: bool = True
+    """Drop the training images that do not fill an epoch's last batch. False makes that batch
+    smaller and shares it evenly, so fewer than `world_size` images are repeated."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < self.image_size:
+            raise UserError(
+                f"resize_size {self.resize_size}: must be image_size, {self.image_size}, or more"
+            )
+
+    @property
+    def short_side(self) -> int:
+        """Short side in evaluation before the central crop, in pixels."""
+        return self.resize_size or round(self.image_size * 256 / 224)
+
+    def sampler(self, num_images: int) -> BatchSampler:
+        """Return the sampler of this rank's batches.
+
+        Raises:
+            UserError: too few images for one training batch.
+        """
+        return BatchSampler(
+            num_images=num_images,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation if self.train else None,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+        )
 
 
 class Loader(Protocol):
     """Batches of one rank, epoch by epoch.
 
-    Iterating yields (images, labels): normalised images (N, 3, H, W), channels_last, on the device
-    and in the dtype asked for, and int64 labels (N,) on the device. In training every rank has the
-    same number of batches, of the same sizes; in evaluation each image comes once over all ranks,
-    in order.
+    Iterating yields (images, labels): normalised images (N, 3, H, W), channels_last, in the
+    requested dtype, and int64 labels (N,), both on the requested device. In training all ranks
+    have the same number of batches, of the same sizes. In evaluation the ranks together yield each
+    image once, each rank in order.
     """
 
     description: str
-    """What reads the images and how, in a line."""
+    """What reads the images and how, in one line."""
     decoder: str
-    """What decodes them, with its version."""
+    """Name and version of the decoder."""
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Return the number of batches in a whole epoch."""
         ...
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iterations yield, after its first `start` images.
+    def set_epoch(self, epoch: int, images_seen: int = 0) -> None:
+        """Choose the epoch of the next iterations; skip its first `images_seen` images.
 
-        `start` counts the images of all ranks together. The order is a function of seed and epoch
-        alone: an epoch resumed in the middle goes on as an uninterrupted one does, and another
-        number of ranks, or another batch size, still hands out the rest of it, each image once.
+        `images_seen` is summed over all ranks. The order of images depends on seed and epoch
+        alone. So a resumed epoch continues like an uninterrupted one, and with another number of
+        ranks or another batch size the rest of it still has each image once.
         """
         ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches.
+        """Yield the batches.
 
         Raises:
-            DecodeError: a file that cannot be decoded, named.
+            DecodeError: names a file that cannot be decoded.
         """
         ...
 
 
-def build_loader(
-    dataset: ImageDataset,
-    *,
-    train: bool,
-    batch_size: int,
-    image_size: int,
-    normalization: Normalization,
-    kind: Kind = "auto",
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 2,
-    prefetch: int = 2,
-    hw_decoder_load: float | None = None,
-    max_pixels: int = MAX_PIXELS,
-    seed: int = 0,
-    resize_size: int | None = None,
-    augmentation: Augmentation | None = None,
-    shuffle: bool = True,
-    drop_last: bool = True,
-) -> Loader:
-    """Make a loader.
+def build_loader(dataset: ImageDataset, options: LoaderOptions) -> Loader:
+    """Build the loader of a dataset.
+
+    Raises:
+        UserError: too few images for one training batch, or the loader is not installed.
+    """
+    return _loader_class(options.kind)(dataset, options)
+
+
+def readable_batches(
+    dataset: ImageDataset, options: LoaderOptions
+) -> Iterator[tuple[NDArray[np.int64], Tensor | DecodeError]]:
+    """Read all images for evaluation, also past those that cannot be decoded.
+
+    Images that share a batch with an unreadable one are read again without it, so they may come
+    after it.
 
     Args:
         dataset: The images.
-        train: Crop at random and flip; else evaluate: short side to `resize_size`
-            (bilinear, antialiased), central square of `image_size`.
-        batch_size: Images a batch of this rank.
-        image_size: Side of the square images, in pixels.
-        normalization: Mean and standard deviation in units of 0..255, and channel order.
-        kind: What reads the images; auto takes DALI where it is installed, else torchvision.
-            synthetic yields fixed random batches, for measurements.
-        device: Where the batches go; default: the CPU. DALI also decodes there.
-        dtype: Of the images: float32, float16 or bfloat16.
-        rank: Of this process among `world_size`.
-        world_size: Number of processes that share the images.
-        num_workers: Threads (DALI) or processes (torchvision; 0 reads in this one) that decode.
-        prefetch: Batches made ahead (torchvision: by each process): more even out uneven times and
-            take more memory.
-        hw_decoder_load: Share of the JPEGs that a GPU's decoder engine takes (DALI); default: what
-            suits the card.
-        max_pixels: Of an image that is decoded: a larger one is refused by its header.
-        seed: Of order and augmentation, >= 0.
-        resize_size: Of evaluation, in pixels; default: image_size * 256 / 224.
-        augmentation: Of training; default: `Augmentation()`.
-        shuffle: Training images anew each epoch; else they keep the dataset's order.
-        drop_last: Leave out the training images that do not fill an epoch's last batch; else it is
-            smaller, and shared out evenly, for which fewer than `world_size` images come twice.
+        options: An evaluation loader of one process.
 
-    Raises:
-        UserError: too few images for one training batch, a resize_size below image_size, a loader
-            that is not installed.
+    Yields:
+        Indices (N,) and images (N, 3, H, W) of a batch, or one index and why it cannot be read.
     """
-    device = device or torch.device("cpu")
-    resize_size = resize_size or round(image_size * 256 / 224)
-    if resize_size < image_size:
-        raise UserError(f"resize_size {resize_size}: must be image_size, {image_size}, or more")
-    sampler = BatchSampler(
-        num_images=len(dataset),
-        batch_size=batch_size,
-        augmentation=(augmentation or Augmentation()) if train else None,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
-    )
+    left = np.arange(len(dataset))
+    while len(left):
+        done = 0
+        try:
+            for images, _ in build_loader(dataset.subset(left), options):
+                yield left[done : done + len(images)], images
+                done += len(images)
+            return
+        except DecodeError as error:
+            left = left[done:]
+            at = next(
+                i for i, index in enumerate(left.tolist()) if dataset.path(index) == error.path
+            )
+            yield left[at : at + 1], error
+            left = np.delete(left, at)
+
+
+def _loader_class(kind: Kind) -> Callable[[ImageDataset, LoaderOptions], Loader]:
+    """Return the class of an installed loader."""
     if kind == "synthetic":
-        return SyntheticLoader(
-            dataset.num_classes, sampler, image_size=image_size, device=device, dtype=dtype
-        )
-    return _reading_loader(kind)(
-        dataset,
-        sampler,
-        image_size=image_size,
-        resize_size=resize_size,
-        normalization=normalization,
-        device=device,
-        dtype=dtype,
-        num_workers=num_workers,
-        prefetch=prefetch,
-        hw_decoder_load=hw_decoder_load,
-        max_pixels=max_pixels,
-    )
+        from googlenet_fast.data.synthetic import SyntheticLoader
 
-
-def _reading_loader(kind: Kind) -> "type[DaliLoader] | type[TorchvisionLoader]":
-    """The class of a loader that is installed."""
+        return SyntheticLoader
     if kind != "torchvision":
         try:
             from googlenet_fast.data.dali import DaliLoader

@@ -1,25 +1,26 @@
-"""Decoding an image with Pillow, and what is refused before its pixels take memory."""
+"""Decode an image with Pillow; refuse what would take too much memory or run programs."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from googlenet_fast.data.members import Location
+from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
-"""What both decoders read. Pillow's others are refused: its EPS, for one, starts Ghostscript."""
+"""Formats that both decoders read. Pillow's others are refused; EPS would start Ghostscript."""
 PILLOW = f"Pillow {PIL.__version__}"
-"""The decoder here."""
+"""Name and version of this decoder."""
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is decoded: Pillow's own limit, 512 MB in RGB."""
+"""Pixels of the largest image that is decoded; Pillow's own limit, 512 MB in RGB."""
 
 
 class DecodeError(UserError):
-    """A file that is not an image which can be read."""
+    """A file that cannot be read as an image."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -31,14 +32,14 @@ class DecodeError(UserError):
 
 
 def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image upright, in RGB.
+    """Decode an image to 8-bit RGB, turned upright.
 
     Args:
-        image: Where it lies.
-        max_pixels: Of an image that is decoded; the header tells.
+        image: Where its bytes are.
+        max_pixels: A larger image is refused by its header.
 
     Raises:
-        DecodeError: not a whole image in one of `FORMATS`, or too large a one.
+        DecodeError: not a complete image in one of `FORMATS`, or a too large one.
     """
     try:
         with _no_limit(), Image.open(io.BytesIO(image.read()), formats=FORMATS) as file:
@@ -46,17 +47,25 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise DecodeError(
                     image.name, f"{file.width}x{file.height} pixels, more than {max_pixels=}"
                 )
-            return ImageOps.exif_transpose(file).convert("RGB")
+            # Pillow reads 16-bit PGM as 32-bit integers.
+            is_16_bit = file.mode.startswith("I;16") or (file.mode, file.format) == ("I", "PPM")
+            upright = ImageOps.exif_transpose(file)
+            return (_with_8_bits(upright) if is_16_bit else upright).convert("RGB")
     except DecodeError:
         raise
-    except Exception as reason:  # Pillow's plugins raise all kinds on damaged files
+    except Exception as reason:  # Pillow's plugins raise many types on damaged files
         text = str(reason).partition("<_io.BytesIO")[0]
         raise DecodeError(image.name, text or type(reason).__name__) from None
 
 
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey values to 0..255; Pillow's own conversion would clip them at 255."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 @contextmanager
 def _no_limit() -> Iterator[None]:
-    """Lift Pillow's own limit, which has half the pixels as a warning, for ours."""
+    """Disable Pillow's own limit, which warns at half the pixels; `max_pixels` replaces it."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

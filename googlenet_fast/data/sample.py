@@ -1,4 +1,4 @@
-"""The embedded dataset: the handwritten digits that scikit-learn ships, as JPEG files."""
+"""The sample dataset: scikit-learn's handwritten digits as JPEG files."""
 
 import shutil
 import tempfile
@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from googlenet_fast.cache import cache_dir
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir
 
 SIZE = 64
-"""Side of the written images, in pixels; the originals have 8, of 17 grey levels."""
+"""Side of the written images in pixels; the originals have 8 x 8 pixels of 17 grey levels."""
 VALIDATION = 0.2
-"""Share of each digit's images that validates."""
+"""Share of each digit's images used for validation."""
 
 
 def sample_dataset() -> Path:
-    """The folder of 1,797 real handwritten digits, written to the cache at the first call.
+    """Return the folder of 1,797 handwritten digits; the first call writes it to the cache.
 
-    It holds train/DIGIT/*.jpg and val/DIGIT/*.jpg with train_list.txt and val_list.txt.
+    The folder holds train/DIGIT/*.jpg and val/DIGIT/*.jpg with train_list.txt and val_list.txt.
     Several processes may call this at once.
 
     Raises:
@@ -30,25 +30,25 @@ def sample_dataset() -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix="digits-", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix="digits-", dir=folder.parent))
         try:
-            _write(unfinished)
-            _publish(unfinished, folder)
+            _write(temporary)
+            _publish(temporary, folder)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write the sample dataset ({error.strerror}); set "
-            "GOOGLENET_FAST_CACHE to a folder with room that you may write"
+            "GOOGLENET_FAST_CACHE to a writable folder with free space"
         ) from None
     return folder
 
 
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Give the folder its name, unless another process was faster."""
-    unfinished.chmod(0o755)  # mkdtemp's is private
+def _publish(temporary: Path, folder: Path) -> None:
+    """Rename the folder, unless another process was faster."""
+    temporary.chmod(0o755)  # mkdtemp's is private
     try:
-        unfinished.rename(folder)
+        temporary.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
@@ -60,10 +60,10 @@ def _write(folder: Path) -> None:
     digits = load_digits()
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for digit in range(10):
-        members = np.random.default_rng(digit).permutation(np.flatnonzero(digits.target == digit))
-        validating = round(VALIDATION * len(members))
-        for i, index in enumerate(members):
-            split = "val" if i < validating else "train"
+        indices = np.random.default_rng(digit).permutation(np.flatnonzero(digits.target == digit))
+        num_val = round(VALIDATION * len(indices))
+        for i, index in enumerate(indices):
+            split = "val" if i < num_val else "train"
             file = f"{split}/{digit}/{index:04d}.jpg"
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             pixels = (digits.images[index] * (255 / 16)).astype(np.uint8)

@@ -1,9 +1,8 @@
-"""Which images make up a batch, and how each is cropped, as a function of (seed, epoch, position).
+"""Choose the images of each batch and their crops from (seed, epoch, place in the epoch).
 
 Order and augmentation depend on nothing else: not on the loader, the number of workers, the batch
-size or the number of ranks. So a run resumed in the middle of an epoch sees the batches of an
-uninterrupted one without replaying it, two ranks see together what one would see alone, and both
-loaders cut the same windows.
+size or the number of ranks. So a resumed epoch continues with the same images without replaying
+its start, two ranks together see the images of one, and both loaders cut the same windows.
 """
 
 import math
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from googlenet_fast.errors import UserError
 
 ATTEMPTS = 10
-"""Windows tried before the fallback of a random-area crop, as torchvision's RandomResizedCrop."""
+"""Windows tried before the fallback, as in torchvision's RandomResizedCrop."""
 AREA = slice(0, ATTEMPTS)
 RATIO = slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP = 2 * ATTEMPTS, 2 * ATTEMPTS + 1, 2 * ATTEMPTS + 2
 DRAWS = FLIP + 2
-"""Length of a row of draws: the areas (shares of the image) and aspect ratios (width / height) of
-the attempts, the window's place between top (left) and bottom (right) in [0, 1), flip (0 or 1),
-and one unused: a step of the Philox counter gives four numbers, and a row takes whole steps."""
+"""Length of a row of draws: areas (share of the image) and aspect ratios (width / height) of the
+attempts, the window's relative top and left in [0, 1), flip (0 or 1), and one unused. A step of the
+Philox counter gives four numbers, and a row takes whole steps."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Augmentation:
             raise UserError(f"flip {self.flip}: must be between 0 and 1")
 
     def draw(self, seed: int, epoch: int, first: int, count: int) -> NDArray[np.float64]:
-        """The draws (count, DRAWS) for positions first .. first + count - 1 of an epoch."""
+        """Return draws (count, DRAWS) for the images first .. first + count - 1 of an epoch."""
         generator = np.random.Philox(key=[seed, epoch])
         generator.advance(first * DRAWS // 4)
         uniform = np.random.Generator(generator).random((count, DRAWS))
@@ -71,10 +70,10 @@ class Window(NamedTuple):
 def crop_window(
     draws: NDArray[np.float64], height: int, width: int, aspect_ratio: tuple[float, float]
 ) -> Window:
-    """The window that a row of draws cuts from an image: the first attempt that fits.
+    """Return the first window of a row of draws that fits into an image.
 
-    The rule is torchvision's RandomResizedCrop's: if no attempt fits, the window is the largest
-    one within the range of aspect ratios.
+    As in torchvision's RandomResizedCrop, if no attempt fits, the window is the largest one within
+    the range of aspect ratios.
     """
     area = height * width * draws[AREA]
     widths = np.floor(np.sqrt(area * draws[RATIO]) + 0.5)
@@ -92,25 +91,25 @@ def crop_window(
 
 
 class Batch(NamedTuple):
-    """What a loader reads for one batch of one rank."""
+    """Images of one batch of one rank."""
 
     indices: NDArray[np.int64]
-    """Images of the dataset, (N,)."""
+    """Indices into the dataset, (N,)."""
     draws: NDArray[np.float64] | None
-    """Augmentation, (N, DRAWS); None in evaluation."""
+    """Draws of the augmentation, (N, DRAWS); None in evaluation."""
 
 
 @dataclass(frozen=True)
 class BatchSampler:
     """The batches of one rank.
 
-    Training shuffles all images anew each epoch and cuts the order into global batches, whose
-    r-th part is rank r's; an incomplete last one is dropped, or shared out in equal parts, for
-    which fewer than world_size images come twice. Evaluation (no augmentation) gives rank r the
-    images r, r + world_size, ... in order, each once; ranks may differ by a batch.
+    Training shuffles all images in each epoch and cuts the order into global batches; rank r gets
+    the r-th part of each. An incomplete last batch is dropped or shared evenly; then fewer than
+    world_size images are repeated. Evaluation (no augmentation) gives rank r the images r,
+    r + world_size, ... in order; ranks may differ by one batch.
 
-    An epoch left after some images is taken up from there, by any number of ranks with batches of
-    any size: the order does not depend on them.
+    The order does not depend on the number of ranks or the batch size, so both may change when an
+    epoch is resumed.
     """
 
     num_images: int
@@ -120,7 +119,7 @@ class BatchSampler:
     rank: int
     world_size: int
     shuffle: bool = True
-    """Of training: else the images come in the order of the dataset."""
+    """False keeps the order of the dataset in training."""
     drop_last: bool = True
 
     def __post_init__(self) -> None:
@@ -135,17 +134,17 @@ class BatchSampler:
             return self._count(self.num_images)
         return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch of which all ranks together have had `start` images."""
+    def batches(self, epoch: int, images_seen: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of an epoch, after the first `images_seen` images."""
         if self.augmentation is None:
-            order = np.arange(start + self.rank, self.num_images, self.world_size)
+            order = np.arange(images_seen + self.rank, self.num_images, self.world_size)
             for first in range(0, len(order), self.batch_size):
                 yield Batch(order[first : first + self.batch_size], None)
             return
         order = np.arange(self.num_images)
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
-        left = self.num_images - start
+        left = self.num_images - images_seen
         for _ in range(self._count(left)):
             size = min(self.batch_size, math.ceil(left / self.world_size))
             first = self.num_images - left + self.rank * size
@@ -154,6 +153,6 @@ class BatchSampler:
             left -= size * self.world_size
 
     def _count(self, images: int) -> int:
-        """The training batches that so many images make."""
+        """Return the number of training batches in so many images."""
         whole = self.batch_size * self.world_size
         return images // whole if self.drop_last else math.ceil(images / whole)

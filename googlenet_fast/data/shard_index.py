@@ -1,9 +1,9 @@
-"""What lies where in a tar file of WebDataset samples, found out once and remembered.
+"""Index a tar file of WebDataset samples; the index is cached.
 
 A sample is a run of members with the same name up to the first dot after the last slash; the rest
-of the name says what the member is (https://github.com/webdataset/webdataset). Here a sample has
-one image and one .cls, the label in digits; other members are passed over. The table of offsets is
-what DALI's wds2idx makes, with the labels, so that every image can be read on its own.
+of the name is the type of the member (https://github.com/webdataset/webdataset). A sample must have
+one image and one .cls member, the label in digits; other members are skipped. The index holds what
+DALI's wds2idx writes, plus the labels, so each image can be read on its own.
 """
 
 import hashlib
@@ -16,33 +16,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from googlenet_fast.cache import cache_dir, write_json
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import cache_dir, write_json
 
 _log = logging.getLogger("googlenet_fast")
 
 
 @dataclass
 class ShardIndex:
-    """The images of one tar file, in its order."""
+    """Images of one tar file, in its order."""
 
     names: list[str] = field(default_factory=list)
-    """Members that hold the images."""
+    """Names of the image members."""
     offsets: list[int] = field(default_factory=list)
-    """First byte of each image."""
+    """Offset of each image in bytes."""
     sizes: list[int] = field(default_factory=list)
-    """Bytes of each image."""
+    """Size of each image in bytes."""
     labels: list[int] = field(default_factory=list)
     """Labels, >= 0."""
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """The index of a tar file: the cached one for as long as size and time of the file stay.
+    """Return the index of a tar file, from the cache if size and modification time are the same.
 
     Raises:
-        UserError: a file that cannot be read, is no whole uncompressed tar, or has a sample
-            without an image or a label; names the member.
+        UserError: names a file that cannot be read, is not a complete uncompressed tar, or has a
+            sample without an image or a label.
     """
     try:
         status = path.stat()
@@ -68,14 +68,14 @@ def _load(cache: Path, stamp: list[int]) -> ShardIndex | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        _log.warning("%s: ignored, the shard is indexed anew (%s)", cache, error)
+        _log.warning("%s: ignored, the shard is indexed again (%s)", cache, error)
         return None
     return index if entry["stamp"] == stamp else None
 
 
 @dataclass
 class _Sample:
-    """The members of one name."""
+    """Members of one sample."""
 
     key: str
     image: tarfile.TarInfo | None = None
@@ -88,8 +88,8 @@ def _scan(path: Path, file: BinaryIO) -> ShardIndex:
         if sample.image is None and sample.label is None:
             continue
         if sample.image is None or sample.label is None:
-            lacking = "image" if sample.image is None else "label (.cls)"
-            raise UserError(f"{path}: sample {sample.key!r} has no {lacking}; correct or remove it")
+            missing = "image" if sample.image is None else "label (.cls)"
+            raise UserError(f"{path}: sample {sample.key!r} has no {missing}; correct or remove it")
         index.names.append(sample.image.name)
         index.offsets.append(sample.image.offset_data)
         index.sizes.append(sample.image.size)
@@ -122,25 +122,25 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[_Sample]:
 
 
 def _files(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The regular members; the end of the file must be that of the archive."""
+    """Yield the regular members; the archive must end with its end-of-archive block."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined] # or it keeps them all
+                archive.members.clear()  # type: ignore[attr-defined] # else it keeps all members
                 if member.isreg() and member.sparse is None:
                     yield member
             end = archive.offset
             file.seek(end)
             mark = file.read(tarfile.BLOCKSIZE)
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: is no whole uncompressed tar file ({error})") from None
-    # tarfile takes any header that it does not understand for the end.
+        raise UserError(f"{path}: is not a complete uncompressed tar file ({error})") from None
+    # tarfile stops without an error at a header that it does not understand.
     if mark != bytes(tarfile.BLOCKSIZE):
-        raise UserError(f"{path}: is damaged or cut short at byte {end}; make it anew")
+        raise UserError(f"{path}: is damaged or cut short at byte {end}; write it again")
 
 
 def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo) -> int:
-    file.seek(member.offset_data)  # tarfile finds its place again by itself
+    file.seek(member.offset_data)  # tarfile seeks before each read
     text = file.read(min(member.size, 32)).strip()
     if not text.isdigit() or len(text) >= 19:
         raise UserError(

@@ -1,9 +1,7 @@
-"""Writing a dataset into tar shards: `python -m googlenet_fast.data shard PATH OUT`."""
+"""Write a dataset into tar shards in WebDataset's layout."""
 
-import argparse
 import io
 import multiprocessing
-import shlex
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,88 +18,87 @@ from tqdm import tqdm
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.lists import CLASS_NAMES
-from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import decode
-from googlenet_fast.data.splits import open_splits
-from googlenet_fast.data.worker_processes import deaf_to_interrupts
-from googlenet_fast.engine.arguments import Parser, add_num_workers, positive
+from googlenet_fast.data.splits import Splits
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.worker_processes import ignore_sigint
 from googlenet_fast.errors import UserError
 
 
-class Options(argparse.Namespace):
-    """The command line."""
-
-    path: Path
-    out: Path
-    shard_size: int
-    resize: int | None
-    quality: int
-    num_workers: int
-
-
 class Resizing(NamedTuple):
-    """What becomes of the images on their way."""
+    """How to shrink large images before they are stored."""
 
     short_side: int
-    """Pixels that a longer short side is brought to."""
+    """Target short side in pixels; smaller images are stored unchanged."""
     quality: int
-    """Of the JPEGs, 1 to 100."""
+    """JPEG quality, 1 to 100."""
 
 
 class Shard(NamedTuple):
-    """A shard to write."""
+    """Content of one shard."""
 
     name: str
     first: int
-    """Number of its first image, which its members are named by."""
+    """Number of the first image; tar members are named by these numbers."""
     images: list[Location]
     labels: NDArray[np.int64]
 
 
-def write_shards(options: Options) -> None:
-    """Write the training and validation images of a dataset folder as `train-*.tar`, `val-*.tar`.
+class Written(NamedTuple):
+    """Size of a written dataset."""
 
-    The training images are shuffled once, so that who reads the shards in their order meets all
-    classes. The names of the classes go to a file beside the shards.
+    shards: int
+    megabytes: float
+
+
+def write_shards(
+    splits: Splits, out: Path, *, shard_size: int, resizing: Resizing | None, num_workers: int
+) -> Written:
+    """Write a dataset as `train-*.tar`, `val-*.tar` and a file of class names, or nothing.
+
+    Training images are shuffled once, so that a sequential reader meets all classes.
+
+    Args:
+        splits: Training and validation images.
+        out: Folder for the shards, created if necessary.
+        shard_size: Images per shard.
+        resizing: How to shrink large images; None stores all bytes unchanged.
+        num_workers: Processes that write.
 
     Raises:
-        UserError: a dataset or folder that cannot be used, an image that cannot be decoded (only
-            resizing decodes them).
+        UserError: the folder cannot be written to or already holds shards, or an image cannot be
+            read. Images are decoded only for resizing.
     """
-    splits = open_splits(options.path)
     train = splits.train.subset(np.random.default_rng(0).permutation(len(splits.train)))
     parts = ((train, "train"), (splits.val, "val"))
-    shards = [shard for part, split in parts for shard in _cut(part, split, options.shard_size)]
+    shards = [shard for part, split in parts for shard in _cut(part, split, shard_size)]
     lines = [f"{i} {' '.join(name.splitlines())}\n" for i, name in enumerate(train.class_names)]
     names = "".join(lines).encode(errors="backslashreplace")
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        if any(options.out.glob("*.tar")):
-            raise UserError(f"{options.out}: holds shards already; choose another folder")
-        with tempfile.TemporaryDirectory(dir=options.out, prefix=".unfinished-") as folder:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.glob("*.tar")):
+            raise UserError(f"{out}: holds shards already; choose another folder")
+        with tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as folder:
             (Path(folder) / CLASS_NAMES).write_bytes(names)
-            _write_all(shards, Path(folder), options)
+            _write_all(shards, Path(folder), resizing, num_workers)
             files = sorted(Path(folder).iterdir())
             megabytes = sum(file.stat().st_size for file in files) / 1e6
             for file in files:
-                file.replace(options.out / file.name)
+                file.replace(out / file.name)
     except OSError as error:
-        raise UserError(f"{options.out}: cannot be written to ({error.strerror})") from None
-    print(
-        f"{len(train)} training and {len(splits.val)} validation images in {len(shards)} shards in "
-        f"{options.out}, {megabytes:,.1f} MB; to train on them: "
-        f"--data {shlex.quote(str(options.out))}"
-    )
+        raise UserError(f"{out}: cannot be written to ({error.strerror})") from None
+    return Written(len(shards), megabytes)
 
 
-def _write_all(shards: Sequence[Shard], folder: Path, options: Options) -> None:
-    """Write the shards into a folder, each in one of several processes."""
-    resizing = None if options.resize is None else Resizing(options.resize, options.quality)
+def _write_all(
+    shards: Sequence[Shard], folder: Path, resizing: Resizing | None, num_workers: int
+) -> None:
+    """Write the shards into a folder, one process per shard."""
     write = partial(_try_to_write, folder=folder, resizing=resizing)
     with ExitStack() as closing:
         written: Iterable[UserError | None] = map(write, shards)
-        if (processes := min(options.num_workers, len(shards))) > 1:
-            with deaf_to_interrupts():
+        if (processes := min(num_workers, len(shards))) > 1:
+            with ignore_sigint():
                 pool = multiprocessing.get_context("spawn").Pool(processes)
             closing.enter_context(pool)
             written = pool.imap_unordered(write, shards)
@@ -111,7 +108,7 @@ def _write_all(shards: Sequence[Shard], folder: Path, options: Options) -> None:
 
 
 def _cut(dataset: ImageDataset, split: str, size: int) -> Iterator[Shard]:
-    """The dataset in parts of the size asked for."""
+    """Split a dataset into shards of `size` images; the last one may be smaller."""
     starts = range(0, len(dataset), size)
     digits = max(3, len(str(len(starts) - 1)))
     for number, start in enumerate(starts):
@@ -125,7 +122,7 @@ def _cut(dataset: ImageDataset, split: str, size: int) -> Iterator[Shard]:
 
 
 def _try_to_write(shard: Shard, folder: Path, resizing: Resizing | None) -> UserError | None:
-    """Write a shard; a process's exception would arrive with its traceback."""
+    """Write a shard and return its error; a raised one would arrive with a traceback."""
     try:
         write_shard(shard, folder, resizing)
     except UserError as error:
@@ -136,7 +133,7 @@ def _try_to_write(shard: Shard, folder: Path, resizing: Resizing | None) -> User
 
 
 def write_shard(shard: Shard, folder: Path, resizing: Resizing | None) -> None:
-    """Write a tar file into a folder; the same images give the same bytes."""
+    """Write one tar file; the same images give the same bytes."""
     with tarfile.open(folder / shard.name, "w", format=tarfile.PAX_FORMAT) as tar:
         for i, (image, label) in enumerate(zip(shard.images, shard.labels, strict=True)):
             content, suffix = _encoded(image, resizing)
@@ -152,13 +149,13 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _encoded(image: Location, resizing: Resizing | None) -> tuple[bytes, str]:
-    """The bytes to store and the suffix that says their format.
+    """Return the bytes to store and the suffix of their format.
 
-    An image that is small enough stays as it is. Another is resized as evaluation would do it
-    (bilinear, antialiased, upright) and encoded as JPEG.
+    Small images are stored unchanged. Larger ones are resized as in evaluation (bilinear,
+    antialiased, upright) and encoded as JPEG.
     """
     content, suffix = image.read(), Path(image.name).suffix.lower()
-    if suffix not in EXTENSIONS:  # lists may name files anyhow; decoders go by the content
+    if suffix not in EXTENSIONS:  # list files may use any name; decoders look at the content
         suffix = ".jpg"
     if resizing is None:
         return content, suffix
@@ -171,35 +168,3 @@ def _encoded(image: Location, resizing: Resizing | None) -> tuple[bytes, str]:
     resized = pixels.resize((width, height), Image.Resampling.BILINEAR)
     resized.save(output, "JPEG", quality=resizing.quality)
     return output.getvalue(), ".jpg"
-
-
-def _percent(text: str) -> int:
-    if not 1 <= (number := positive(text)) <= 100:
-        raise argparse.ArgumentTypeError("must be 1 to 100")
-    return number
-
-
-def add_shard_command(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add `shard` to the commands of `python -m googlenet_fast.data`."""
-    parser = commands.add_parser(
-        "shard",
-        help="write a dataset into tar shards (WebDataset)",
-        description="Write the training and validation images of a dataset into tar files of "
-        ".jpg (.png, ...) and .cls members, in random order, as WebDataset and DALI read them.",
-    )
-    parser.add_argument("path", type=Path, metavar="PATH", help="the dataset, as --data takes it")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
-    parser.add_argument(
-        "--shard-size", type=positive, default=10_000, metavar="N", help="images; default: 10000"
-    )
-    parser.add_argument(
-        "--resize",
-        type=positive,
-        metavar="PIXELS",
-        help="bring longer short sides to this length and store JPEGs; default: bytes as they are",
-    )
-    parser.add_argument(
-        "--quality", type=_percent, default=90, metavar="Q", help="of those JPEGs; default: 90"
-    )
-    add_num_workers(parser)
-    parser.set_defaults(run=write_shards)

@@ -1,4 +1,4 @@
-"""Datasets in WebDataset shards: tar files that a pattern such as train-{000..127}.tar names."""
+"""Datasets in WebDataset shards: tar files named by a pattern like train-{000..127}.tar."""
 
 import itertools
 import os
@@ -10,23 +10,23 @@ import numpy as np
 from tqdm import tqdm
 
 from googlenet_fast.data.lists import ImageList, read_image_list
-from googlenet_fast.data.members import Members
 from googlenet_fast.data.shard_index import index_shard
+from googlenet_fast.data.tar_members import TarMembers
 from googlenet_fast.errors import UserError
 
 MOST_SHARDS = 100_000
-"""A pattern for more is a slip."""
+"""A pattern that names more shards is taken for a mistake."""
 
 
 def is_shards(path: Path | str) -> bool:
-    """Whether a path names tar files, alone or as a pattern."""
+    """Return True if a path is a tar file or a pattern of tar files."""
     return str(path).endswith(".tar")
 
 
 def read_images(
     source: Path | str, root: Path | str | None = None, delimiter: str = " "
 ) -> ImageList:
-    """The images of shards, or of a list file with `root` and `delimiter`.
+    """Read the images of shards, or of a list file with `root` and `delimiter`.
 
     Raises:
         UserError: names the file and what is wrong in it.
@@ -37,7 +37,7 @@ def read_images(
 
 
 def find_shards(pattern: Path | str) -> list[Path]:
-    """The files that a pattern names, in its order: {000..127}, {a,b}, and then *, ? and [].
+    """Return the files of a pattern in its order: {000..127}, {a,b}, then *, ? and [].
 
     Raises:
         UserError: a file or a range that does not exist.
@@ -59,9 +59,9 @@ def find_shards(pattern: Path | str) -> list[Path]:
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether a dataset folder, or its folder train, has tar files and nothing else to read.
+    """Return True if a dataset folder, or its folder train, holds tar files and no other data.
 
-    Beside a list or class folders, tar files are what those were unpacked from.
+    Tar files beside a list or class folders are ignored: those were probably unpacked from them.
     """
     if (folder / "train_list.txt").is_file() or not folder.is_dir():
         return False
@@ -74,7 +74,7 @@ def holds_shards(folder: Path) -> bool:
 
 
 def shards_of_split(folder: Path, split: str) -> list[Path]:
-    """The shards folder/split/*.tar, else those in the folder whose name has the word `split`."""
+    """Return folder/split/*.tar, else the folder's shards with the word `split` in their name."""
     word = re.compile(rf"(?<![a-z]){split}", re.IGNORECASE)
     return sorted((folder / split).glob("*.tar")) or [
         shard for shard in sorted(folder.glob("*.tar")) if word.search(shard.name)
@@ -82,7 +82,7 @@ def shards_of_split(folder: Path, split: str) -> list[Path]:
 
 
 def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
-    """The images of tar files, in order; `source` is what they are called together.
+    """Read the images of tar files in order; `source` is the name of the whole set.
 
     Raises:
         UserError: names the shard and what is wrong in it.
@@ -92,7 +92,7 @@ def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
     indices = [index_shard(shard) for shard in progress]
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     prefixes = [shard.relative_to(root).as_posix() for shard in shards]
-    members = Members(
+    tar_members = TarMembers(
         tuple(shards),
         np.repeat(np.arange(len(shards), dtype=np.int32), [len(i.names) for i in indices]),
         np.concatenate([np.array(i.offsets, np.int64) for i in indices]),
@@ -100,11 +100,11 @@ def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
     )
     files = [f"{p}/{name}" for p, i in zip(prefixes, indices, strict=True) for name in i.names]
     labels = np.concatenate([np.array(i.labels, np.int64) for i in indices])
-    return ImageList(source, root, files, labels, members)
+    return ImageList(source, root, files, labels, tar_members)
 
 
 def _expand(pattern: str) -> list[str]:
-    """Expand the braces of a pattern as a shell does; no braces within braces."""
+    """Expand the braces of a pattern like a shell; braces are not nested."""
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_choices(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
     if np.prod([len(choice) for choice in choices], dtype=float) > MOST_SHARDS:
@@ -113,7 +113,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _choices(text: str, pattern: str) -> list[str]:
-    """What may stand for {text}."""
+    """Return the choices that {text} stands for."""
     if match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", text):
         first, last = int(match[1]), int(match[2])
         if not first <= last < first + MOST_SHARDS:

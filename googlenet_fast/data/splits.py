@@ -1,4 +1,4 @@
-"""Finding the training and validation images of a dataset."""
+"""Find the training and validation images of a dataset."""
 
 import logging
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from googlenet_fast.data.shards import (
 from googlenet_fast.errors import UserError
 
 HELD_OUT = 0.1
-"""Share of each class that validates where a dataset has no validation images of its own."""
+"""Share of each class held out for validation if a dataset has no validation images."""
 
 _log = logging.getLogger("googlenet_fast")
 
 
 class Splits(NamedTuple):
-    """The two parts of a dataset, with the same classes."""
+    """Training and validation parts of a dataset, with the same classes."""
 
     train: ImageDataset
     """Images to train on."""
@@ -45,18 +45,18 @@ def open_splits(
     relabel: bool = False,
     class_names: Path | str | None = None,
 ) -> Splits:
-    """The training and validation images that the arguments describe.
+    """Open the training and validation images that the arguments describe.
 
     Args:
         path: A dataset folder, see `find_splits`; default, without lists: `sample_dataset()`.
-        train_list: List of training images, or their shards, in place of `path`.
-        val_list: List of validation images, or their shards; default: a tenth of the training
-            images, held out.
-        root: Folder that the paths of the lists start from; default: the folder of each list.
+        train_list: List or shards of training images, instead of `path`.
+        val_list: List or shards of validation images; default: a tenth of the training images is
+            held out.
+        root: Folder that the paths of the lists are relative to; default: the folder of each list.
         val_root: The same for `val_list`; default: `root`.
-        delimiter: What separates path and label in the lists.
-        relabel: Number the labels of the training list anew from 0, in sorted order.
-        class_names: File with a class name a line, in the order of the class indices.
+        delimiter: Separator of path and label in the lists.
+        relabel: Renumber the labels of the training list from 0, in sorted order.
+        class_names: File with one class name per line, in the order of the class indices.
 
     Raises:
         UserError: names the argument, file or folder that does not fit.
@@ -75,12 +75,12 @@ def open_splits(
 
 
 def find_splits(path: Path | str) -> Splits:
-    """The training and validation images of a dataset folder.
+    """Find the training and validation images of a dataset folder.
 
-    It holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/ with
-    class folders, or class folders alone, of which a tenth is held out for validation. Or it holds
-    shards: *train*.tar and *val*.tar, train/*.tar and val/*.tar, or others, of which a tenth is
-    held out; also a pattern of shards will do, see `find_shards`.
+    The folder holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/
+    with class folders, or class folders alone. Or it holds shards: *train*.tar and *val*.tar,
+    train/*.tar and val/*.tar, or others. If there are no validation images, a tenth is held out.
+    `path` can also be a pattern of shards, see `find_shards`.
 
     Raises:
         UserError: names the file or folder that does not fit.
@@ -96,17 +96,17 @@ def open_dataset(
     relabel: bool = False,
     class_names: Sequence[str] | None = None,
 ) -> ImageDataset:
-    """The images to evaluate on.
+    """Open the images to evaluate on.
 
     Args:
-        path: A list file, shards, a folder of class folders, or a dataset folder, see
-            `find_splits`, whose own validation images are meant.
-        root: Folder that the paths of a list start from; default: the folder of the list.
-        delimiter: What separates path and label in a list.
-        relabel: Number the labels of a list anew from 0, in sorted order (of the training list of
-            a dataset folder).
-        class_names: All the classes by index, as the network knows them; class folders are looked
-            up among them. Default: the classes of the dataset.
+        path: A list file, shards, a folder of class folders, or a dataset folder (see
+            `find_splits`), of which the validation images are taken.
+        root: Folder that the paths of a list are relative to; default: the folder of the list.
+        delimiter: Separator of path and label in a list.
+        relabel: Renumber the labels of a list from 0, in sorted order; for a dataset folder, the
+            order of the training list's labels.
+        class_names: All classes of the network by index, in which class folders are looked up;
+            default: the classes of the dataset.
 
     Raises:
         UserError: names the file or folder that does not fit.
@@ -172,7 +172,7 @@ def _splits_of_folder(
 
 
 def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
-    """The training and validation shards in a folder."""
+    """Return the training and validation shards in a folder."""
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
     train = train or [shard for shard in sorted(path.glob("*.tar")) if shard not in val]
     if not train:
@@ -183,7 +183,7 @@ def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
 def _splits_of_lists(
     train: ImageList, val: ImageList | None, relabel: bool, class_names: Sequence[str] | None
 ) -> Splits:
-    """Both lists with the classes of the training list."""
+    """Build both datasets with the classes of the training list."""
     known = train.classes()
     classes = known if relabel else None
     dataset = ImageDataset.from_image_list(train, classes, class_names)
@@ -200,12 +200,12 @@ def _splits_of_lists(
 
 
 def _hold_out(dataset: ImageDataset) -> Splits:
-    """Hold out the same tenth of each class every time, at least one image of two."""
+    """Hold out a fixed tenth of each class, at least one image of two."""
     held_out = np.zeros(len(dataset), dtype=bool)
     for label in np.unique(dataset.labels):
-        members = np.flatnonzero(dataset.labels == label)
-        count = max(round(HELD_OUT * len(members)), 1) if len(members) > 1 else 0
-        held_out[np.random.default_rng(0).permutation(members)[:count]] = True
+        images = np.flatnonzero(dataset.labels == label)
+        count = max(round(HELD_OUT * len(images)), 1) if len(images) > 1 else 0
+        held_out[np.random.default_rng(0).permutation(images)[:count]] = True
     splits = _checked(
         dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
     )

@@ -1,4 +1,4 @@
-"""The loader on Pillow and torchvision transforms, for machines without DALI."""
+"""Load images with Pillow and torchvision transforms, for machines without DALI."""
 
 import gc
 from collections.abc import Iterator
@@ -12,75 +12,57 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.members import Location
+from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import PILLOW, decode
-from googlenet_fast.data.sampling import FLIP, Augmentation, BatchSampler, crop_window
+from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
+from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
-from googlenet_fast.model.presets import Normalization
 
 Item = tuple[Location, int, NDArray[np.float64] | None]
-"""Place, label and draws of an image: all a worker is told, so none holds the list of files."""
+"""Location, label and draws of an image: all that a worker gets, so none holds the file list."""
 
 
 class TorchvisionLoader:
     """Batches of a dataset, read by Pillow; see `googlenet_fast.data.Loader`.
 
-    Workers send uint8 pixels; they are normalised on the device. They live for an epoch.
+    Workers live for one epoch and send uint8 pixels, which are normalised on the device.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        sampler: BatchSampler,
-        *,
-        image_size: int,
-        resize_size: int,
-        normalization: Normalization,
-        device: torch.device,
-        dtype: torch.dtype,
-        num_workers: int,
-        prefetch: int,
-        hw_decoder_load: float | None,  # a GPU's: not for Pillow
-        max_pixels: int,
-    ) -> None:
-        self._sampler = sampler
-        self._device = device
-        self._dtype = dtype
-        self._mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(normalization.std, device=device).view(3, 1, 1)
+    def __init__(self, dataset: ImageDataset, options: LoaderOptions) -> None:
+        self._sampler = options.sampler(len(dataset))
+        self._device = options.device
+        self._dtype = options.dtype
+        normalization = options.normalization
+        self._mean = torch.tensor(normalization.mean, device=options.device).view(3, 1, 1)
+        self._std = torch.tensor(normalization.std, device=options.device).view(3, 1, 1)
+        num_workers = options.num_workers
         self.description = (
-            f"Pillow decodes: {num_workers} processes, {prefetch} batches ahead in each"
+            f"Pillow decodes: {num_workers} processes, {options.prefetch} batches ahead in each"
         )
-        """What reads the images, in a line."""
+        """What reads the images, in one line."""
         self.decoder = PILLOW
-        """What decodes them."""
-        self._items = _Items(dataset, sampler)
+        """Name and version of the decoder."""
+        self._items = _Items(dataset, self._sampler)
         self._batches = DataLoader(
-            _Reader(
-                image_size,
-                resize_size,
-                normalization.channel_order,
-                sampler.augmentation,
-                max_pixels,
-            ),
+            _Reader(options),
             batch_sampler=self._items,
-            collate_fn=_as_is,
+            collate_fn=_unchanged,
             num_workers=num_workers,
-            prefetch_factor=prefetch if num_workers else None,
-            pin_memory=device.type == "cuda",
+            prefetch_factor=options.prefetch if num_workers else None,
+            pin_memory=options.device.type == "cuda",
         )
 
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Make the next iteration that of `epoch`, of which all ranks have had `start` images."""
-        self._items.epoch, self._items.start = epoch, start
+    def set_epoch(self, epoch: int, images_seen: int = 0) -> None:
+        """Choose the epoch of the next iteration; see `Loader.set_epoch`."""
+        self._items.epoch, self._items.images_seen = epoch, images_seen
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._batches.num_workers:
-            # Or a forked worker may come to finalise what lies about here, such as another loader
-            # whose workers it would stop, or DALI's pipeline, whose threads it does not have.
+            # A forked worker must not inherit garbage: it would finalise another loader and stop
+            # that one's workers, or a DALI pipeline, whose threads it does not have.
             gc.collect()
         for batch in self._batches:
             if isinstance(batch, UserError):
@@ -91,15 +73,15 @@ class TorchvisionLoader:
 
 
 class _Items:
-    """The items of each batch, which the DataLoader asks for anew each epoch."""
+    """Items of each batch; the DataLoader iterates over them once per epoch."""
 
     def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
         self._dataset = dataset
         self._sampler = sampler
-        self.epoch, self.start = 0, 0
+        self.epoch, self.images_seen = 0, 0
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for batch in self._sampler.batches(self.epoch, self.start):
+        for batch in self._sampler.batches(self.epoch, self.images_seen):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
             yield [
                 (self._dataset.location(i), int(self._dataset.labels[i]), row)
@@ -108,24 +90,15 @@ class _Items:
 
 
 class _Reader(Dataset):
-    """Turns the items of a batch into uint8 pixels (N, H, W, 3) and labels (N,).
+    """Turn the items of a batch into uint8 pixels (N, H, W, 3) and labels (N,).
 
-    It returns a UserError instead of raising it: a worker's exception would arrive as a traceback.
+    A UserError is returned, because one raised in a worker would arrive as a traceback.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        resize_size: int,
-        channel_order: str,
-        augmentation: Augmentation | None,
-        max_pixels: int,
-    ) -> None:
-        self._image_size = image_size
-        self._resize_size = resize_size
-        self._channels = slice(None, None, -1) if channel_order == "BGR" else slice(None)
-        self._augmentation = augmentation
-        self._max_pixels = max_pixels
+    def __init__(self, options: LoaderOptions) -> None:
+        self._options = options
+        is_bgr = options.normalization.channel_order == "BGR"
+        self._channels = slice(None, None, -1) if is_bgr else slice(None)
 
     def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
         try:
@@ -136,27 +109,30 @@ class _Reader(Dataset):
         return torch.from_numpy(np.stack(pixels)), labels
 
     def _read(self, location: Location, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        image = decode(location, self._max_pixels)
+        image = decode(location, self._options.max_pixels)
         image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
 
     def _crop_center(self, image: Image.Image) -> Image.Image:
-        """The central square of the resized image; no more of it is made: it may be very long."""
-        short, crop = min(image.size), self._image_size
+        """Return the central square of the resized image.
+
+        Only the square is computed, because the resized image may be very long.
+        """
+        short, crop = min(image.size), self._options.image_size
         box = []
         for side in image.size:
-            resized = side * self._resize_size // short
+            resized = side * self._options.short_side // short
             start = round((resized - crop) / 2)
             box.append((start * side / resized, (start + crop) * side / resized))
         (left, right), (top, bottom) = box
         return image.resize((crop, crop), Image.Resampling.BILINEAR, (left, top, right, bottom))
 
     def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
-        assert self._augmentation is not None
-        window = crop_window(draws, image.height, image.width, self._augmentation.aspect_ratio)
-        image = tf.resized_crop(image, *window, size=[self._image_size, self._image_size])
+        aspect_ratio = self._options.augmentation.aspect_ratio
+        window = crop_window(draws, image.height, image.width, aspect_ratio)
+        image = tf.resized_crop(image, *window, size=[self._options.image_size] * 2)
         return tf.horizontal_flip(image) if draws[FLIP] else image
 
 
-def _as_is(batch: object) -> object:
+def _unchanged(batch: object) -> object:
     return batch

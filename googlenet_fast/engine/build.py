@@ -1,30 +1,23 @@
-"""Builds the parts of a run from its configuration: data, network, training step."""
+"""Build the parts of a run from its configuration: data, network, training step."""
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from googlenet_fast.data import (
-    Augmentation,
-    ImageDataset,
-    Loader,
-    Splits,
-    build_loader,
-    open_splits,
-)
-from googlenet_fast.engine.config import Amp, DataConfig, TrainConfig
+from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
+from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
-from googlenet_fast.engine.skipping import without_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.presets import Normalization
+from googlenet_fast.model.precision import amp_dtype
+from googlenet_fast.model.presets import PRESETS
 
 
 def open_data(data: DataConfig) -> Splits:
-    """The training and validation images that the configuration names."""
+    """Open the training and validation images of a configuration."""
     return open_splits(
         data.path,
         train_list=data.train_list,
@@ -37,30 +30,12 @@ def open_data(data: DataConfig) -> Splits:
     )
 
 
-def leave_out_bad_images(
-    splits: Splits, config: TrainConfig, process: Process
-) -> tuple[Splits, list[str]]:
-    """The splits without the images that cannot be read, and a line for each of those."""
-    data = config.data
-    train, val = (
-        without_bad_images(
-            split,
-            process,
-            kind=data.loader,
-            max_pixels=data.max_pixels,
-            num_workers=data.num_workers,
-        )
-        for split in splits
-    )
-    return Splits(train[0], val[0]), train[1] + val[1]
-
-
 def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> GoogLeNet:
-    """A freshly initialised network in channels_last on `device`.
+    """Build an initialised network in channels_last on `device`.
 
     Raises:
-        UserError: labels that do not fit the classes, an image size or option that the preset
-            cannot take.
+        UserError: labels beyond the number of classes, an image size or option that the preset
+            does not support.
     """
     options = config.model
     num_classes = options.num_classes or splits.train.num_classes
@@ -76,36 +51,23 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
         if not model.preset.batch_norm:
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
         if device.type == "cpu":
-            raise UserError("--model.sync_bn needs GPUs: PyTorch's DDP refuses it on others")
+            raise UserError(
+                "--model.sync_bn: needs GPUs; PyTorch's DDP does not support it on CPUs"
+            )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
 
 
-def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
-    """The dtype of mixed precision, or None for none."""
-    if amp == "auto":
-        amp = "fp16" if device.type == "cuda" else "off"
-    return {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
-
-
-def build_data_loader(
-    dataset: ImageDataset,
-    config: TrainConfig,
-    process: Process,
-    normalization: Normalization,
-    *,
-    train: bool,
-) -> Loader:
-    """This process's share of a split, as batches in the dtype of mixed precision."""
+def loader_options(config: TrainConfig, process: Process, *, train: bool) -> LoaderOptions:
+    """Return how this rank reads its share of a split, in the dtype of mixed precision."""
     data = config.data
-    return build_loader(
-        dataset,
+    return LoaderOptions(
         train=train,
         kind=data.loader,
         batch_size=data.batch_size,
         image_size=data.image_size if train else data.eval_size or data.image_size,
-        resize_size=data.resize_size,
-        normalization=normalization,
+        resize_size=None if train else data.resize_size,
+        normalization=PRESETS[config.model.preset].normalization,
         device=process.device,
         dtype=amp_dtype(config.amp, process.device) or torch.float32,
         rank=process.rank,
@@ -126,7 +88,7 @@ def build_data_loader(
 
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """The training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
+    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
     ema = None
     if config.ema_decay is not None:
         average = get_ema_multi_avg_fn(config.ema_decay)

@@ -1,4 +1,4 @@
-"""Checkpoints: complete, atomic, and readable without unpickling arbitrary objects."""
+"""Checkpoints: complete, written atomically, and loaded without running code."""
 
 import io
 from collections.abc import Sequence
@@ -9,27 +9,28 @@ import torch
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
+from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT
 
-FORMAT = "googlenet_fast.checkpoint"
-"""Value of a checkpoint's "format" entry."""
+_RENAMED = {"position": "images_seen", "bad_steps": "nonfinite_steps"}
+"""Keys of checkpoints of older versions -> the present ones."""
 
 
 def save_checkpoint(
     path: Path, state: dict[str, Any], *, keep_as: Path | None = None, copies: Sequence[Path] = ()
 ) -> None:
-    """Write `state` (tensors and plain values) to `path`, whole or not at all.
+    """Write `state` (tensors and plain values) to `path` atomically.
 
     Args:
         path: the file.
-        state: what it will hold.
-        keep_as: where the checkpoint at `path` goes, once the new one is safely on the disk.
-        copies: other files for `state`, written first: whoever finds `path` finds them too.
+        state: its content.
+        keep_as: new path of the checkpoint at `path`, renamed once the new one is on the disk.
+        copies: more files for `state`. They are written first, so `path` is never newer.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
     for copy in copies:
         write_atomically(copy, buffer.getbuffer())
     write_atomically(path, buffer.getbuffer(), keep_as=keep_as)
@@ -39,7 +40,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: no such file, or not a whole checkpoint of ours.
+        UserError: no such file, or not a complete googlenet_fast checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -50,9 +51,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: cannot be read ({type(error).__name__}); "
             "it is damaged or not a checkpoint"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise UserError(
-            f"checkpoint {path}: not a checkpoint of this trainer; "
-            "start from foreign weights with --model.weights"
+            f"checkpoint {path}: not a googlenet_fast checkpoint; "
+            "start from other weights with --model.weights"
         )
+    for old, new in _RENAMED.items():
+        if old in state:
+            state[new] = state.pop(old)
     return state

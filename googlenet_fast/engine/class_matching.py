@@ -1,4 +1,4 @@
-"""Labels of a dataset in terms of the network's classes."""
+"""Match the classes of a dataset with those of a network."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from googlenet_fast.errors import UserError
 def match_classes(
     dataset: ImageDataset, num_classes: int, class_names: Sequence[str] | None
 ) -> tuple[ImageDataset, str | None]:
-    """Give the images the labels that the network knows their classes by.
+    """Replace the labels of a dataset by the network's.
 
-    Class folders are numbered in sorted order, so a dataset with a part of the network's classes
-    has other numbers than the network. Where all its classes have names that the network knows,
-    the names decide; otherwise the numbers are taken as they are.
+    Class folders are numbered in sorted order, so a dataset with only some of the network's classes
+    has other numbers. If the network has all its class names, names are matched; otherwise the
+    numbers are unchanged.
 
     Args:
         dataset: Images with labels of their own.
         num_classes: Length of the network's logits.
-        class_names: The network's classes, if known; WordNet identifiers also match by name.
+        class_names: Class names of the network, if known; WordNet identifiers also match by name.
 
     Returns:
-        The images with the network's labels, and what the user should know about them, if anything.
+        The images with the network's labels, and a note for the user or None.
 
     Raises:
-        UserError: a label beyond the network's classes, or class folders that differ from the
+        UserError: a label that the network does not have, or class folders that differ from the
             network's classes in both names and number.
     """
     present = np.unique(dataset.labels)
@@ -42,9 +42,11 @@ def match_classes(
             return _relabel(dataset, present, [candidates.index(name) for name in names], known)
 
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    numbered = dataset.members is not None or dataset.source.is_file()
+    numbered = dataset.tar_members is not None or dataset.source.is_file()
     if not numbered and dataset.num_classes != num_classes:
-        reason = "are not among them" if known else "cannot be matched: the weights name none"
+        reason = (
+            "are not among them" if known else "cannot be matched: the weights have no class names"
+        )
         raise UserError(
             f"{dataset.source}: the network has {num_classes} classes and the {len(names)} class "
             f"folders ({shown}) {reason}; give the network's names with --class-names, or labels "
@@ -54,15 +56,15 @@ def match_classes(
     if not known or names == [str(label) for label in present]:
         return dataset, None
     return dataset, (
-        f"the classes of {dataset.source} ({shown}) do not have the names that the network knows; "
-        "their numbers are taken as they are"
+        f"the classes of {dataset.source} ({shown}) are not named as in the network; "
+        "their numbers are used unchanged"
     )
 
 
 def _relabel(
     dataset: ImageDataset, present: NDArray[np.int64], labels: list[int], names: tuple[str, ...]
 ) -> tuple[ImageDataset, str | None]:
-    """Replace the labels `present` by `labels`, which are indices into `names`."""
+    """Replace the labels `present` by `labels`, indices into `names`."""
     numbers = np.array(labels)
     changed = int((numbers != present).sum())
     matched = replace(
@@ -72,5 +74,5 @@ def _relabel(
         return matched, None
     return matched, (
         f"the classes of {dataset.source} are matched with the network's by name "
-        f"({changed} have another number there)"
+        f"({changed} of their numbers change)"
     )

@@ -2,357 +2,340 @@
 
 import argparse
 import dataclasses
-import difflib
-import functools
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import jsonargparse
 import yaml
 
+from googlenet_fast.cli import (
+    Amp,
+    AtLeastOne,
+    ConfigParser,
+    Device,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    check_ranges,
+)
 from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.paddleclas import read_document, translate
-from googlenet_fast.errors import UserError
-
-Amp = Literal["auto", "off", "fp16", "bf16"]
-"""Mixed precision: auto is fp16 with loss scaling on a GPU and off on a CPU."""
-
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.paddleclas import read_document, translate
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network."""
 
     preset: Literal["paper", "paddleclas", "torchvision"] = "torchvision"
     """Whose GoogLeNet: Szegedy et al. and Caffe's, PaddleClas's, or torchvision's (batch norm)."""
-    num_classes: int | None = None
+    num_classes: PositiveInt | None = None
     """Number of classes; default: those of the dataset."""
     aux: bool = True
     """Train with the two auxiliary classifiers."""
     lrn: bool | None = None
     """Local response normalisation in the stem; default: the preset's."""
-    dropout: float | None = None
+    dropout: Fraction | None = None
     """Dropout before the classifier; default: the preset's."""
     sync_bn: bool = False
-    """Batch norm over the batches of all processes together; GPUs only, presets with batch norm."""
+    """Batch norm over the batches of all processes; for GPUs and presets with batch norm."""
     weights: Path | None = None
-    """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a checkpoint of ours."""
+    """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a googlenet_fast
+    checkpoint."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model.")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The images."""
 
     path: Path | None = None
-    """Dataset folder: train/ and val/ class folders, train_list.txt and val_list.txt, class folders
-    alone or WebDataset shards, of which also a pattern, 'train-{000..127}.tar', will do; default:
-    the embedded handwritten digits. `--data PATH` for short."""
+    """Dataset folder with train/ and val/ class folders, with train_list.txt and val_list.txt, with
+    class folders alone or with WebDataset shards; or a pattern of shards, 'train-{000..127}.tar'.
+    Default: the embedded handwritten digits. Short flag: --data."""
     train_list: Path | None = None
-    """List of training images, "relative/path label" a line, in place of `path`; or a pattern of
-    shards."""
+    """List of training images, one "relative/path label" per line, instead of `path`; or a pattern
+    of shards."""
     val_list: Path | None = None
     """List of validation images, or a pattern of shards."""
     root: Path | None = None
-    """Folder that the paths of the lists start from; default: the folder of the list."""
+    """Folder that the paths of the lists are relative to; default: the folder of the list."""
     val_root: Path | None = None
-    """The same for `val_list`, where it differs."""
+    """The same for `val_list`; default: `root`."""
     delimiter: str = " "
-    """What separates path and label in the lists."""
+    """Separator of path and label in the lists."""
     relabel: bool = False
-    """Number the labels of the lists anew from 0, in sorted order."""
+    """Renumber the labels of the lists from 0, in sorted order."""
     class_names: Path | None = None
-    """File with a class name a line, in label order."""
+    """File with one class name per line, in label order."""
     loader: Literal["auto", "dali", "torchvision", "synthetic"] = "auto"
-    """What reads the images; auto takes DALI where it is installed."""
-    image_size: int = 224
-    """Side of the square the network sees, in pixels."""
-    eval_size: int | None = None
+    """What reads the images; auto is DALI where it is installed."""
+    image_size: PositiveInt = 224
+    """Side of the network's square input in training, in pixels."""
+    eval_size: PositiveInt | None = None
     """The same in evaluation; default: image_size."""
-    resize_size: int | None = None
+    resize_size: PositiveInt | None = None
     """Short side before the centre crop of evaluation; default: eval_size * 256 / 224."""
-    batch_size: int = 64
-    """Images a step in each process."""
+    batch_size: PositiveInt = 64
+    """Images per step and process."""
     shuffle: bool = True
-    """Shuffle the training images anew each epoch."""
+    """Shuffle the training images in every epoch."""
     drop_last: bool = True
-    """Leave out the training images that do not fill an epoch's last step; else that step is a
-    smaller one, for which fewer images than there are processes come twice."""
-    num_workers: int = 2
+    """Drop the training images that do not fill an epoch's last step. Otherwise that step is
+    smaller, and fewer images than there are processes are repeated to share it evenly."""
+    num_workers: NonNegativeInt = 2
     """Decoding threads (DALI) or processes (torchvision) of each process."""
-    prefetch: int = 2
-    """Batches made ahead (torchvision: by each process)."""
-    hw_decoder_load: float | None = None
-    """Share of the JPEGs that a GPU's decoder engine takes; default: what suits the card."""
+    prefetch: PositiveInt = 2
+    """Batches made ahead (torchvision: by each worker)."""
+    hw_decoder_load: Fraction | None = None
+    """Share of the JPEGs that a GPU's decoder engine takes; default: depends on the GPU."""
     bad_images: Literal["error", "skip"] = "error"
-    """What to do about images that cannot be read: stop at the first one that is met, or read all
-    of them once before training and leave those out, listed in bad_images.txt of the run.
-    `--bad-images` for short."""
-    max_pixels: int = MAX_PIXELS
-    """Of an image that is decoded: a larger one counts as bad."""
-    min_area: float = 0.08
-    """Least share of the image that a random training crop covers."""
-    aspect_ratio: float = 4 / 3
-    """Greatest aspect ratio of a random training crop (its inverse is the least)."""
-    flip: float = 0.5
+    """What to do about unreadable images: stop at the first one, or read all images once before
+    training and drop the unreadable ones, listed in bad_images.txt of the run. Short flag:
+    --bad-images."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """An image with more pixels counts as unreadable."""
+    min_area: PositiveFraction = 0.08
+    """Smallest share of the image that a random training crop covers."""
+    aspect_ratio: AtLeastOne = 4 / 3
+    """Largest aspect ratio of a random training crop; its inverse is the smallest."""
+    flip: Fraction = 0.5
     """Probability of a horizontal flip."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.")
 
-@dataclass(kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Stochastic gradient descent with momentum."""
 
-    lr: float = 0.05
-    """Learning rate after warm-up, for the global batch as it is (no rescaling)."""
-    momentum: float = 0.9
+    lr: PositiveFloat = 0.05
+    """Learning rate after warm-up, for the global batch (it is not scaled by the batch size)."""
+    momentum: Fraction = 0.9
     """Momentum."""
     nesterov: bool = False
     """Nesterov momentum."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """L2 penalty."""
     decay_bias_and_norm: bool = True
     """Apply the L2 penalty to biases and batch-norm parameters too, as PaddleClas does."""
-    classifier_lr_scale: float = 1.0
-    """Multiplies the learning rate of the classifiers; more than 1 suits fine-tuning."""
+    classifier_lr_scale: PositiveFloat = 1.0
+    """Factor of the classifiers' learning rate; more than 1 suits fine-tuning."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "optimizer.")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """The learning rate over time, updated at every step."""
 
     name: Literal["cosine", "step", "piecewise", "polynomial", "constant"] = "cosine"
     """Shape of the decay after warm-up."""
-    warmup_epochs: float = 5.0
+    warmup_epochs: NonNegativeFloat = 5.0
     """Epochs of linear warm-up."""
-    warmup_lr: float = 0.0
-    """Where warm-up starts."""
+    warmup_lr: NonNegativeFloat = 0.0
+    """Learning rate at the start of warm-up."""
     by_epoch: bool = False
-    """Keep the learning rate for an epoch each time."""
-    final_lr: float = 0.0
-    """Where cosine and polynomial decay end."""
-    step_epochs: float = 30.0
+    """Update the learning rate once per epoch instead."""
+    final_lr: NonNegativeFloat = 0.0
+    """Learning rate at the end of cosine and polynomial decay."""
+    step_epochs: PositiveFloat = 30.0
     """step: epochs between two decays."""
-    gamma: float = 0.1
+    gamma: PositiveFloat = 0.1
     """step: factor of each decay."""
     boundaries: list[float] = field(default_factory=list)
     """piecewise: epochs after warm-up at which the learning rate changes."""
     values: list[float] = field(default_factory=list)
-    """piecewise: learning rates before, between and after the boundaries, in place of lr."""
-    power: float = 1.0
+    """piecewise: learning rates before, between and after the boundaries, instead of lr."""
+    power: PositiveFloat = 1.0
     """polynomial: exponent (Caffe's quick solver: 0.5)."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "schedule.")
+        if self.name != "piecewise":
+            return
+        if len(self.values) != len(self.boundaries) + 1:
+            raise UserError(
+                f"--schedule.values {self.values}: piecewise needs one more than "
+                f"--schedule.boundaries {self.boundaries}"
+            )
+        if self.boundaries != sorted(self.boundaries):
+            raise UserError(f"--schedule.boundaries {self.boundaries}: must rise")
 
-@dataclass(kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run."""
+    """A training run.
+
+    Raises:
+        UserError: names the flag of a value out of its range, or of values that exclude each other.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    epochs: int = 90
+    epochs: PositiveInt = 90
     """Passes over the training images."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
-    accumulate: int = 1
-    """Batches whose gradients add up to one step."""
-    ema_decay: float | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are averaged into one step."""
+    ema_decay: Fraction | None = None
+    """Decay of an exponential moving average of the weights; evaluation then uses the average."""
     amp: Amp = "auto"
     """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
-    loss_scale: float = 128.0
-    """Factor of the loss in fp16, or where it starts."""
+    loss_scale: PositiveFloat = 128.0
+    """Factor of the loss in fp16; the initial one if dynamic_loss_scale."""
     dynamic_loss_scale: bool = True
-    """Let the loss scale double after 2000 good steps and halve after an overflow."""
+    """Double the loss scale after 2000 steps without overflow and halve it after an overflow."""
     compile: bool = False
     """Run the network through torch.compile."""
-    exhaustive_search: Literal["auto", "on", "off"] = "auto"
-    """Measure first, on a GPU, which implementation of each op is fastest there; what was measured
-    is kept for later runs. auto: in runs of 2000 steps or more."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU where there is one."""
-    seed: int = 0
+    autotune: Literal["auto", "on", "off"] = "auto"
+    """Measure on the GPU, before training, which backend of each op is fastest. The results are
+    cached. auto: in runs of 2000 steps or more."""
+    device: Device = "auto"
+    """Where to train; auto is a GPU where there is one."""
+    seed: NonNegativeInt = 0
     """Seed of initialisation, order, augmentation and dropout."""
-    eval_interval: int = 1
+    eval_interval: PositiveInt = 1
     """Epochs between evaluations (the last epoch is always evaluated)."""
-    save_interval: int | None = None
-    """Epochs between checkpoints that are kept, epoch_N.pt; default: the last and best alone."""
-    log_interval: int = 20
+    save_interval: PositiveInt | None = None
+    """Epochs between checkpoints that are kept, epoch_N.pt; default: only the last and the best."""
+    log_interval: PositiveInt = 20
     """Steps between log lines."""
-    checkpoint_interval: int | None = None
-    """Steps between checkpoints within an epoch; default: only its end has one."""
-    max_bad_steps: int = 20
-    """Steps in a row with a loss or gradients that are not finite, after which the run stops."""
-    timeout: float = 600.0
-    """Seconds to wait for another process before the run is given up."""
+    checkpoint_interval: PositiveInt | None = None
+    """Steps between checkpoints within an epoch; default: one at the end of each epoch."""
+    max_nonfinite_steps: PositiveInt = 20
+    """Consecutive steps with a non-finite loss or gradients after which the run stops."""
+    timeout: PositiveFloat = 600.0
+    """Seconds to wait for another process before the run stops."""
     output: Path | None = None
-    """Folder of the run; default: a new one below runs/."""
+    """Folder of the run; default: a new one in runs/."""
     resume: str | None = None
-    """"auto" continues the run in the output folder if it has begun; a path, that checkpoint."""
+    """"auto" continues the run in the output folder, if there is one; or a path of a checkpoint."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.accumulate > 1 and not self.data.drop_last:
+            raise UserError(
+                f"--data.drop_last false: excludes --accumulate {self.accumulate}, whose steps are "
+                "all of the same size; leave one out"
+            )
 
 
-_POSITIVE = (
-    "epochs", "accumulate", "eval_interval", "save_interval", "log_interval", "checkpoint_interval",
-    "max_bad_steps", "timeout", "loss_scale", "model.num_classes", "data.image_size",
-    "data.eval_size", "data.resize_size", "data.batch_size", "data.min_area", "data.aspect_ratio",
-    "optimizer.lr",
-    "optimizer.classifier_lr_scale", "schedule.step_epochs", "schedule.power", "schedule.gamma",
-    "data.prefetch", "data.max_pixels",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "data.num_workers", "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.warmup_lr",
-    "schedule.final_lr", "seed",
-)  # fmt: skip
-_FRACTIONS = (
-    "label_smoothing", "ema_decay", "optimizer.momentum", "model.dropout", "data.flip",
-    "data.min_area", "data.hw_decoder_load",
-)  # fmt: skip
-_OWN_DATA = r"--data\.(path|train_list)\b"
+_ALIASES = {
+    "data": "data.path",
+    "bad_images": "data.bad_images",
+    # Names that recipes and runs of older versions have.
+    "exhaustive_search": "autotune",
+    "max_bad_steps": "max_nonfinite_steps",
+}
+"""Short and old names of flags -> the field."""
 
 
 def load_config(arguments: Sequence[str]) -> TrainConfig:
-    """The configuration that a command line asks for.
+    """Return the configuration of a command line.
 
     `-c RECIPE` names a YAML file or a recipe of the package (configs/RECIPE.yaml), and
-    `--section.field VALUE` overrides it; a configuration of PaddleClas's is translated, and takes
-    its `-o KEY=VALUE` too. With neither recipe nor data the recipe is `digits`.
+    `--section.field VALUE` overrides it. A PaddleClas configuration is translated; `-o KEY=VALUE`
+    overrides it as in PaddleClas. Without a recipe and without data the recipe is `digits`.
 
     Raises:
         UserError: an unknown key, a bad value, a recipe that cannot be read.
     """
-    parser = _parser()
     short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     short.add_argument("-c", "--config")
     short.add_argument("-o", "--override", action="append", default=[])
-    short.add_argument("--data")
-    short.add_argument("--bad-images")
     try:
         named, overrides = short.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
-    overrides = [re.sub(r"^--[^=]*", lambda flag: _underscored(flag[0]), a) for a in overrides]
-    if named.data is not None:
-        overrides += ["--data.path", named.data]
-    if named.bad_images is not None:
-        overrides += ["--data.bad_images", named.bad_images]
-    if named.config is None and not any(re.match(_OWN_DATA, a) for a in overrides):
+    if named.override and named.config is None:
+        raise UserError(f"-o {named.override[0]}: overrides a PaddleClas configuration; give -c")
+    overrides = [_full_name(argument) for argument in overrides]
+    if named.config is None and not any(
+        re.match(r"--data\.(path|train_list)\b", argument) for argument in overrides
+    ):
         named.config = "digits"
+    parser = _parser()
+    values = None
     if named.config is not None:
-        recipe = _recipe(named.config)
-        document = read_document(recipe, named.override)
-        if document is not None:
-            values = json.dumps(translate(document).train_values())
-            overrides = ["--config", values, *overrides]
-        else:
-            _check_recipe(parser, str(recipe))
-            overrides = ["--config", str(recipe), *overrides]
-    config = parser.instantiate(parser.parse_args(overrides))
-    fields = {key: getattr(config, key) for key in TrainConfig.__dataclass_fields__}
-    return _checked(TrainConfig(**fields))
-
-
-def _underscored(flag: str) -> str:
-    """Let --log-interval mean --log_interval."""
-    return "--" + flag.removeprefix("--").replace("-", "_")
+        values = _read_recipe(parser, _find_recipe(named.config), named.override)
+    config = parser.instantiate(parser.parse_args(overrides, namespace=values))
+    fields = dataclasses.fields(TrainConfig)
+    return TrainConfig(**{field.name: config[field.name] for field in fields})
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The configuration as YAML that `-c` reads back."""
+    """Return the configuration as YAML that `-c` reads back."""
     return yaml.safe_dump(config_values(config), sort_keys=False)
 
 
 def config_values(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as nested dicts of plain values."""
+    """Return the configuration as nested dicts of plain values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _recipe(name: str) -> Path:
-    """The YAML file that `-c name` means: a path, or a recipe of the package."""
+def _full_name(argument: str) -> str:
+    """Spell a flag as the parser knows it: --log-interval is --log_interval, --data --data.path."""
+    if not argument.startswith("--"):
+        return argument
+    name, *value = argument.removeprefix("--").split("=", 1)
+    name = name.replace("-", "_")
+    return "=".join([f"--{_ALIASES.get(name, name)}", *value])
+
+
+def _find_recipe(name: str) -> Path:
+    """Return the YAML file of `-c name`: a path, or a recipe of the package."""
     if Path(name).is_file():
         return Path(name)
-    recipes = sorted(Path(str(resources.files("googlenet_fast") / "configs")).glob("*.yaml"))
-    for recipe in recipes:
-        if name == recipe.stem:
-            return recipe
-    stems = [recipe.stem for recipe in recipes]
-    raise UserError(
-        f"--config {name}: no such file, and the recipes are {', '.join(stems)}."
-        + _hint(name, stems)
-    )
+    folder = Path(str(resources.files("googlenet_fast") / "configs"))
+    recipes = {recipe.stem: recipe for recipe in sorted(folder.glob("*.yaml"))}
+    if name not in recipes:
+        raise UserError(
+            f"--config {name}: no such file, and the recipes are {', '.join(recipes)}"
+            + suggestion(name, recipes)
+        )
+    return recipes[name]
 
 
-def _check_recipe(parser: jsonargparse.ArgumentParser, recipe: str) -> None:
-    """Parse the recipe alone, so that what is wrong in it is reported with its name."""
+def _read_recipe(
+    parser: ConfigParser, recipe: Path, overrides: Sequence[str]
+) -> jsonargparse.Namespace:
+    """Parse a recipe, which may be a PaddleClas configuration; its mistakes have its name."""
+    document = read_document(recipe, overrides)
+    if document is not None:
+        return parser.parse_object(translate(document).train_values())
+    text = recipe.read_text(encoding="utf-8-sig")
+    for alias, name in _ALIASES.items():
+        if "." not in name:
+            text = re.sub(rf"^{alias}\s*:", f"{name}:", text, flags=re.MULTILINE)
+    if re.search(r"^config\s*:", text, re.MULTILINE):
+        raise UserError(f"{recipe}: config: a recipe cannot name another; write all into one file")
     try:
-        parser.parse_path(recipe)
+        return parser.parse_string(text)
     except UserError as error:
         raise UserError(f"{recipe}: {error}") from None
 
 
-def _checked(config: TrainConfig) -> TrainConfig:
-    """Refuse values outside their range."""
-    for keys, valid, wanted in (
-        (_POSITIVE, lambda value: value > 0, "more than 0"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-        (_FRACTIONS, lambda value: 0 <= value <= 1, "between 0 and 1"),
-    ):
-        for key in keys:
-            value = functools.reduce(getattr, key.split("."), config)
-            if value is not None and not valid(value):
-                raise UserError(f"--{key} {value}: must be {wanted}")
-    if config.data.aspect_ratio < 1:
-        raise UserError(f"--data.aspect_ratio {config.data.aspect_ratio}: must be 1 or more")
-    if config.accumulate > 1 and not config.data.drop_last:
-        raise UserError(
-            f"--data.drop_last false: cannot be with --accumulate {config.accumulate}, whose steps "
-            "are all of the same size; leave one out"
-        )
-    schedule = config.schedule
-    if schedule.name == "piecewise":
-        if len(schedule.values) != len(schedule.boundaries) + 1:
-            raise UserError(
-                f"--schedule.values {schedule.values}: piecewise needs one more than "
-                f"--schedule.boundaries {schedule.boundaries}"
-            )
-        if schedule.boundaries != sorted(schedule.boundaries):
-            raise UserError(f"--schedule.boundaries {schedule.boundaries}: must rise")
-    return config
-
-
-def _parser() -> "_Parser":
-    parser = _Parser(
+def _parser() -> ConfigParser:
+    parser = ConfigParser(
         prog="python -m googlenet_fast.train",
         description="Train GoogLeNet. With no arguments: on embedded handwritten digits.",
     )
-    parser.add_argument(
-        "-c", "--config", action="config", help="A YAML file, or a recipe of the package."
-    )
+    parser.add_argument("-c", "--config", help="A YAML file, or a recipe of the package.")
     parser.add_class_arguments(TrainConfig, as_group=False)
     return parser
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    """Reports what is wrong as one line, with the nearest valid key or value."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as a `UserError`."""
-        line = " ".join(message.split())
-        literal = re.search(r"Literal\[(.*)\]\. Got value: (\S+)", line)
-        if literal:
-            raise UserError(line + _hint(literal[2], re.findall(r"'(\w+)'", literal[1])))
-        keys = [action.dest for action in self._actions]
-        group = re.search(r"Group '(\S+)' does not accept option '(\S+)'", line)
-        if group:
-            raise UserError(line + _hint(f"{group[1]}.{group[2]}", keys))
-        unknown = re.search(r"unrecognized arguments: -*([^\s=]+)|Option '(\S+)'", line)
-        raise UserError(line + (_hint(unknown[1] or unknown[2], keys) if unknown else ""))
-
-
-def _hint(word: str, choices: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, choices, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture and as tables."""
+"""The confusion matrix as an image and as tables."""
 
 import csv
 import io
@@ -12,59 +12,62 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from googlenet_fast.engine.display_names import shortened
+from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
 from googlenet_fast.files import write_atomically
 
 COUNTED = 40
-"""Most classes for which the picture gives the counts in figures."""
+"""Maximum number of classes for which the image has the counts."""
 NAMED = 80
-"""Most classes for which the picture gives the names; with more, their numbers."""
+"""Maximum number of classes for which the image has names; otherwise it has their numbers."""
 LONGEST_NAME = 24
-"""Characters of a class name in the picture."""
+"""Characters of a class name in the image."""
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """How the images of one class fared."""
+    """Results for the images of one class."""
 
     index: int
     name: str
     images: int
     correct: int
-    taken_for: str
-    """The wrong class that was predicted most often; "" if none was."""
+    confused_with: str
+    """The wrong class that was predicted most often; "" if all were right."""
 
     @property
     def top1(self) -> float:
-        """Share of the class's images, in %, that were recognised."""
+        """Share of the class's images, in %, that were predicted correctly."""
         return 100 * self.correct / self.images
 
 
 def class_results(evaluation: Evaluation, names: Sequence[str]) -> list[ClassResult]:
-    """The results of each class that has images, by class index."""
+    """Return the results of each class that has images, by class index."""
     results = []
     for index in evaluation.confusion.sum(1).nonzero().flatten().tolist():
         row = evaluation.confusion[index].clone()
         images, correct = int(row.sum()), int(row[index])
         row[index] = 0
-        taken_for = names[int(row.argmax())] if correct < images else ""
-        results.append(ClassResult(index, names[index], images, correct, taken_for))
+        confused_with = names[int(row.argmax())] if correct < images else ""
+        results.append(ClassResult(index, names[index], images, correct, confused_with))
     return results
 
 
 def write_class_results(results: Sequence[ClassResult], path: Path) -> None:
-    """Write one line a class as CSV."""
-    header = ["index", "class", "images", "correct", "top1", "most_often_taken_for"]
+    """Write one line per class as CSV."""
+    header = ["index", "class", "images", "correct", "top1", "most_often_confused_with"]
     _write_csv(
         [header]
-        + [[r.index, r.name, r.images, r.correct, f"{r.top1:.2f}", r.taken_for] for r in results],
+        + [
+            [r.index, r.name, r.images, r.correct, f"{r.top1:.2f}", r.confused_with]
+            for r in results
+        ],
         path,
     )
 
 
 def write_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
-    """Write the counts as CSV: a row a label, a column a prediction."""
+    """Write the counts as CSV: one row per label, one column per prediction."""
     rows = zip(names, confusion.tolist(), strict=True)
     _write_csv([["label \\ prediction", *names], *([name, *counts] for name, counts in rows)], path)
 
@@ -75,21 +78,16 @@ def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def plot_confusion(evaluation: Evaluation, names: Sequence[str], path: Path) -> None:
-    """Write `confusion_png` to a file."""
-    write_atomically(path, confusion_png(evaluation, names))
-
-
 def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:
-    """Plot the classes that occur, as a label or as a prediction.
+    """Plot the classes that occur, as a label or as a prediction, as a PNG.
 
-    A cell's colour is the share of its row, the images with that label.
+    The colour of a cell is its share of the row, the images with that label.
     """
     counts = evaluation.confusion
     occurring = ((counts.sum(0) + counts.sum(1)) > 0).nonzero().flatten()
     counts = counts[occurring][:, occurring]
     named = len(occurring) <= NAMED
-    side = 5 + (0.3 if named else 0.02) * len(occurring)  # inches; 2 pixels a class or more
+    side = 5 + (0.3 if named else 0.02) * len(occurring)  # inches; at least 2 pixels per class
     with matplotlib.rc_context({"font.size": 10 if named else side}):
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()
@@ -113,9 +111,9 @@ def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:
 
 
 def _draw_cells(axes: Axes, counts: Tensor) -> None:
-    """Draw the cells and the scale of their colours; of few classes, the counts too."""
-    shares = counts / counts.sum(1, keepdim=True)  # NaN, left blank: no image has the label
-    # A cell of few pixels is seen only if its colour is strong, so there small shares get more.
+    """Draw the cells and their colour bar; for few classes, also the counts."""
+    shares = counts / counts.sum(1, keepdim=True)  # NaN (no image has the label) is left blank
+    # Small cells need strong colours to be visible.
     norm = PowerNorm(1 if len(counts) <= NAMED else 0.5, 0, 1)
     cells = axes.imshow(shares.numpy(), cmap="Blues", norm=norm, interpolation="nearest")
     axes.figure.colorbar(cells, label="share of the label's images", shrink=0.8)

@@ -1,4 +1,4 @@
-"""The curves of runs as pictures."""
+"""Plot the metrics of runs over the epochs."""
 
 import io
 import math
@@ -16,15 +16,15 @@ from googlenet_fast.engine.run_folder import read_metrics
 Metrics = Sequence[Mapping[str, Any]]
 """The lines of a metrics.jsonl."""
 LEARNING = {"loss": "loss", "top1": "top-1 (%)", "lr": "learning rate"}
-"""Panels of what a run learned: key of the metrics -> title."""
+"""Panels of learning curves: key of the metrics -> title."""
 THROUGHPUT = {
     "images_per_second": "images/s",
     "data_share": "share of time waiting for images",
     "memory_gib": "peak memory (GiB)",
 }
-"""Panels of how fast it was."""
-MOST_POINTS = 500
-"""Of a line; a longer one is drawn through the means of its parts."""
+"""Panels of throughput."""
+MAX_POINTS = 500
+"""Points per line; longer series are averaged over equal parts."""
 
 
 def plot_curves(metrics: Path, output: Path) -> None:
@@ -33,7 +33,7 @@ def plot_curves(metrics: Path, output: Path) -> None:
 
 
 def curves_svg(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> str:
-    """The curves as an <svg> element; "" if no run has anything to draw."""
+    """Return the curves as an <svg> element; "" if no run has data for them."""
     drawn = {k: v for k, v in panels.items() if any(series(m, "train", k) for m in runs.values())}
     if not drawn:
         return ""
@@ -44,7 +44,7 @@ def curves_svg(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> str:
 
 
 def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> Figure:
-    """Draw a panel a key: training as lines, validation as dots; a colour a run, if several."""
+    """Draw one panel per key: training as lines, validation as dots, one colour per run."""
     figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (key, title) in zip(row, panels.items(), strict=True):
@@ -56,12 +56,12 @@ def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> Figur
             axes.set_yscale("log")
         if axes.get_legend_handles_labels()[1]:
             for text in axes.legend().get_texts():
-                text.set_parse_math(False)  # a run's name may have dollar signs
+                text.set_parse_math(False)  # the name of a run may have dollar signs
     return figure
 
 
 def _draw_run(axes: Axes, metrics: Metrics, key: str, name: str | None, colour: str) -> None:
-    """Draw the lines of a run; alone, it has a colour for each kind."""
+    """Draw the lines of a run; a single run, without a name, has one colour per kind."""
     for kind, style in (("train", "-"), ("val", "o-")):
         if not (points := series(metrics, kind, key)):
             continue
@@ -73,7 +73,7 @@ def _draw_run(axes: Axes, metrics: Metrics, key: str, name: str | None, colour: 
 
 
 def series(metrics: Metrics, kind: str, key: str) -> list[tuple[float, float]]:
-    """The (epoch, value) of the lines of one kind that have numbers there."""
+    """Return (epoch, value) of the lines of one kind that have both numbers."""
     lines = [line for line in metrics if line.get("kind") == kind]
     numbers = [[v for v in (line.get("epoch"), line.get(key)) if _is_number(v)] for line in lines]
     return [(pair[0], pair[1]) for pair in numbers if len(pair) == 2]
@@ -84,6 +84,6 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    step = math.ceil(len(points) / MOST_POINTS)
+    step = math.ceil(len(points) / MAX_POINTS)
     parts = [points[i : i + step] for i in range(0, len(points), step)]
     return [(float(x), float(y)) for x, y in (np.mean(part, axis=0) for part in parts)]

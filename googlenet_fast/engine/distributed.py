@@ -1,4 +1,4 @@
-"""One process of a training or evaluation run: its rank, device and peers."""
+"""One process of a training or evaluation run: its rank, its device, its collectives."""
 
 import os
 import re
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from googlenet_fast.cli import Device
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
@@ -22,12 +23,12 @@ _LOST_PEER = re.compile(
     "|remote process exited",
     re.IGNORECASE,
 )
-"""What gloo and NCCL say where another process hangs or is gone, with no error class for it."""
+"""Messages of gloo and NCCL when another process hangs or is gone; they have no error class."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the run. One process alone is rank 0 of 1, with no process group."""
+    """Rank and device of this process. A single process is rank 0 of 1, with no process group."""
 
     rank: int
     world_size: int
@@ -41,13 +42,13 @@ class Process:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The greatest values over all processes, in place."""
+        """Take the maximum over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor
@@ -58,7 +59,7 @@ class Process:
             dist.broadcast(tensor, src=0)
 
     def broadcast(self, value: Any) -> Any:
-        """The main process's value, a plain Python object."""
+        """Return the main process's value, a plain Python object."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -66,32 +67,30 @@ class Process:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, a plain Python object, in the order of their ranks."""
+        """Return the values of all processes, plain Python objects, in the order of ranks."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
-def distributed(
-    device: Literal["auto", "cpu", "cuda"] = "auto", timeout: float = 600.0
-) -> Iterator[Process]:
-    """Join the run that torchrun started, or be a run of one process.
+def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Process]:
+    """Join the run that torchrun started, or run as a single process.
 
-    CUDA tensors travel over NCCL, CPU tensors over gloo.
+    CUDA tensors use NCCL, CPU tensors gloo.
 
     Args:
         device: where this process computes.
-        timeout: seconds to wait for another process before the run is given up.
+        timeout: seconds to wait for another process before the run stops.
 
     Raises:
-        UserError: no such device, the rendezvous port is taken, or another process was lost or did
+        UserError: no such device, the rendezvous port is in use, or another process was lost or did
             not answer in time.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -116,8 +115,8 @@ def distributed(
         if not rendezvous_lost and not _LOST_PEER.search(str(error)):
             raise
         raise UserError(
-            f"process {process.rank} of {process.world_size}: another one ended, or hangs and did "
-            f"not answer for {timeout:g} s (--timeout); look for its own messages, --resume auto "
+            f"process {process.rank} of {process.world_size}: another process ended, or hangs and "
+            f"did not answer for {timeout:g} s (--timeout); see its own messages; --resume auto "
             f"continues a run from the last checkpoint ({str(error).splitlines()[0]})"
         ) from None
     finally:
@@ -125,7 +124,7 @@ def distributed(
             dist.destroy_process_group()
 
 
-def _choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+def _choose_device(device: Device, local_rank: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -134,7 +133,7 @@ def _choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> t
     if local_rank >= count:
         raise UserError(
             f"--device cuda: process {local_rank} of this machine has no GPU ({count} found); "
-            "start fewer processes (--nproc-per-node) or take --device cpu"
+            "start fewer processes (--nproc-per-node) or use --device cpu"
         )
     return torch.device("cuda", local_rank)
 
@@ -142,7 +141,7 @@ def _choose_device(device: Literal["auto", "cpu", "cuda"], local_rank: int) -> t
 def _share_cores(local_world_size: int) -> None:
     """Divide the cores among this machine's processes.
 
-    torchrun sets OMP_NUM_THREADS=1 when it starts several, which leaves the other cores idle.
+    torchrun sets OMP_NUM_THREADS=1 if it starts several, which would leave cores idle.
     """
     if local_world_size > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -168,26 +167,28 @@ def _join(process: Process, timeout: float) -> None:
 
 
 def _fresh_store(timeout: float) -> dist.Store:
-    """The store through which the processes meet, without what an earlier start of them left.
+    """Return the rendezvous store under a prefix that is new for every start of the processes.
 
-    After a worker died torchrun starts all again with the same store, where they would look for
-    each other at the addresses of the dead. So the first process names this start, and tells each
-    other one in answer to a word that only a living process can have left.
+    After a worker fails, torchrun restarts all of them with the same store, which still has the
+    addresses of the previous start. Rank 0 creates a prefix per start and sends it in reply to each
+    rank's nonce, so a dead start's addresses are never read.
     """
     store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
-    word = uuid.uuid4().hex
+    unique = uuid.uuid4().hex
     if rank > 0:
-        store.set(f"word/{rank}", word)
-        start = store.get(f"answer/{word}").decode()
-        store.set(f"{start}/heard/{rank}", "")
-        return dist.PrefixStore(start, store)
+        nonce = unique
+        store.set(f"nonce/{rank}", nonce)
+        prefix = store.get(f"prefix/{nonce}").decode()
+        store.set(f"{prefix}/ack/{rank}", "")
+        return dist.PrefixStore(prefix, store)
+    prefix = unique
     deadline = time.monotonic() + timeout
     missing = list(range(1, world_size))
-    while missing := [r for r in missing if not store.check([f"{word}/heard/{r}"])]:
+    while missing := [r for r in missing if not store.check([f"{prefix}/ack/{r}"])]:
         if time.monotonic() > deadline:
             raise dist.DistStoreError(f"processes {missing} did not come within {timeout:g} s")
         for r in missing:
-            if store.check([f"word/{r}"]):
-                store.set(f"answer/{store.get(f'word/{r}').decode()}", word)
+            if store.check([f"nonce/{r}"]):
+                store.set(f"prefix/{store.get(f'nonce/{r}').decode()}", prefix)
         time.sleep(0.01)
-    return dist.PrefixStore(word, store)
+    return dist.PrefixStore(prefix, store)

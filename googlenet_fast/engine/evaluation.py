@@ -1,18 +1,18 @@
-"""Evaluation: top-1, top-5, loss and the confusion matrix, exact over any number of processes."""
+"""Evaluate top-1, top-5, loss and confusion matrix, exactly for any number of processes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from googlenet_fast.engine.distributed import Process
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation measured, over the images of all processes."""
+    """Results over the images of all processes."""
 
     images: int
     """Number of images."""
@@ -46,26 +46,24 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     process: Process,
     num_classes: int,
     amp_dtype: torch.dtype | None = None,
     observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on every image of `batches`, a loader's (images, labels).
+    """Evaluate a network, such as `model.frozen.Frozen`, on every (images, labels) of a loader.
 
-    Sums are accumulated on the device and added up over all processes once, at the end, so
-    processes may have different numbers of batches. The model is put in its evaluation mode and
-    back. `observe` is shown the logits and labels of each batch of this process.
+    Sums stay on the device and are added over all processes once, at the end, so processes may have
+    different numbers of batches. `observe` gets the logits and labels of each batch of this
+    process.
     """
-    was_training = model.training
-    model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=process.device)
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=process.device)
     for images, labels in batches:
         with torch.autocast(process.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-            logits = model(images)
+            logits = network(images)
         if observe is not None:
             observe(logits, labels)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -73,8 +71,9 @@ def evaluate(
         top5 = (top == labels[:, None]).sum()
         sums += torch.stack([loss.double(), top5.double()])
         cells = labels * num_classes + top[:, 0]
-        confusion.index_add_(0, cells, torch.ones_like(cells))  # bincount would wait for a GPU
-    model.train(was_training)
+        confusion.index_add_(
+            0, cells, torch.ones_like(cells)
+        )  # bincount would synchronise with a GPU
     process.sum(sums)
     process.sum(confusion)
     loss_sum, top5_sum = sums.tolist()

@@ -11,11 +11,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory stay with the process, in huge pages; nothing happens without glibc.
+    """Keep freed memory in the process, in huge pages; does nothing without glibc.
 
-    glibc returns large blocks to the system at once, so that every activation of every step costs
-    page faults: on the CPU about a tenth of a step. Activations are hundreds of megabytes, of which
-    the usual pages of 4 KiB are more than a processor's address translation holds.
+    glibc returns large blocks to the system at once. Then every activation of every step costs page
+    faults, about a tenth of a step on the CPU. Activations take hundreds of megabytes, more
+    pages of 4 KiB than fit the TLB.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -27,10 +27,10 @@ def keep_freed_memory() -> None:
 
 
 def _grow_heap_in_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-    """Let the next `size` bytes that malloc hands out be of huge pages, where the system has them.
+    """Take the next `size` bytes of malloc from huge pages, if the system has them.
 
-    The heap is made that much larger, which takes addresses but no memory until they are used. What
-    is above the heap's old end is one block, which malloc splits from then on.
+    The heap grows by `size`, which takes addresses, but no memory until it is used. malloc then
+    splits the block above the heap's old end.
     """
     libc.malloc.restype = ctypes.c_void_p
     block = libc.malloc(ctypes.c_size_t(size))
@@ -43,7 +43,7 @@ def _grow_heap_in_huge_pages(libc: ctypes.CDLL, size: int) -> None:
 
 
 def _counts_addresses() -> bool:
-    """Whether this system takes addresses for memory, of which other programs then have less."""
+    """Return whether the system counts reserved addresses as used memory."""
     try:
         return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
     except OSError:
@@ -51,5 +51,5 @@ def _counts_addresses() -> bool:
 
 
 def _physical_memory() -> int:
-    """Bytes of memory of this machine."""
+    """Return the bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

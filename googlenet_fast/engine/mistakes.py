@@ -1,4 +1,4 @@
-"""The wrong predictions that a network was surest of."""
+"""The most confident wrong predictions."""
 
 import heapq
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from torch import Tensor
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """An image that was taken for something else."""
+    """An image with a wrong prediction."""
 
     probability: float
-    """Of the prediction."""
+    """Probability of the prediction."""
     index: int
-    """Position of the image among those evaluated."""
+    """Index of the image in the dataset."""
     label: int
     prediction: int
     label_probability: float
-    """Of the label."""
+    """Probability of the label."""
 
 
 class Mistakes:
-    """Keeps the `most` mistakes with the highest probabilities, of images that come in order."""
+    """Keeps the `count` most confident mistakes; batches come in the dataset's order."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._heap: list[Mistake] = []
         self._seen = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Look at a batch: logits (N, num_classes), labels (N,)."""
+        """Add the mistakes of a batch: logits (N, num_classes), labels (N,)."""
         probabilities = logits.float().softmax(1)
         highest, predictions = probabilities.max(1)
         of_labels = probabilities.gather(1, labels[:, None])[:, 0]
@@ -42,10 +42,10 @@ class Mistakes:
                 float(of_labels[i]),
             )
             heapq.heappush(self._heap, mistake)
-            if len(self._heap) > self._most:
+            if len(self._heap) > self._count:
                 heapq.heappop(self._heap)
         self._seen += len(labels)
 
-    def worst_first(self) -> list[Mistake]:
-        """The mistakes, surest first."""
+    def most_confident_first(self) -> list[Mistake]:
+        """Return the mistakes, most confident first."""
         return sorted(self._heap, reverse=True)

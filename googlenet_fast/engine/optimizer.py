@@ -10,9 +10,9 @@ CLASSIFIERS = ("fc.", "aux1.fc2.", "aux2.fc2.")
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
-    """SGD with one group for each pair of L2 penalty and learning-rate scale.
+    """Build SGD with one group for each pair of L2 penalty and learning-rate scale.
 
-    Each group carries `lr_scale`, which `set_lr` multiplies the scheduled learning rate by.
+    `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
     )
     if config.momentum > 0:
         for parameter in model.parameters():
-            # PyTorch would not initialise it where gradient scaling skips the very first step.
+            # PyTorch does not initialise it if gradient scaling skips the first step.
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

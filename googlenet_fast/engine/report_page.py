@@ -1,4 +1,4 @@
-"""The report on runs as one HTML file that needs nothing else."""
+"""The report on runs as one self-contained HTML file."""
 
 import time
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from googlenet_fast.engine.curves import LEARNING, THROUGHPUT, curves_svg
 from googlenet_fast.engine.run_evaluation import RunEvaluation, data_uri
 from googlenet_fast.engine.run_record import RunRecord, differences
 
-MOST_CLASSES = 10
+MAX_CLASSES = 10
 """Rows of the table of classes."""
 
 
 @dataclass
 class ReportedRun:
-    """A run and what was found out about its best weights."""
+    """A run and the evaluation of its best checkpoint."""
 
     record: RunRecord
     evaluation: RunEvaluation | None
     missing: list[str]
-    """Lines that say which sections are left out, and why."""
+    """A line for each section that is missing, with the reason."""
     name: str = ""
-    """What tells it from the other runs."""
+    """A name that no other run has."""
     confusion: str = field(init=False, default="")
     """The confusion matrix, a data URI."""
     worst_classes: list[ClassResult] = field(init=False, default_factory=list)
@@ -36,11 +36,11 @@ class ReportedRun:
             evaluation, names = self.evaluation.evaluation, self.evaluation.names
             self.confusion = data_uri(confusion_png(evaluation, names), "image/png")
             classes = sorted(class_results(evaluation, names), key=lambda c: (c.top1, -c.images))
-            self.worst_classes = classes[:MOST_CLASSES]
+            self.worst_classes = classes[:MAX_CLASSES]
 
 
 def report_page(runs: Sequence[ReportedRun]) -> str:
-    """The page; every text from a file is escaped."""
+    """Return the page; all text from files is escaped."""
     for run, name in zip(runs, _names([run.record for run in runs]), strict=True):
         run.name = name
     records = [run.record for run in runs]
@@ -66,7 +66,7 @@ def report_page(runs: Sequence[ReportedRun]) -> str:
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
-    """The runs' names where they differ, else their paths."""
+    """Return the names of the runs if they differ, else their paths."""
     names = [record.name for record in records]
     if len(set(names)) < len(names):
         names = [str(record.path.resolve()) for record in records]

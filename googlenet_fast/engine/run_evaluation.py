@@ -1,19 +1,18 @@
-"""What the best weights of a run make of its validation images."""
+"""Evaluate the best checkpoint of a run on its validation images."""
 
 import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tqdm import tqdm
 
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.contact_sheet import photo_on_mat
+from googlenet_fast.cli import Device
 from googlenet_fast.data import ImageDataset
-from googlenet_fast.engine.arguments import ClassifierOptions
 from googlenet_fast.engine.build import open_data
-from googlenet_fast.engine.classifier import Classifier
 from googlenet_fast.engine.config import load_config
-from googlenet_fast.engine.contact_sheet import photo_on_mat
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.mistakes import Mistake, Mistakes
@@ -21,7 +20,7 @@ from googlenet_fast.engine.mistakes import Mistake, Mistakes
 
 @dataclass(frozen=True)
 class ShownMistake:
-    """A wrong prediction with what it takes to show it."""
+    """A wrong prediction with the data to display it."""
 
     mistake: Mistake
     path: str
@@ -39,47 +38,41 @@ class RunEvaluation:
     names: tuple[str, ...]
     """The classes by index."""
     source: Path
-    """Where the images come from."""
+    """Folder or list of the images."""
     mistakes: list[ShownMistake]
-    """Surest first."""
+    """Most confident first."""
 
 
-def evaluate_run(
-    folder: Path, most_mistakes: int, device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> RunEvaluation:
-    """Evaluate best.pt on the validation images that the run's configuration names.
+def evaluate_run(folder: Path, max_mistakes: int, device: Device = "auto") -> RunEvaluation:
+    """Evaluate best.pt on the validation images of the run's configuration.
 
     Raises:
-        UserError: the configuration, the images or the checkpoint are not there or do not fit.
+        UserError: the configuration, the images or the checkpoint are missing or do not match.
     """
     config = load_config(["-c", str(folder / "config.yaml")])
     dataset = open_data(config.data).val
-    options = ClassifierOptions(
-        weights=folder / "best.pt",
-        preset=None,
-        class_names=None,
-        image_size=None,
-        resize_size=None,
-        batch_size=config.data.batch_size,
-        loader="auto" if config.data.loader == "synthetic" else config.data.loader,
-        num_workers=config.data.num_workers,
-        max_pixels=config.data.max_pixels,
-        device=device,
-        amp="auto",  # fp16, which a run on a GPU may have asked for, takes ages on a CPU
-    )
-    mistakes = Mistakes(most_mistakes)
+    mistakes = Mistakes(max_mistakes)
     with distributed(device) as process:
-        classifier = Classifier(options, process)
+        classifier = Classifier(
+            folder / "best.pt",
+            process.device,
+            loader="auto" if config.data.loader == "synthetic" else config.data.loader,
+            batch_size=config.data.batch_size,
+            num_workers=config.data.num_workers,
+            max_pixels=config.data.max_pixels,
+        )
         dataset.check_labels(classifier.num_classes)
         evaluation = evaluate(
-            classifier.model,
+            classifier.network,
             tqdm(classifier.loader(dataset), unit="batch", leave=False, disable=None),
             process,
             classifier.num_classes,
             classifier.amp_dtype,
             mistakes.add,
         )
-    shown = [_shown(mistake, dataset, classifier.names) for mistake in mistakes.worst_first()]
+    shown = [
+        _shown(mistake, dataset, classifier.names) for mistake in mistakes.most_confident_first()
+    ]
     return RunEvaluation(evaluation, classifier.names, dataset.source, shown)
 
 
@@ -94,5 +87,5 @@ def _shown(mistake: Mistake, dataset: ImageDataset, names: tuple[str, ...]) -> S
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Bytes as an address that needs no network."""
+    """Return bytes as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

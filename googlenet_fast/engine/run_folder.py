@@ -23,30 +23,39 @@ _log = logging.getLogger("googlenet_fast")
 
 
 class RunFolder:
-    """Where one run writes: config.yaml, metrics.jsonl, curves.png, and as checkpoints last.pt,
+    """The output of one run: config.yaml, metrics.jsonl, curves.png and the checkpoints last.pt,
     previous.pt, best.pt and epoch_N.pt.
 
     Args:
-        path: the folder; None makes a new one below runs/, named by the time.
-        resuming: whether a run that the folder holds is to be continued.
+        path: the folder; None creates one in runs/, named by the time.
+        resuming: continue the run in the folder, if there is one.
 
-    The run that this process's torchrun began is always continued, and found without a path:
-    torchrun starts the same command again after a worker died or the number of nodes changed.
+    A run of the same torchrun is always continued, and is found without a path: torchrun starts the
+    same command again after a worker failed or the number of nodes changed.
 
     Raises:
-        UserError: the folder cannot be written to, holds a run that is not to be continued, or
-            another process is training in it.
+        UserError: the folder cannot be written to, holds a run and `resuming` is false, or another
+            process is training in it.
     """
 
     def __init__(self, path: Path | None, *, resuming: bool) -> None:
         self._launcher = _launcher()
         try:
-            self.path = path or self._begun_folder() or _new_folder()
+            self.path = path or self._folder_of_launcher() or _new_folder()
             self.path.mkdir(parents=True, exist_ok=True)
+            self.last, self.previous = self.path / "last.pt", self.path / "previous.pt"
+            """The newest checkpoint, and the one before."""
+            self.best = self.path / "best.pt"
+            """The checkpoint with the highest validation top-1."""
+            self.metrics = self.path / "metrics.jsonl"
+            """One JSON object per line: training and validation metrics."""
+            self._started_by = self.path / ".begun_by"
             self._lock = self._take_lock()
-            self.restarted = self._launcher is not None and self._launcher == _read(self._begun)
+            self.restarted = self._launcher is not None and self._launcher == _read(
+                self._started_by
+            )
             for unfinished in remove_unfinished(self.path):
-                _log.warning("%s was cut short while it was written: removed", unfinished)
+                _log.warning("%s was not written completely: removed", unfinished)
         except OSError as error:
             raise UserError(
                 f"--output {path or 'runs'}: cannot be written to ({error.strerror}); "
@@ -63,9 +72,9 @@ class RunFolder:
         lock = (self.path / ".lock").open("w")
         if fcntl is not None:
             try:
-                # Unlike flock's, this lock isn't shared with forked workers, which may outlive us.
+                # Unlike flock's, forked workers, which may outlive this process, don't share it.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # which of them depends on the system
+            except (BlockingIOError, PermissionError):  # depends on the system
                 lock.close()
                 raise UserError(
                     f"--output {self.path}: another run is training here; "
@@ -73,8 +82,8 @@ class RunFolder:
                 ) from None
         return lock
 
-    def _begun_folder(self) -> Path | None:
-        """The folder below runs/ of the run that this process's torchrun began."""
+    def _folder_of_launcher(self) -> Path | None:
+        """Return the folder in runs/ of the run that this process's torchrun started."""
         for file in Path("runs").glob("*/.begun_by"):
             if self._launcher is not None and _read(file) == self._launcher:
                 return file.parent
@@ -85,59 +94,33 @@ class RunFolder:
         return self.last.exists() or self.previous.exists()
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         self._lock.close()
 
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "last.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The checkpoint before the newest."""
-        return self.path / "previous.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the highest validation top-1."""
-        return self.path / "best.pt"
-
     def epoch(self, number: int) -> Path:
-        """The checkpoint that is kept of an epoch, counted from 1."""
+        """Return the path of the checkpoint that is kept for an epoch, counted from 1."""
         return self.path / f"epoch_{number}.pt"
 
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line: what was logged and evaluated."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def _begun(self) -> Path:
-        """Tells whose run this is."""
-        return self.path / ".begun_by"
-
     def begin(self, config: str) -> None:
-        """Store the resolved configuration, as YAML, and whose run this is."""
+        """Store the resolved configuration, as YAML, and the torchrun that started the run."""
         write_atomically(self.path / "config.yaml", config.encode())
         if self._launcher is not None:
-            write_atomically(self._begun, self._launcher.encode())
+            write_atomically(self._started_by, self._launcher.encode())
 
     def save_checkpoint(
         self, state: dict[str, Any], *, best: bool, of_epoch: int | None = None
     ) -> None:
-        """Make `state` the newest checkpoint, the best one as well if `best`, and keep it as that
-        of an epoch if that is given."""
+        """Save `state` as the newest checkpoint, as the best if `best`, and as epoch `of_epoch`."""
         copies = [self.best] if best else []
         if of_epoch is not None:
             copies.append(self.epoch(of_epoch))
         save_checkpoint(self.last, state, keep_as=self.previous, copies=copies)
 
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, and its path; None if there is none at all.
+        """Return the newest readable checkpoint and its path; None if there are no checkpoints.
 
         Raises:
-            UserError: there are checkpoints, and none can be read.
+            UserError: there are checkpoints, but none can be read.
         """
         if not self._holds_a_run:
             return None
@@ -148,12 +131,12 @@ class RunFolder:
         return self.previous, load_checkpoint(self.previous)
 
     def resume_command(self) -> str:
-        """What to type to continue this run."""
+        """Return the command that continues this run."""
         config = shlex.quote(str(self.path / "config.yaml"))
         return f"python -m googlenet_fast.train -c {config} --resume auto"
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop metrics that a run resumed at `step` will log again."""
+    def drop_metrics_after(self, step: int) -> None:
+        """Drop the metrics that a run resumed at `step` will log again."""
         if self.metrics.exists():
             kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -161,7 +144,7 @@ class RunFolder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """Return the lines of a metrics.jsonl, without a last line that a crash cut short."""
     lines = []
     for line in path.read_text().splitlines():
         try:
@@ -180,11 +163,11 @@ def _new_folder() -> Path:
         except FileExistsError:
             continue
         return path
-    raise UserError(f"cannot find a free folder name below runs/ for {stamp}; give --output")
+    raise UserError(f"cannot find a free folder name in runs/ for {stamp}; give --output")
 
 
 def _launcher() -> str | None:
-    """What tells this process's torchrun from every other one; None without torchrun."""
+    """Return an identifier of this process's torchrun; None without torchrun."""
     run = os.environ.get("TORCHELASTIC_RUN_ID")
     return None if run is None else f"{run} {socket.gethostname()} {os.getppid()}"
 

@@ -1,4 +1,4 @@
-"""What a run left in its folder, as far as it is there and can be read."""
+"""Read the readable files of a run folder."""
 
 import json
 import statistics
@@ -8,19 +8,19 @@ from typing import Any
 
 import yaml
 
-from googlenet_fast.diagnosis.environment import devices, versions
-from googlenet_fast.engine.checkpoint import write_atomically
 from googlenet_fast.engine.curves import Metrics, series
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.environment import devices, versions
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import write_atomically
 
 ENVIRONMENT = "environment.json"
 
 
 @dataclass
 class RunRecord:
-    """A run; what is missing is empty, with the reason in `missing`."""
+    """A run. Missing parts are empty, with the reason in `missing`."""
 
     path: Path
     metrics: Metrics = ()
@@ -28,9 +28,9 @@ class RunRecord:
     config: dict[str, str] = field(default_factory=dict)
     """Dotted keys of config.yaml -> values."""
     environment: dict[str, str] = field(default_factory=dict)
-    """What the run ran on, when it last started."""
+    """Devices and versions at the last start of the run."""
     missing: dict[str, str] = field(default_factory=dict)
-    """"metrics", "config" or "environment" -> why it is not there."""
+    """"metrics", "config" or "environment" -> why it is missing."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class RunRecord:
         return self.path.resolve().name
 
     def summary(self) -> dict[str, str]:
-        """The numbers by which runs are compared; those that are not known are left out."""
+        """Return the known numbers by which runs are compared."""
         val = {key: series(self.metrics, "val", key) for key in ("top1", "top5", "loss")}
         rows = {}
         if val["top1"]:
@@ -65,7 +65,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read what a run folder holds.
+    """Read a run folder.
 
     Raises:
         UserError: not a run folder.
@@ -91,7 +91,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def write_environment(folder: Path, process: Process) -> None:
-    """Store what a run runs on in its folder, for `read_run`."""
+    """Store the devices and versions of a run in its folder, for `read_run`."""
     processes = f"{process.world_size}, each on {process.device.type}"
     values = {"processes": processes, **devices(), **versions()}
     write_atomically(folder / ENVIRONMENT, json.dumps(values, indent=2).encode())
@@ -119,7 +119,7 @@ def _read_environment(file: Path) -> dict[str, str]:
 
 
 def flattened(values: dict[Any, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values with dotted keys, as text; those that are not set are left out."""
+    """Return nested values as text under dotted keys, without those that are None."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -130,7 +130,7 @@ def flattened(values: dict[Any, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differences(runs: list[RunRecord]) -> dict[str, list[str]]:
-    """The settings that differ between runs: key -> value in each, "" where it is not set."""
+    """Return the settings that differ between runs: key -> value of each run, "" if not set."""
     keys = dict.fromkeys(key for run in runs for key in run.config if key != "output")
     rows = {key: [run.config.get(key, "") for run in runs] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}

@@ -9,18 +9,18 @@ from googlenet_fast.engine.config import ScheduleConfig
 def learning_rate(
     schedule: ScheduleConfig, lr: float, step: float, steps_per_epoch: int, epochs: int
 ) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
     The formulas are Paddle's (paddle.optimizer.lr: LinearWarmup, CosineAnnealingDecay,
-    PolynomialDecay, PiecewiseDecay, StepDecay), built as PaddleClas does
+    PolynomialDecay, PiecewiseDecay, StepDecay), composed as in PaddleClas
     (ppcls/optimizer/learning_rate.py): warm-up takes whole steps, and decay counts from its end.
 
     Args:
         schedule: the shape of warm-up and decay.
-        lr: learning rate after warm-up; of piecewise, the first value is.
-        step: steps trained so far; a fraction where steps were of another size before.
-        steps_per_epoch: steps of an epoch.
-        epochs: epochs in all.
+        lr: learning rate after warm-up; piecewise uses its first value instead.
+        step: steps so far; a fraction if the run had another batch size before.
+        steps_per_epoch: steps per epoch.
+        epochs: number of epochs.
     """
     if schedule.by_epoch:
         step, steps_per_epoch = step // steps_per_epoch, 1
@@ -35,7 +35,7 @@ def learning_rate(
 def _decayed(
     schedule: ScheduleConfig, lr: float, step: float, total: int, steps_per_epoch: int
 ) -> float:
-    """The learning rate of a step after warm-up, of `total`."""
+    """Return the learning rate of a step counted from the end of warm-up, of `total` steps."""
     if schedule.name == "constant":
         return lr
     if schedule.name == "step":

@@ -18,10 +18,10 @@ AUX_WEIGHT = 0.3
 def googlenet_loss(
     outputs: GoogLeNetOutputs | Tensor, labels: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The loss to minimise and the logits it came from.
+    """Return the loss and the logits of the main classifier.
 
     Cross-entropy of the logits (N, num_classes) against labels (N,), plus 0.3 times that of each
-    auxiliary classifier where the network gives them.
+    auxiliary classifier if the network returns them.
     """
     if isinstance(outputs, Tensor):
         return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing), outputs
@@ -32,17 +32,17 @@ def googlenet_loss(
 
 
 class TrainStep:
-    """Trains the network on one batch at a time and sums up loss and accuracy on the device.
+    """Trains the network on one batch at a time; sums up loss and accuracy on the device.
 
     Args:
         model: the network, wrapped in DistributedDataParallel or not.
         optimizer: what updates its parameters.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         accumulate: calls whose gradients are averaged into one update.
-        amp_dtype: dtype of autocast, or None for none.
-        loss_scale: factor of the loss in fp16, or where it starts if `dynamic_loss_scale`.
-        dynamic_loss_scale: let the factor follow the overflows.
-        ema: average of the weights to update after each step.
+        amp_dtype: dtype of autocast, or None for fp32.
+        loss_scale: factor of the loss in fp16; the initial one if `dynamic_loss_scale`.
+        dynamic_loss_scale: halve the factor after an overflow, double it after 2000 steps without.
+        ema: average of the weights, updated after each step.
     """
 
     def __init__(
@@ -69,13 +69,12 @@ class TrainStep:
             self.device.type, init_scale=loss_scale, enabled=amp_dtype == torch.float16
         )
         self.totals = torch.zeros(3, device=self.device, dtype=torch.float64)
-        """Sum of losses, correct predictions and images since they were last taken, without those
-        of a batch whose loss is not finite."""
-        self.bad_steps = torch.zeros(3, device=self.device)
-        """Steps whose loss or gradients were not finite: their number and the longest row of them
-        since they were last taken, and the length of the row that the last step was in. Gradient
-        scaling skips such a step."""
-        self._bad = torch.zeros((), device=self.device, dtype=torch.bool)
+        """Sum of losses, correct predictions, images. Batches with a non-finite loss do not count;
+        the caller resets it to zero."""
+        self.nonfinite_steps = torch.zeros(3, device=self.device)
+        """Steps with a non-finite loss or gradients, which gradient scaling skips: their number and
+        the longest streak since the last `pop_nonfinite_steps`, and the current streak."""
+        self._nonfinite = torch.zeros((), device=self.device, dtype=torch.bool)
         optimizer.register_step_pre_hook(self._note_overflow)
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
@@ -95,12 +94,12 @@ class TrainStep:
             finite = loss.isfinite()
             sums = torch.stack([loss.double() * len(labels), correct, count])
             self.totals += torch.where(finite, sums, 0.0)
-            self._bad |= ~finite
+            self._nonfinite |= ~finite
         if update:
             self._update()
 
     def _without_all_reduce(self, update: bool) -> AbstractContextManager[None]:
-        """DDP averages gradients over the processes once, with the batch that updates."""
+        """Let DDP average gradients over the processes only in the batch that updates."""
         if isinstance(self.model, DistributedDataParallel) and not update:
             return self.model.no_sync()
         return nullcontext()
@@ -111,23 +110,25 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update_parameters(getattr(self.model, "module", self.model))
-        self._count_bad_step()
+        self._count_nonfinite_step()
 
     def _note_overflow(
         self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Take over what the scaler tells a fused optimizer: 1 where it must skip its step."""
+        """Read the flag by which the scaler makes a fused optimizer skip its step."""
         if self.scaler.is_enabled():
-            self._bad |= optimizer.found_inf.bool()  # type: ignore[attr-defined]
+            self._nonfinite |= optimizer.found_inf.bool()  # type: ignore[attr-defined]
 
-    def _count_bad_step(self) -> None:
-        count, longest, row = self.bad_steps
-        row = (row + 1) * self._bad
-        self.bad_steps = torch.stack([count + self._bad, torch.maximum(longest, row), row])
-        self._bad.zero_()
+    def _count_nonfinite_step(self) -> None:
+        count, longest, streak = self.nonfinite_steps
+        streak = (streak + 1) * self._nonfinite
+        self.nonfinite_steps = torch.stack(
+            [count + self._nonfinite, torch.maximum(longest, streak), streak]
+        )
+        self._nonfinite.zero_()
 
-    def take_bad_steps(self) -> Tensor:
-        """Number and longest row of `bad_steps`, on the device, which begin anew."""
-        taken = self.bad_steps[:2].clone()
-        self.bad_steps[:2] = 0
-        return taken
+    def pop_nonfinite_steps(self) -> Tensor:
+        """Return and reset the number and longest streak of non-finite steps, on the device."""
+        popped = self.nonfinite_steps[:2].clone()
+        self.nonfinite_steps[:2] = 0
+        return popped

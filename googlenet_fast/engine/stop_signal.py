@@ -1,19 +1,19 @@
-"""A request to stop (SIGINT, SIGTERM) that all processes honour at the same step."""
+"""A request to stop (SIGINT, SIGTERM), obeyed by all processes at the same step."""
 
 import signal
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 import torch.distributed as dist
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request; a second one acts as usual.
+    """Turns the first SIGINT or SIGTERM into a request; a second one has its usual effect.
 
-    In a run of several processes the request is agreed upon by an asynchronous all-reduce over
-    gloo, whose result is read one step later: no step waits for it. A process that does not answer
-    for `timeout` seconds is an error.
+    Several processes agree on the request by an asynchronous all-reduce over gloo. Its result is
+    read one step later, so no step waits for it. It is an error if a process does not answer for
+    `timeout` seconds.
     """
 
     def __init__(self, world_size: int, timeout: float = 600.0) -> None:
@@ -33,12 +33,7 @@ class StopSignal:
         }
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._pending is not None and error is None:
             self._pending.wait()
         for number, handler in self._previous.items():
@@ -49,7 +44,7 @@ class StopSignal:
         signal.signal(number, self._previous[signal.Signals(number)])
 
     def poll(self) -> bool:
-        """Whether to stop now; every process must call it once a step and gets the same answer."""
+        """Return whether to stop now, the same in all processes; each calls it once per step."""
         if self._group is None:
             return self.signal is not None
         agreed = False

@@ -4,20 +4,21 @@ import math
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
+from googlenet_fast.data import Splits, build_loader
 from googlenet_fast.engine.build import (
-    amp_dtype,
-    build_data_loader,
     build_model,
     build_train_step,
-    leave_out_bad_images,
+    loader_options,
     open_data,
 )
 from googlenet_fast.engine.checkpoint import load_checkpoint
@@ -25,28 +26,31 @@ from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
-from googlenet_fast.engine.kernel_search import is_search_wanted, search
+from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
 from googlenet_fast.engine.optimizer import set_lr
-from googlenet_fast.engine.report import Report, format_time, memory_used
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
-from googlenet_fast.engine.skipping import save_bad_images
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
+from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
+from googlenet_fast.model.calls import calls_of
+from googlenet_fast.model.frozen import freeze
+from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
+from googlenet_fast.selfcheck.autotune import is_search_wanted, search
 
 
 class Trainer:
     """One process of a training run.
 
-    Building it lists the data, builds the network and, where asked, loads weights or resumes;
-    `run` trains, and `close` gives up the output folder. A step is one update of the parameters.
+    The constructor lists the data, builds the network and loads weights or a checkpoint. `run`
+    trains, `close` releases the output folder. A step is one update of the parameters.
 
-    How far the run is, is `epoch` and `position`, the images of the epoch that all processes have
-    had: it has no unit that would change with the number of processes or the size of a batch.
+    Progress is `epoch` and `images_seen` in that epoch, summed over ranks, so it does not depend on
+    world size or batch size.
 
     Raises:
         UserError: data, weights, checkpoint or output folder cannot be used.
@@ -57,15 +61,14 @@ class Trainer:
         self.process = process
         self.splits = open_data(config.data)
         self.bad_images: list[str] = []
-        """Those left out: path, tab, reason."""
+        """A line "path<tab>reason" for each image that was dropped."""
+        options = [loader_options(config, process, train=train) for train in (True, False)]
         if config.data.bad_images == "skip":
-            self.splits, self.bad_images = leave_out_bad_images(self.splits, config, process)
+            kept = list(map(drop_unreadable, self.splits, repeat(process), options))
+            self.splits = Splits(*(split for split, _ in kept))
+            self.bad_images = [line for _, lines in kept for line in lines]
         self.model = build_model(config, self.splits, process.device)
-        normalization = self.model.preset.normalization
-        self.train_loader, self.val_loader = (
-            build_data_loader(split, config, process, normalization, train=train)
-            for split, train in ((self.splits.train, True), (self.splits.val, False))
-        )
+        self.train_loader, self.val_loader = map(build_loader, self.splits, options)
         self.steps_per_epoch = len(self.train_loader) // config.accumulate
         if self.steps_per_epoch == 0:
             raise UserError(
@@ -73,43 +76,43 @@ class Trainer:
                 "batches; accumulate fewer"
             )
         self.train_step: TrainStep
-        self.epoch, self.position = 0, 0
+        self.epoch, self.images_seen = 0, 0
         self.step = 0
-        self.bad_steps = 0
+        self.nonfinite_steps = 0
         self.best_top1 = -1.0
         self.stopped_by: signal.Signals | None = None
-        self._report: Report | None = None
-        with ExitStack() as closing:
+        self._logger: MetricsLogger | None = None
+        with ExitStack() as cleanup:
             self.folder = self._open_folder()
             if self.folder is not None:
-                closing.callback(self.folder.close)
+                cleanup.callback(self.folder.close)
             self._start_from_weights_or_checkpoint()
             self._total_steps = self.step
             if self.epoch < config.epochs:
                 later_epochs = config.epochs - self.epoch - 1
                 self._total_steps += self._steps_left_in_epoch + later_epochs * self.steps_per_epoch
             if self.folder is not None:
-                self.folder.begin(dump_config(config))
+                self.folder.begin(dump_config(self.config))
                 if config.data.bad_images == "skip":
-                    save_bad_images(self.bad_images, self.folder.path)
-                self._report = Report(self.folder, self._total_steps, self.step)
-                closing.callback(self._report.close)
-            self.close = closing.pop_all().close
+                    save_unreadable(self.bad_images, self.folder.path)
+                self._logger = MetricsLogger(self.folder, self._total_steps, self.step)
+                cleanup.callback(self._logger.close)
+            self.close = cleanup.pop_all().close
         self._first_step = self.step
         self._started = time.perf_counter()
         self._train_seconds, self._train_images = 0.0, 0
 
     def run(self) -> dict[str, Any] | None:
-        """Train to the last epoch and return the result.
+        """Train to the last epoch.
 
         Returns:
-            What the RESULT line shows, or None where a signal, then in `stopped_by`, stopped the
-            run; its state is in the last checkpoint.
+            The values of the RESULT line. None if a signal stopped the run; then `stopped_by` is
+            the signal and the last checkpoint has the run's state.
         """
-        self._say(self._description())
+        self._log(self._description())
         if self.folder is not None:
             write_environment(self.folder.path, self.process)
-        self._search_kernels()
+        self._autotune()
         evaluation = None
         with StopSignal(self.process.world_size, self.config.timeout) as stop:
             while self.epoch < self.config.epochs:
@@ -120,40 +123,43 @@ class Trainer:
                 evaluation = self._finish_epoch()
         return self._result(evaluation or self._evaluate())
 
-    def _search_kernels(self) -> None:
+    def _autotune(self) -> None:
         config, device = self.config, self.process.device
-        if is_search_wanted(config.exhaustive_search, self._total_steps, device):
+        if is_search_wanted(config.autotune, self._total_steps, device):
             data, amp = config.data, amp_dtype(config.amp, device)
-            for line in search(self.model, data.batch_size, data.image_size, amp, self.process):
-                self._say(line)
+            calls = None
+            if self.process.is_main:
+                calls = calls_of(self.model, data.batch_size, data.image_size, amp, device)
+            for line in search(calls, str(device), self.process.broadcast):
+                self._log(line)
 
     @property
     def _batch(self) -> int:
-        """Images of all processes in a step."""
+        """Images per step, summed over ranks."""
         return self.config.data.batch_size * self.config.accumulate * self.process.world_size
 
     @property
     def _steps_left_in_epoch(self) -> int:
-        steps = max(len(self.splits.train) - self.position, 0) / self._batch
+        steps = max(len(self.splits.train) - self.images_seen, 0) / self._batch
         return math.floor(steps) if self.config.data.drop_last else math.ceil(steps)
 
     @property
     def _steps_done(self) -> float:
-        """Steps of today's size trained so far: a fraction where another size came before."""
+        """Steps of the present size so far; a fraction if the run had another batch size before."""
         return self.epoch * self.steps_per_epoch + min(
-            self.position / self._batch, self.steps_per_epoch
+            self.images_seen / self._batch, self.steps_per_epoch
         )
 
     @property
     def _epochs_done(self) -> float:
-        """Epochs trained so far, with their fraction."""
+        """Epochs so far, a fraction within an epoch."""
         return self._steps_done / self.steps_per_epoch
 
     # Training
 
     def train_epoch(self, stop: StopSignal) -> bool:
-        """Train from the current position to the end of its epoch; False if a signal stopped it."""
-        self.train_loader.set_epoch(self.epoch, self.position)
+        """Train to the end of the current epoch; return False if a signal stopped it."""
+        self.train_loader.set_epoch(self.epoch, self.images_seen)
         batches = iter(self.train_loader)
         window = _Window()
         interval = self.config.checkpoint_interval
@@ -168,19 +174,19 @@ class Trainer:
                 self.train_step(images, labels, update=micro == self.config.accumulate - 1)
                 window.images += len(labels) * self.process.world_size
             self.step += 1
-            self.position += self._batch
+            self.images_seen += self._batch
             if self.step % self.config.log_interval == 0 or left == 0:
-                self._log(window)
+                self._record_steps(window)
                 window = _Window()
             if interval is not None and self.step % interval == 0 and left > 0:
                 self._save(best=False)
         return True
 
     def _prepare_step(self) -> None:
-        """Set what depends on the step alone, so that a resumed run needs no random state."""
+        """Set seeds and learning rate from the step number, so checkpoints hold no random state."""
         entropy = (self.config.seed, self.step, self.process.rank)
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        # torch.manual_seed would seed every backend, and record a stack trace for those not in use.
+        # torch.manual_seed also seeds unused backends and records a stack trace for each.
         torch.default_generator.manual_seed(seed)
         if self.process.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -191,19 +197,19 @@ class Trainer:
         schedule, lr, epochs = self.config.schedule, self.config.optimizer.lr, self.config.epochs
         return learning_rate(schedule, lr, self._steps_done, self.steps_per_epoch, epochs)
 
-    def _log(self, window: "_Window") -> None:
-        """Take the sums off the device and report them: the only wait for the device."""
+    def _record_steps(self, window: "_Window") -> None:
+        """Record the sums since the last log line. Only this waits for the device."""
         totals = self.process.sum(self.train_step.totals)
-        bad = self.process.max(self.train_step.take_bad_steps())
-        loss_sum, correct, counted, bad_steps, bad_row = torch.cat([totals, bad]).tolist()
+        nonfinite = self.process.max(self.train_step.pop_nonfinite_steps())
+        loss_sum, correct, counted, skipped, streak = torch.cat([totals, nonfinite]).tolist()
         totals.zero_()
         seconds = time.perf_counter() - window.started
         self._train_seconds += seconds
         self._train_images += window.images
-        self.bad_steps += int(bad_steps)
-        if bad_row >= self.config.max_bad_steps:
-            raise self._diverged(f"the loss or gradients of {bad_row:.0f} steps in a row are")
-        if self._report is None:
+        self.nonfinite_steps += int(skipped)
+        if streak >= self.config.max_nonfinite_steps:
+            raise self._diverged(f"the loss or gradients of {streak:.0f} steps in a row are")
+        if self._logger is None:
             return
         scaler = self.train_step.scaler
         values = {
@@ -211,7 +217,7 @@ class Trainer:
             "lr": self.train_step.optimizer.param_groups[0]["lr"],
             "images_per_second": window.images / seconds,
             "data_share": window.waited / seconds,
-            "bad_steps": self.bad_steps,
+            "nonfinite_steps": self.nonfinite_steps,
         }
         if counted:
             values |= {"loss": loss_sum / counted, "top1": 100 * correct / counted}
@@ -223,27 +229,27 @@ class Trainer:
         elapsed = time.perf_counter() - self._started
         done = self.step - self._first_step
         eta = format_time(elapsed / done * (self._total_steps - self.step))
-        self._report.log("train", self.step, values, f"{self._step_line(values)} eta {eta}")
+        self._logger.record("train", self.step, values, f"{self._step_line(values)} eta {eta}")
 
     def _step_line(self, values: dict[str, float]) -> str:
         loss, top1 = (values.get(key, math.nan) for key in ("loss", "top1"))
         line = (
             f"epoch {self.epoch + 1}/{self.config.epochs} "
-            f"step {self.position // self._batch}/{self.steps_per_epoch} loss {loss:.4f} "
+            f"step {self.images_seen // self._batch}/{self.steps_per_epoch} loss {loss:.4f} "
             f"top1 {top1:.1f} img/s {values['images_per_second']:,.1f} "
             f"(data {values['data_share']:.1%}) lr {values['lr']:.2e}"
         )
         if "scale" in values:
             line += f" scale {values['scale']:g}"
-        if self.bad_steps:
-            done = "skipped" if "scale" in values else "not finite"
-            line += f" {done} {self.bad_steps}"
+        if self.nonfinite_steps:
+            label = "skipped" if "scale" in values else "not finite"
+            line += f" {label} {self.nonfinite_steps}"
         if "memory_gib" in values:
             line += f" mem {values['memory_gib']:.1f}GiB"
         return line
 
     def _diverged(self, what: str) -> UserError:
-        """The error that ends a run whose numbers have left their range."""
+        """Return the error that ends a run with non-finite numbers."""
         fp16 = self.train_step.amp_dtype == torch.float16
         return UserError(
             f"step {self.step}: {what} not finite; the likely causes are a learning rate that is "
@@ -256,8 +262,8 @@ class Trainer:
     # Evaluation and checkpoints
 
     def _finish_epoch(self) -> Evaluation | None:
-        """Evaluate if it is time to, and save."""
-        self.epoch, self.position = self.epoch + 1, 0
+        """Evaluate if an evaluation is due, and save."""
+        self.epoch, self.images_seen = self.epoch + 1, 0
         interval = self.config.save_interval
         of_epoch = self.epoch if interval is not None and self.epoch % interval == 0 else None
         if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
@@ -267,14 +273,14 @@ class Trainer:
         best = evaluation.top1 > self.best_top1
         self.best_top1 = max(self.best_top1, evaluation.top1)
         self._save(best=best, of_epoch=of_epoch)
-        if self._report is not None:
+        if self._logger is not None:
             values = {
                 "epoch": self.epoch,
                 "loss": evaluation.loss,
                 "top1": evaluation.top1,
                 "top5": evaluation.top5,
             }
-            self._report.log(
+            self._logger.record(
                 "val",
                 self.step,
                 values,
@@ -289,13 +295,9 @@ class Trainer:
         model = self.model if ema is None else ema.module
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
-        return evaluate(
-            model,
-            self.val_loader,
-            self.process,
-            self.model.num_classes,
-            amp_dtype(self.config.amp, self.process.device),
-        )
+        amp = amp_dtype(self.config.amp, self.process.device)
+        network = freeze(cast(GoogLeNet, model), amp)
+        return evaluate(network, self.val_loader, self.process, network.num_classes, amp)
 
     def _save(self, *, best: bool, of_epoch: int | None = None) -> None:
         self._check_weights()
@@ -307,10 +309,10 @@ class Trainer:
             "meta": self._meta(),
             "config": config_values(self.config),
             "epoch": self.epoch,
-            "position": self.position,
+            "images_seen": self.images_seen,
             "order": self._order(),
             "step": self.step,
-            "bad_steps": self.bad_steps,
+            "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
             "model": self.model.state_dict(),
             "optimizer": step.optimizer.state_dict(),
@@ -322,18 +324,18 @@ class Trainer:
         self.folder.save_checkpoint(state, best=best, of_epoch=of_epoch)
 
     def _check_weights(self) -> None:
-        """Refuse to go on with weights that are not finite, in all processes alike."""
+        """Stop all processes if the weights of any of them are not finite."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         greatest = get_total_norm([t.detach() for t in tensors if t.is_floating_point()], math.inf)
         if self.process.max((~greatest.isfinite()).float()).item():
             raise self._diverged("weights or batch-norm statistics are")
 
     def _order(self) -> list[int]:
-        """What the order of an epoch's images depends on."""
+        """Return what determines the order of an epoch's images."""
         return [self.config.seed if self.config.data.shuffle else -1, len(self.splits.train)]
 
     def _meta(self) -> dict[str, Any]:
-        """What it takes to rebuild the network and to feed it."""
+        """Return what describes the network and its input."""
         options, data = self.config.model, self.config.data
         return {
             "preset": options.preset,
@@ -348,28 +350,28 @@ class Trainer:
         }
 
     def _open_folder(self) -> RunFolder | None:
-        """The run's folder, in the main process alone."""
+        """Open the run's folder; None in all processes but the main one."""
         if not self.process.is_main:
             return None
         path, resume = self.config.output, self.config.resume
         if path is None and resume not in (None, "auto"):
             path = Path(resume).parent
         folder = RunFolder(path, resuming=resume is not None)
-        self.config.output = folder.path
+        self.config = replace(self.config, output=folder.path)
         return folder
 
     def _start_from_weights_or_checkpoint(self) -> None:
         checkpoint = self._find_checkpoint()
         if self.config.model.weights is not None and checkpoint is None:
-            self._say(str(load_weights(self.model, self.config.model.weights)))
+            self._log(str(load_weights(self.model, self.config.model.weights)))
         self.train_step = build_train_step(self.config, self.model, self.process)
         if checkpoint is not None:
             self._resume(*checkpoint)
             if checkpoint[0] == Path(str(self.config.resume)):
-                self._save(best=False)  # whatever happens next, the folder goes on from here
+                self._save(best=False)  # from now on --resume auto finds it
 
     def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """The checkpoint to resume from and its path, read once and sent to every process."""
+        """Read the checkpoint to resume from in the main process; return path and state in all."""
         found, resume = None, self.config.resume
         if self.folder is not None:
             if resume == "auto" or self.folder.restarted:
@@ -383,7 +385,7 @@ class Trainer:
             if key in ("preset", "num_classes", "aux", "lrn") and state["meta"][key] != value:
                 raise UserError(
                     f"--resume {path}: that run has {key} {state['meta'][key]}, this one {value}; "
-                    f"set --model.{key} {state['meta'][key]}, or start anew with --model.weights"
+                    f"set --model.{key} {state['meta'][key]}, or start a run with --model.weights"
                 )
         step = self.train_step
         self.model.load_state_dict(state["model"])
@@ -394,29 +396,29 @@ class Trainer:
         ]
         step.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(step.optimizer.param_groups, hyperparameters, strict=True):
-            group.update(values)  # this run's configuration wins over the saved one
-        if state["scaler"]:  # empty where that run did not scale
+            group.update(values)  # this run's configuration overrides the saved one
+        if state["scaler"]:  # empty if that run did not scale
             step.scaler.load_state_dict(state["scaler"])
         if step.ema is not None and "ema" in state:
             step.ema.module.load_state_dict(state["ema"])
             assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
             step.ema.n_averaged.copy_(state["ema_updates"])
-        for key in ("epoch", "position", "step", "bad_steps", "best_top1"):
+        for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
-        if self.position and state["order"] != self._order():
-            self._say(
-                "other images or another order (--seed, --data.shuffle): "
-                "the epoch that was begun starts anew"
+        if self.images_seen and state["order"] != self._order():
+            self._log(
+                "the images or their order have changed (--seed, --data.shuffle): "
+                "the interrupted epoch starts over"
             )
-            self.position = 0
+            self.images_seen = 0
         if self.folder is not None:
-            self.folder.forget_metrics_after(self.step)
-        self._say(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
+            self.folder.drop_metrics_after(self.step)
+        self._log(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
 
-    # Telling
+    # Output
 
-    def _say(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         if self.process.is_main:
             print(line, flush=True)
 
@@ -431,7 +433,7 @@ class Trainer:
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
             f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
-            f"{self._left_out()}{self.train_loader.description}\n"
+            f"{self._dropped_images()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
@@ -439,16 +441,14 @@ class Trainer:
             f"output {config.output}"
         )
 
-    def _left_out(self) -> str:
+    def _dropped_images(self) -> str:
         if not self.bad_images:
             return ""
-        listed = (
-            "" if self.folder is None else f": {self.folder.path / 'bad_images.txt'} lists them"
-        )
-        return f"{len(self.bad_images)} images cannot be read and are left out{listed}\n"
+        file = "" if self.folder is None else f", see {self.folder.path / 'bad_images.txt'}"
+        return f"{len(self.bad_images)} images cannot be read and are skipped{file}\n"
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
-        """The curves and the numbers of a finished run, in the main process."""
+        """Plot the curves in the main process, and return the numbers of a finished run."""
         if self.folder is not None:
             plot_curves(self.folder.metrics, self.folder.path / "curves.png")
         return {
@@ -458,7 +458,7 @@ class Trainer:
             "best_top1": round(self.best_top1, 3),
             "epochs": self.config.epochs,
             "steps": self.step,
-            "bad_steps": self.bad_steps,
+            "nonfinite_steps": self.nonfinite_steps,
             "images_per_second": (
                 round(self._train_images / self._train_seconds, 1) if self._train_images else None
             ),
@@ -472,11 +472,11 @@ class Trainer:
 
 
 class _Window:
-    """What is measured between two log lines."""
+    """Measurements between two log lines."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.images = 0
-        """Of all processes."""
+        """Summed over ranks."""
         self.waited = 0.0
         """Seconds spent waiting for images."""

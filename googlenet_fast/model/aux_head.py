@@ -1,4 +1,4 @@
-"""The auxiliary classifiers that train the middle of the network."""
+"""Auxiliary classifiers on the middle blocks, used in training only."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

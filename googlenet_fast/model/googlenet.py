@@ -14,6 +14,7 @@ from googlenet_fast.model.initialization import initialize_layer
 from googlenet_fast.model.layers import Conv, Dropout
 from googlenet_fast.model.presets import IMAGENET_RGB, get_preset
 from googlenet_fast.ops import bias_relu_pool, local_response_norm
+from googlenet_fast.ops.common import channels_last
 
 
 class GoogLeNetOutputs(NamedTuple):
@@ -123,7 +124,7 @@ class GoogLeNet(nn.Module):
         self.preset.check_input_size((x.size(2), x.size(3)), self.training and self.aux)
         if self.transform_input:
             x = _to_half_range(x)
-        x = self._stem(x.contiguous(memory_format=torch.channels_last))
+        x = self._stem(channels_last(x))
         x = self.inception3b(self.inception3a(x))
         after_4a = self.inception4a(self._pool(x))
         after_4d = self.inception4d(self.inception4c(self.inception4b(after_4a)))

@@ -6,26 +6,26 @@ keys; hooks split and merge what is stored as one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_fast.model.kept import Kept
-from googlenet_fast.model.layers import Conv, group_of
+from googlenet_fast import extension
+from googlenet_fast.model import folding
+from googlenet_fast.model.layers import Conv, Packed, Path, group_of, path_of
 from googlenet_fast.model.presets import Preset
 from googlenet_fast.ops import (
     concat_bias_relu,
+    conv_bias_relu,
     inception,
     inception_bn,
     max_pool,
-    prepare_inception,
+    pack_inception,
 )
-from googlenet_fast.ops.prepared import tile_points
+from googlenet_fast.ops.packed_weights import PackedWeights, can_pack
 
 
 class Widths(NamedTuple):
@@ -49,59 +49,74 @@ class Inception(nn.Module):
 
     def __init__(self, preset: Preset, in_channels: int, widths: Widths) -> None:
         super().__init__()
-        self.siblings = (widths.c1, widths.c3_reduce, widths.c5_reduce)
-        self.conv_in = Conv(preset, in_channels, sum(self.siblings), 1)
+        self.stacked = (widths.c1, widths.c3_reduce, widths.c5_reduce)
+        self.conv_in = Conv(preset, in_channels, sum(self.stacked), 1)
         self.conv3 = Conv(preset, widths.c3_reduce, widths.c3, 3)
         self.conv5 = Conv(preset, widths.c5_reduce, widths.c5, preset.branch3_kernel)
         self.project = Conv(preset, in_channels, widths.pool_project, 1)
         self.reduce_relu = preset.conv_relu
-        self._prepared: Kept[list[Tensor]] = Kept()
+        self._packed: PackedWeights[Packed] = PackedWeights()
         self.register_state_dict_post_hook(_split_on_save)
         self.register_load_state_dict_pre_hook(_merge_on_load)
-
-    def train(self, mode: bool = True) -> "Inception":
-        """Switch between training and inference."""
-        self._prepared.forget()
-        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
         convs = (self.conv_in, self.conv3, self.conv5, self.project)
-        if all(conv.normalizes for conv in convs):
-            return self._forward_training(x)
-        if any(conv.normalizes for conv in convs):
-            return self._forward_batch_norm(x)
-        (w_in, b_in), (w3, b3), (w5, b5), (wp, bp) = (conv.parameters_folded() for conv in convs)
-        weights, size = (w_in, w3, w5, wp), x.shape[2:]
-        prepared = self._prepared.later(
-            weights,
-            partial(prepare_inception, *weights, *size),
-            lambda: tuple(tile_points(*w.shape[1:3], *size) for w in (w3, w5)),
-        )
-        return inception(x, w_in, b_in, w3, b3, w5, b5, wp, bp, self.reduce_relu, prepared)
-
-    def _forward_training(self, x: Tensor) -> Tensor:
-        """With the statistics of the batch in all layers."""
-        norms = [conv.norm for conv in (self.conv_in, self.conv3, self.conv5, self.project)]
-        siblings, projected = self.conv_in.raw(x), self.project.raw(max_pool(x))
+        path = path_of(convs)
+        if path is Path.WEIGHTS:
+            parameters, packed = self._inference_weights(x, convs)
+            arguments: list[Any] = [x, *parameters, self.reduce_relu, packed]
+            return inception(*arguments)
+        if path is Path.COMPOSED:
+            y1, r3, r5 = self.conv_in(x).split(self.stacked, dim=1)
+            branches = [y1, self.conv3(r3), self.conv5(r5), self.project(max_pool(x))]
+            return concat_bias_relu(branches)
+        stacked = conv_bias_relu(x, self.conv_in.conv.weight, None, relu=False)
+        projected = conv_bias_relu(max_pool(x), self.project.conv.weight, None, relu=False)
+        norms: list[Any] = [self.conv_in.bn, self.conv3.bn, self.conv5.bn, self.project.bn]
         w3, w5 = self.conv3.conv.weight, self.conv5.conv.weight
-        return inception_bn(siblings, projected, w3, w5, norms, group_of(norms[0]))
+        return inception_bn(stacked, projected, w3, w5, norms, group_of(norms[0]))
 
-    def _forward_batch_norm(self, x: Tensor) -> Tensor:
-        """With each layer as it is: some of them may be frozen."""
-        y1, r3, r5 = self.conv_in.unclipped(x).split(self.siblings, dim=1)
-        y3 = self.conv3.unclipped(F.relu(r3))
-        y5 = self.conv5.unclipped(F.relu(r5))
-        yp = self.project.unclipped(max_pool(x))
-        return concat_bias_relu([y1, y3, y5, yp])
+    def _inference_weights(
+        self, x: Tensor, convs: Sequence[Conv]
+    ) -> tuple[Sequence[Any], Sequence[Tensor]]:
+        """Return weights and biases in turn, batch norm folded in, and packed weights."""
+        height, width = x.shape[2:]
+        sources: list[Tensor] = []
+        parameters: list[Any] = []
+        eps: list[float] = []
+        for conv in convs:
+            sources.append(conv.conv.weight)
+            parameters += (conv.conv.weight, conv.conv.bias)
+            if conv.bn is not None:
+                sources += folding.sources(conv.bn)
+                eps.append(conv.bn.eps)
+        if not can_pack(sources):
+            return [p for conv in convs for p in conv.folded()], ()
+        (_, c3r, taps3, _), (_, c5r, taps5, _) = parameters[2].shape, parameters[4].shape
+        tiles = [
+            extension.tile_points(height, width, taps3, c3r),
+            extension.tile_points(height, width, taps5, c5r),
+        ]
+
+        def pack(copies: Sequence[Tensor]) -> Packed:
+            if not eps:
+                return (), pack_inception(copies, height, width)
+            folded: list[Tensor] = []
+            for i, e in enumerate(eps):
+                folded += folding.fold(copies[5 * i : 5 * i + 5], e)
+            return folded, pack_inception(folded[::2], height, width)
+
+        folded, packed = self._packed.get(sources, (tiles, eps), pack)
+        return folded or parameters, packed
 
     def state_dict_names(self) -> Iterator[tuple[str, str, slice | None]]:
         """Yield each tensor's name in a state dict, its own name, and its rows there (None: all).
 
         The order is that of torchvision's block.
         """
-        ends = list(accumulate(self.siblings))
-        rows = [slice(end - size, end) for end, size in zip(ends, self.siblings, strict=True)]
+        ends = list(accumulate(self.stacked))
+        rows = [slice(end - size, end) for end, size in zip(ends, self.stacked, strict=True)]
         modules: list[tuple[str, str, slice | None]] = [
             ("branch1", "conv_in", rows[0]),
             ("branch2.0", "conv_in", rows[1]),
@@ -112,7 +127,8 @@ class Inception(nn.Module):
         ]
         for theirs, ours, part in modules:
             for name, tensor in _tensors(self.get_submodule(ours)):
-                yield f"{theirs}.{name}", f"{ours}.{name}", part if tensor.ndim else None
+                stacked = tensor.ndim > 0 and tensor.size(0) == ends[-1]
+                yield f"{theirs}.{name}", f"{ours}.{name}", part if stacked else None
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -157,7 +173,7 @@ def _merge_on_load(
             value = None
         parts[ours].append(current if value is None else value)
     for ours, tensors in parts.items():
-        whole = len(tensors) == 1 or own[ours].ndim == 0
+        whole = len(tensors) == 1 or own[ours].shape == tensors[0].shape
         state_dict[prefix + ours] = (
             tensors[0] if whole else torch.cat([part.to(tensors[0].device) for part in tensors])
         )

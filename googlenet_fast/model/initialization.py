@@ -1,21 +1,21 @@
-"""Random weights as each system customarily starts training with."""
+"""Random initial weights by the rules of each system."""
 
 import math
 
 import torch
 from torch import nn
 
-from googlenet_fast.model.presets import Scheme
+from googlenet_fast.model.presets import InitScheme
 
 
 @torch.no_grad()
-def initialize_layer(layer: nn.Conv2d | nn.Linear, scheme: Scheme, *, classifier: bool) -> None:
-    """Give `layer` fresh random weights.
+def initialize_layer(layer: nn.Conv2d | nn.Linear, scheme: InitScheme, *, classifier: bool) -> None:
+    """Initialise `layer` randomly.
 
-    `caffe`: uniform Xavier by fan-in, bias 0.2, but 0 for classifiers (BVLC's train_val.prototxt).
-    `paddle`: He normal for convolutions (Paddle's default), Xavier for fully connected layers,
-    bias 0. `torchvision`: normal of std 0.01 (truncating it at 2, as torchvision does, changes
-    nothing), bias uniform as torch's layers start.
+    `caffe`: uniform Xavier by fan-in, bias 0.2, or 0 for classifiers (BVLC's train_val.prototxt).
+    `paddle`: He normal for convolutions (Paddle's default), uniform Xavier for linear layers,
+    bias 0. `torchvision`: normal with std 0.01 (its truncation at 2 has no effect), bias uniform
+    as in torch's own layers.
     """
     fan_in = layer.weight[0].numel()
     if scheme == "torchvision":

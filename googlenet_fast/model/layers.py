@@ -1,19 +1,44 @@
 """Layers shared by the stem, the Inception blocks and the heads."""
 
-from functools import partial
+from collections.abc import Sequence
+from enum import Enum
+from types import NoneType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from googlenet_fast import extension
 from googlenet_fast.model import folding
-from googlenet_fast.model.kept import Kept
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu, prepare_weight
-from googlenet_fast.ops.prepared import tile_points
+from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu, pack_weight
+from googlenet_fast.ops.packed_weights import PackedWeights, can_pack
+
+Weights = tuple[Tensor, Tensor | None, Sequence[Tensor]]
+"""Weight and bias of a convolution, batch norm in inference included, and the packed weight."""
+
+Packed = tuple[Sequence[Tensor], list[Tensor]]
+"""Weights and biases in turn with batch norm folded in, nothing without one; packed weights."""
+
+
+NORMS = (NoneType, nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Types of a layer's norm that the fused ops know."""
+
+
+class Path(Enum):
+    """How a layer or a block computes its output."""
+
+    WEIGHTS = 1
+    """By a fused op that reads the weights; batch norm in inference is folded into them."""
+    BATCH_STATS = 2
+    """By a fused op that normalises with the statistics of the batch."""
+    COMPOSED = 3
+    """By calling each child."""
 
 
 class Conv(nn.Module):
@@ -33,63 +58,126 @@ class Conv(nn.Module):
         self.conv.weight = nn.Parameter(weight)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3) if preset.batch_norm else None
         self.relu = preset.conv_relu
-        self._folded: Kept[tuple[Tensor, Tensor]] = Kept()
-        self._prepared: Kept[Tensor] = Kept()
-
-    @property
-    def norm(self) -> _BatchNorm:
-        """The layer's batch normalisation, in presets that have one."""
-        assert self.bn is not None
-        return self.bn
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether batch statistics are taken; batch norm in inference is part of the weights."""
-        return self.bn is not None and self.bn.training
-
-    def parameters_folded(self) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias of the convolution, batch norm in inference included."""
-        if self.bn is None:
-            return self.conv.weight, self.conv.bias
-        sources = [self.conv.weight, *folding.sources_of(self.bn)]
-        return self._folded(sources, partial(folding.fold, self.conv.weight, self.bn))
-
-    def train(self, mode: bool = True) -> "Conv":
-        """Switch between training and inference."""
-        self._folded.forget()
-        self._prepared.forget()
-        return super().train(mode)
-
-    def raw(self, x: Tensor) -> Tensor:
-        """Return the convolution's output, before batch norm and ReLU."""
-        return self._convolve(x, self.conv.weight, None, relu=False)
-
-    def unclipped(self, x: Tensor) -> Tensor:
-        """Return the output before ReLU, normalised as the mode of the layer's norm says."""
-        return self.norm(self.raw(x))
+        self.geometry = geometry(self.conv)
+        self._packed: PackedWeights[Packed] = PackedWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
-        if self.normalizes:
-            return bn_relu_concat([self.raw(x)], [self.norm], group_of(self.norm))
-        return self._convolve(x, *self.parameters_folded(), self.relu)
+        path = path_of((self,))
+        if path is Path.COMPOSED:
+            x = self.conv(x)
+            x = x if self.bn is None else self.bn(x)
+            return F.relu(x) if self.relu else x
+        if path is Path.BATCH_STATS and self.bn is not None:
+            y = conv_bias_relu(x, self.conv.weight, None, False, self.conv.stride[0])
+            return bn_relu_concat([y], [self.bn], group_of(self.bn))
+        weight, bias, packed = self._inference_weights(x)
+        return conv_bias_relu(x, weight, bias, self.relu, self.conv.stride[0], packed)
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
-        """Return the 3x3/2 maxima of `forward(x)`; bias and ReLU are done by the pool's op."""
-        if self.normalizes:
+        """Return the 3x3/2 maxima of `forward(x)`; the pool's op applies bias and ReLU."""
+        if path_of((self,)) is not Path.WEIGHTS:
             return bias_relu_pool(self(x), relu=False, ceil_mode=ceil_mode)
-        weight, bias = self.parameters_folded()
-        y = self._convolve(x, weight, None, relu=False)
+        weight, bias, packed = self._inference_weights(x)
+        y = conv_bias_relu(x, weight, None, False, self.conv.stride[0], packed)
         return bias_relu_pool(y, bias, relu=self.relu, ceil_mode=ceil_mode)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the convolution, batch norm in inference folded in."""
+        if self.bn is None:
+            return self.conv.weight, self.conv.bias
+        return folding.fold((self.conv.weight, *folding.sources(self.bn)), self.bn.eps)
+
+    def _inference_weights(self, x: Tensor) -> Weights:
         height, width = x.shape[2:]
-        prepared = self._prepared.later(
-            [weight],
-            partial(prepare_weight, weight, height, width),
-            partial(tile_points, *weight.shape[1:3], height, width),
-        )
-        return conv_bias_relu(x, weight, bias, relu, self.conv.stride[0], prepared)
+        sources, eps = [self.conv.weight], None
+        if self.bn is not None:
+            sources, eps = [self.conv.weight, *folding.sources(self.bn)], self.bn.eps
+        if not can_pack(sources):
+            return *self.folded(), ()
+        tile = extension.tile_points(height, width, self.conv.weight.size(2), x.size(1))
+
+        def pack(copies: Sequence[Tensor]) -> Packed:
+            if eps is None:
+                return (), [pack_weight(copies[0], height, width)]
+            folded = folding.fold(copies, eps)
+            return folded, [pack_weight(folded[0], height, width)]
+
+        folded, packed = self._packed.get(sources, (tile, eps), pack)
+        weight, bias = folded or (self.conv.weight, self.conv.bias)
+        return weight, bias, packed
+
+
+def geometry(conv: nn.Conv2d) -> tuple[Any, ...]:
+    """Return what of a convolution the fused ops take as given by its preset."""
+    return conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return True if calling the module runs more than the forward of its class."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def path_of(convs: Sequence[nn.Module]) -> Path:
+    """Return how a fused op may compute convolutions, if at all.
+
+    Where a child has hooks, a parametrization, another type or another geometry, or the layers
+    treat batch norm differently, each child must be called.
+    """
+    if (
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    ):
+        return Path.COMPOSED
+    with_batch_stats = 0
+    kinds: set[Any] = set()
+    for conv in convs:
+        if type(conv) is not Conv:
+            return Path.COMPOSED
+        inner, bn = conv.conv, conv.bn
+        if type(inner) is not nn.Conv2d or type(bn) not in NORMS:
+            return Path.COMPOSED
+        # The loop spells out has_hooks() and geometry(): it runs in every forward.
+        for layer in (conv, inner) if bn is None else (conv, inner, bn):
+            if (
+                layer._forward_hooks
+                or layer._forward_pre_hooks
+                or layer._backward_hooks
+                or layer._backward_pre_hooks
+                or "forward" in layer.__dict__
+            ):
+                return Path.COMPOSED
+        given = inner.stride, inner.padding, inner.dilation, inner.groups, inner.padding_mode
+        if given != conv.geometry:
+            return Path.COMPOSED
+        if bn is None:
+            kinds.add(None)
+        elif (
+            bn.weight is None
+            or bn.running_mean is None
+            or bn.num_batches_tracked is None
+            or inner.bias is not None
+        ):
+            return Path.COMPOSED
+        elif bn.training:
+            with_batch_stats += 1
+            group = getattr(bn, "process_group", None)
+            kinds.add((type(bn), group, bn.eps, bn.momentum, bn.track_running_stats))
+        else:
+            kinds.add(type(bn))
+    if len(kinds) > 1:
+        return Path.COMPOSED
+    if with_batch_stats == 0:
+        return Path.WEIGHTS
+    return Path.BATCH_STATS if with_batch_stats == len(convs) else Path.COMPOSED
 
 
 def group_of(norm: _BatchNorm) -> ProcessGroup | None:

@@ -1,18 +1,18 @@
-"""The three published GoogLeNets, each as a row of choices for the one implementation."""
+"""The three published GoogLeNets as options of one implementation."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from googlenet_fast.errors import UserError
 
-Scheme = Literal["caffe", "paddle", "torchvision"]
-"""Whose customary random weights a network starts from."""
+InitScheme = Literal["caffe", "paddle", "torchvision"]
+"""System whose default initialisation is used."""
 
 MIN_SIZE = 64
-"""Smallest input side in pixels: below it the deepest blocks have nothing left to see."""
+"""Smallest input side in pixels; below it the last blocks have no pixel left."""
 
 _SEARCH_LIMIT = 1024
-"""Sides up to here are tried when an error lists the sizes that auxiliary heads take."""
+"""Largest side in pixels that is tried to list the sizes that auxiliary heads accept."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Normalization:
 
 
 CAFFE_BGR = Normalization((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), "BGR")
-"""ImageNet mean as the BVLC reference model uses it."""
+"""ImageNet mean of the BVLC reference model."""
 
 IMAGENET_RGB = Normalization(
     (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255), "RGB"
 )
-"""ImageNet mean and standard deviation as torchvision and PaddleClas use them."""
+"""ImageNet mean and standard deviation of torchvision and PaddleClas."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What distinguishes one published GoogLeNet from another."""
+    """Options in which the published GoogLeNets differ."""
 
     name: str
     conv_bias: bool
@@ -46,7 +46,7 @@ class Preset:
     batch_norm: bool
     """Batch normalisation (eps 1e-3) between each convolution and its ReLU."""
     conv_relu: bool
-    """ReLU after every convolution; otherwise only on each Inception block's output."""
+    """ReLU after every convolution; False: only on each Inception block's output."""
     branch3_kernel: int
     """Kernel side of the "5x5" branch."""
     lrn: bool
@@ -56,9 +56,9 @@ class Preset:
     last_pool: int
     """Kernel side of the stride-2 pool after block 4e."""
     aux_grid: int
-    """Side of the grid the auxiliary heads' first fully connected layer sees."""
+    """Side of the pooled grid that the auxiliary heads' first linear layer takes."""
     aux_adaptive: bool
-    """Auxiliary heads pool any input to their grid; otherwise by a 5x5/3 average."""
+    """Auxiliary heads pool adaptively to their grid; False: 5x5 average pool, stride 3."""
     aux_fc_relu: tuple[bool, bool]
     """ReLU after the first fully connected layer of auxiliary head 1 and 2."""
     dropout: float
@@ -66,15 +66,15 @@ class Preset:
     aux_dropout: float
     """Dropout probability before the auxiliary classifiers."""
     downscale_in_infer: bool
-    """Dropout leaves training unscaled and multiplies by 1 - p in inference."""
-    initialization: Scheme
+    """Dropout does not scale in training and multiplies by 1 - p in inference."""
+    initialization: InitScheme
     normalization: Normalization
 
     def check_input_size(self, size: int | tuple[int, int], aux: bool) -> None:
-        """Check that the network takes images of `size` pixels, a side or (H, W).
+        """Check that the network accepts images of `size` pixels, a side or (H, W).
 
         Raises:
-            UserError: a side is too small, or does not give the grid the auxiliary heads need.
+            UserError: a side is too small, or does not give the grid of the auxiliary heads.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < MIN_SIZE:
@@ -91,7 +91,7 @@ class Preset:
             )
 
     def _aux_takes(self, side: int) -> bool:
-        """Whether an image `side` comes out of block 4 with the grid the heads need."""
+        """Return True if the heads get their grid from images with this side in pixels."""
         if self.aux_adaptive:
             return True
         side = (side - 1) // 2 + 1
@@ -163,8 +163,8 @@ PRESETS = {
         ),
     )
 }
-"""By name: `paper` (Szegedy et al. 2014 as BVLC Caffe trained it; aux head shapes of the paper),
-`paddleclas` (PaddleClas's GoogLeNet) and `torchvision` (torchvision's GoogLeNet)."""
+"""Name -> preset: `paper` (Szegedy et al. 2014 as BVLC Caffe trained it, with the paper's auxiliary
+heads), `paddleclas` (PaddleClas's GoogLeNet) and `torchvision` (torchvision's GoogLeNet)."""
 
 
 def get_preset(name: str) -> Preset:

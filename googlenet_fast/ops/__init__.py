@@ -1,19 +1,22 @@
-"""The fused operations that GoogLeNet is made of, each with several implementations.
+"""The fused operations that GoogLeNet is made of, each with several backends.
 
 Every op takes and returns (N, C, H, W) tensors, channels_last, and works with autograd, autocast
-and torch.compile. `dispatch` says how an implementation is chosen.
+and torch.compile. Under torch.func and forward-mode AD the pure-PyTorch references run.
+`googlenet_fast.registry` says how a backend is chosen.
 """
 
+from googlenet_fast import selfcheck
+from googlenet_fast.ops import flops
 from googlenet_fast.ops.bias_relu_pool import bias_relu_pool
 from googlenet_fast.ops.bn_relu_concat import bn_relu_concat
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
-from googlenet_fast.ops.dispatch import use_impl
-from googlenet_fast.ops.inception import inception, prepare_inception
+from googlenet_fast.ops.inception import inception
 from googlenet_fast.ops.inception_bn import inception_bn
 from googlenet_fast.ops.local_response_norm import local_response_norm
 from googlenet_fast.ops.max_pool import max_pool
-from googlenet_fast.ops.prepared import prepare_weight
+from googlenet_fast.ops.packed_weights import pack_inception, pack_weight
+from googlenet_fast.registry import install_policy, use_impl
 
 __all__ = [
     "bias_relu_pool",
@@ -24,7 +27,10 @@ __all__ = [
     "inception_bn",
     "local_response_norm",
     "max_pool",
-    "prepare_inception",
-    "prepare_weight",
+    "pack_inception",
+    "pack_weight",
     "use_impl",
 ]
+
+install_policy(selfcheck.order, selfcheck.distrust)
+flops.register()

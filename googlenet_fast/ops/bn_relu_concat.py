@@ -1,30 +1,35 @@
 """Batch normalisation in training, ReLU and concatenation of branch outputs.
 
+Equivalent to `relu(cat([norm(x) for x, norm in zip(branches, norms)], 1))`.
+
 Four passes over memory in place of about a dozen: statistics and result forward, the parameters'
-gradients and the input's backward. The branches and two values per channel are saved; where ReLU
-clipped is found out again from them. Between the passes processes may add up their sums
+gradients and the input's backward. The branches and two values per channel are saved; backward
+recomputes from them where ReLU clipped. Between the passes processes may add up their sums
 (`torch.nn.SyncBatchNorm`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from googlenet_fast.ops.autocast import autocast
-from googlenet_fast.ops.compiled import why_not_compiled
+from googlenet_fast.ops.common import (
+    POINTWISE_DTYPES,
+    autocast,
+    channels_last,
+    empty_channels_last,
+    native_supports,
+    once_differentiable,
+    sum_dtype,
+)
 from googlenet_fast.ops.concat_bias_relu import MAX_BRANCHES
-from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
-
-ops = torch.ops.googlenet_fast
+from googlenet_fast.registry import Backend, Call, Op, Work, define
 
 
 def bn_relu_concat(
@@ -48,35 +53,60 @@ def bn_relu_concat(
     """
     check_norms("bn_relu_concat", branches, norms, group)
     branches = autocast(branches)
-    arguments = (branches, norms, group)
-    if choose("bn_relu_concat", branches[0].device.type, arguments) == "reference":
-        return bn_relu_concat_reference(*arguments)
-    statistics, total = statistics_of(branches, group)
+    weights, biases = [], []
+    for norm in norms:
+        weights.append(norm.weight)
+        biases.append(norm.bias)
+    arguments = (branches, weights, biases, norms[0].eps, group)
+    y, statistics, total = BN_RELU_CONCAT.choose(*arguments).run(*arguments)
     update_running_statistics(norms, [statistics], total)
-    parameters = [norm.weight for norm in norms] + [norm.bias for norm in norms]
-    return _BnReluConcat.apply(statistics, total, norms[0].eps, group, *branches, *parameters)
+    return y
 
 
 def bn_relu_concat_reference(
-    branches: Sequence[Tensor], norms: Sequence[_BatchNorm], group: ProcessGroup | None = None
-) -> Tensor:
-    """Normalise, concatenate and clip, each on its own."""
-    results = [
-        _BatchNorm.forward(norm, x) if group is None else _synchronized_batch_norm(x, norm, group)
-        for x, norm in zip(branches, norms, strict=True)
-    ]
-    return F.relu(torch.cat(results, dim=1)).contiguous(memory_format=torch.channels_last)
+    branches: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: float,
+    group: ProcessGroup | None,
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Normalise, concatenate and apply ReLU, each on its own.
+
+    Returns:
+        The result; mean and biased variance of the batch, (2, sum of C_i); values per channel.
+    """
+    normalized, statistics = [], []
+    total: Tensor | float = 0.0
+    for x, weight, bias in zip(branches, weights, biases, strict=True):
+        if group is None:
+            y, own, total = _batch_norm(x, weight, bias, eps)
+        else:
+            y, own, total = _synchronized_batch_norm(x, weight, bias, eps, group)
+        normalized.append(y)
+        statistics.append(own)
+    y = F.relu(torch.cat(normalized, dim=1))
+    return channels_last(y), torch.cat(statistics, dim=1).detach(), total
 
 
-def _synchronized_batch_norm(x: Tensor, norm: _BatchNorm, group: ProcessGroup) -> Tensor:
-    values = x.to(torch.promote_types(x.dtype, torch.float32))
+def _batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, float]:
+    y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    variance = (inverse.square().reciprocal() - eps).clamp_min(0)
+    return y, torch.stack([mean, variance]), float(x.size(0) * x.size(2) * x.size(3))
+
+
+def _synchronized_batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    values = x.to(sum_dtype(x))
     count = all_reduce(values.new_tensor(x.numel() / x.size(1)), group=group)
     mean = all_reduce(values.sum((0, 2, 3)), group=group) / count
     centered = values - mean.view(-1, 1, 1)
     variance = all_reduce(centered.square().sum((0, 2, 3)), group=group) / count
-    scale = (variance + norm.eps).rsqrt() * norm.weight
-    update_running_statistics([norm], [torch.stack([mean, variance])], count)
-    return (centered * scale.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)).to(x.dtype)
+    scale = (variance + eps).rsqrt() * weight
+    y = (centered * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(x.dtype)
+    return y, torch.stack([mean, variance]), count
 
 
 def check_norms(
@@ -88,16 +118,20 @@ def check_norms(
             f"{op}: {len(branches)} branches and {len(norms)} norms; give one branch or more, and a"
             " norm for each"
         )
-    if not all(norm.training for norm in norms):
-        raise ValueError(f"{op}: a norm is in inference mode; call its train()")
-    if any(norm.weight is None for norm in norms):
-        raise ValueError(f"{op}: a norm has no weight and bias; make it with affine=True")
-    if len({(norm.eps, norm.momentum, norm.track_running_stats) for norm in norms}) > 1:
-        raise ValueError(f"{op}: norms of several eps, momenta or kinds; give all the same")
-    if group is None and any(x.size(0) * x.size(2) * x.size(3) < 2 for x in branches):
-        raise ValueError(
-            f"{op}: one value per channel has no variance; give more images or larger ones"
-        )
+    first = norms[0]
+    for norm, x in zip(norms, branches, strict=True):
+        if not norm.training:
+            raise ValueError(f"{op}: a norm is in inference mode; call its train()")
+        if norm.weight is None:
+            raise ValueError(f"{op}: a norm has no weight and bias; make it with affine=True")
+        if (norm.eps, norm.momentum, norm.track_running_stats) != (
+            *(first.eps, first.momentum, first.track_running_stats),
+        ):
+            raise ValueError(f"{op}: norms of several eps, momenta or kinds; give all the same")
+        if group is None and x.size(0) * x.size(2) * x.size(3) < 2:
+            raise ValueError(
+                f"{op}: one value per channel has no variance; give more images or larger ones"
+            )
 
 
 class Normalized(NamedTuple):
@@ -117,12 +151,12 @@ class Normalized(NamedTuple):
 def statistics_of(
     branches: Sequence[Tensor], group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor | float]:
-    """Return mean and biased variance, (2, sum of C_i), over all processes, and of how many values.
+    """Return mean and biased variance, (2, sum of C_i), and values per channel, over all processes.
 
-    Processes may have different numbers of images; then theirs are merged as those of parts.
+    Processes may have different numbers of images; their statistics are merged by these weights.
     """
-    statistics = ops.bn_relu_concat_statistics.default(list(branches))
-    count = branches[0].numel() / max(1, branches[0].size(1))
+    statistics = _STATISTICS(list(branches))
+    count = float(branches[0].size(0) * branches[0].size(2) * branches[0].size(3))
     if group is None:
         return statistics, count
     own = torch.cat([statistics, torch.full_like(statistics[:1], count)])
@@ -136,8 +170,8 @@ def statistics_of(
 
 
 def normalize(branches: Sequence[Normalized], eps: float, concatenate: bool) -> list[Tensor]:
-    """Return relu(normalised branch) of each, or of all one tensor, channels_last."""
-    return ops.bn_relu_concat.default(*map(list, zip(*branches, strict=True)), eps, concatenate)
+    """Return relu(normalised branch) of each, or one tensor of all, channels_last."""
+    return _NORMALIZE(*map(list, zip(*branches, strict=True)), eps, concatenate)
 
 
 def parameter_gradients(
@@ -145,7 +179,7 @@ def parameter_gradients(
 ) -> Tensor:
     """Return the gradients of bias and weight, (2, sum of C_i), of this process's images."""
     columns = map(list, zip(*branches, strict=True))
-    return ops.bn_relu_concat_sums.default(list(grads), *columns, eps)
+    return _SUMS(list(grads), *columns, eps)
 
 
 def summed(
@@ -168,20 +202,18 @@ def input_gradients(
     total: float,
     concatenate: bool,
 ) -> list[Tensor]:
-    """Return the gradient of each branch, or of all one tensor, channels_last.
+    """Return the gradient of each branch, or one tensor of all, channels_last.
 
     Args:
         grads: of the normalised branches.
-        branches: themselves.
+        branches: that were normalised.
         eps: that of the forward pass.
-        sums: parts of what `summed` returns, (2, C_i) of each branch.
-        total: the other that it returns.
+        sums: the sums that `summed` returns, (2, C_i) of each branch.
+        total: the divisor that it returns.
         concatenate: into one tensor.
     """
     columns = map(list, zip(*branches, strict=True))
-    return ops.bn_relu_concat_backward.default(
-        list(grads), *columns, eps, list(sums), total, concatenate
-    )
+    return _BACKWARD(list(grads), *columns, eps, list(sums), total, concatenate)
 
 
 @torch.no_grad()
@@ -195,23 +227,38 @@ def update_running_statistics(
         statistics: what `statistics_of` returns, of one call or several.
         total: values per channel.
     """
-    momentum: Any = norms[0].momentum
-    counters = _kept([norm.num_batches_tracked for norm in norms])
-    running = _kept([x for norm in norms for x in (norm.running_mean, norm.running_var)])
-    if not running:
+    if norms[0].running_mean is None or not norms[0].track_running_stats:
         return
+    counters: list[Tensor] = []
+    running: list[Any] = []
+    channels: list[int] = []
+    for norm in norms:
+        if norm.num_batches_tracked is not None:
+            counters.append(norm.num_batches_tracked)
+        running += (norm.running_mean, norm.running_var)
+        channels.append(norm.num_features)
     torch._foreach_add_(counters, 1)
+    momentum: Any = norms[0].momentum
     if momentum is None:  # the mean over all batches
         momentum = [1 / counter.to(running[0].dtype) for counter in counters for _ in range(2)]
     values = torch.cat(list(statistics), dim=1)
     values[1] *= total / (total - 1)  # unbiased
-    parts = values.to(running[0].dtype).split([norm.num_features for norm in norms], dim=1)
-    torch._foreach_lerp_(running, [row for part in parts for row in part], momentum)
+    batch: list[Tensor] = []
+    for part in values.to(running[0].dtype).split(channels, dim=1):
+        batch += part.unbind()
+    torch._foreach_lerp_(running, batch, momentum)
 
 
-def _kept(buffers: Sequence[Tensor | None]) -> list[Tensor]:
-    """Leave out those that norms without running statistics do not keep."""
-    return [buffer for buffer in buffers if buffer is not None]
+def _run(
+    branches: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: float,
+    group: ProcessGroup | None,
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    statistics, total = statistics_of(branches, group)
+    y = _BnReluConcat.apply(statistics, total, eps, group, *branches, *weights, *biases)
+    return y, statistics, total
 
 
 class _BnReluConcat(torch.autograd.Function):
@@ -258,58 +305,62 @@ def _normalized(statistics: Tensor, tensors: Sequence[Tensor]) -> list[Normalize
     count = len(tensors) // 3
     branches, weights, biases = (tensors[i * count : (i + 1) * count] for i in range(3))
     parts = statistics.split([x.size(1) for x in branches], dim=1)
-    return [Normalized(*each) for each in zip(branches, parts, weights, biases, strict=True)]
-
-
-def _empty(like: Tensor, channels: int) -> Tensor:
-    size = (like.size(0), channels, like.size(2), like.size(3))
-    return torch.empty(
-        size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
+    return list(map(Normalized, branches, parts, weights, biases))
 
 
 def _fake_sums(branches: list[Tensor]) -> Tensor:
-    dtype = torch.promote_types(branches[0].dtype, torch.float32)
-    return branches[0].new_empty(2, sum(x.size(1) for x in branches), dtype=dtype)
+    first = branches[0]
+    return first.new_empty(2, sum(x.size(1) for x in branches), dtype=sum_dtype(first))
 
 
 def _fake_results(branches: list[Tensor], concatenate: bool) -> list[Tensor]:
-    widths = [x.size(1) for x in branches]
-    return [_empty(branches[0], width) for width in ([sum(widths)] if concatenate else widths)]
+    channels = [x.size(1) for x in branches]
+    return [
+        empty_channels_last(branches[0], count)
+        for count in ([sum(channels)] if concatenate else channels)
+    ]
 
 
-def _why_not_compiled(branches: Sequence[Tensor], *_: Any) -> str | None:
+def _supports(branches: Sequence[Tensor], *_: Any) -> str | None:
     if len(branches) > MAX_BRANCHES:
         return f"{len(branches)} branches; it takes up to {MAX_BRANCHES}"
-    return why_not_compiled("bn_relu_concat", branches[0])
+    return native_supports("bn_relu_concat", branches[0], POINTWISE_DTYPES)
+
+
+def _work(call: Call) -> Work:
+    """Forward reads the branches twice; backward reads them and the gradient twice."""
+    training, branches, *_ = call
+    x = sum(n * c * h * w * dtype.itemsize for (n, c, h, w), dtype in branches)
+    return Work(0, 8 * x if training else 3 * x)
+
+
+def _samples() -> Iterator[Call]:
+    f32 = torch.float32
+    for (n, h, w), channels in (((2, 14, 14), (112, 288, 64, 64)), ((1, 5, 3), (3, 1))):
+        parameters = tuple(((c,), f32) for c in channels)
+        branches = tuple(((n, c, h, w), f32) for c in channels)
+        yield True, branches, parameters, parameters, 1e-3, None
 
 
 _NORMALIZED = "Tensor[] branches, Tensor[] statistics, Tensor[] weights, Tensor[] biases, float eps"
-for _name, _schema, _fake in (
-    ("bn_relu_concat_statistics", "(Tensor[] branches) -> Tensor", _fake_sums),
-    (
-        "bn_relu_concat",
-        f"({_NORMALIZED}, bool concatenate) -> Tensor[]",
-        lambda branches, *rest: _fake_results(branches, rest[-1]),
-    ),
-    (
-        "bn_relu_concat_sums",
-        f"(Tensor[] grads, {_NORMALIZED}) -> Tensor",
-        lambda grads, branches, *_: _fake_sums(branches),
-    ),
-    (
-        "bn_relu_concat_backward",
-        f"(Tensor[] grads, {_NORMALIZED}, Tensor[] sums, float total, bool concatenate)"
-        " -> Tensor[]",
-        lambda grads, branches, *rest: _fake_results(branches, rest[-1]),
-    ),
-):
-    LIBRARY.define(_name + _schema, tags=TAGS)
-    torch.library.register_fake(f"googlenet_fast::{_name}", _fake, lib=LIBRARY)
-register(
+_STATISTICS = define("bn_relu_concat_statistics(Tensor[] branches) -> Tensor", _fake_sums)
+_NORMALIZE = define(
+    f"bn_relu_concat({_NORMALIZED}, bool concatenate) -> Tensor[]",
+    lambda branches, *rest: _fake_results(branches, rest[-1]),
+)
+_SUMS = define(
+    f"bn_relu_concat_sums(Tensor[] grads, {_NORMALIZED}) -> Tensor",
+    lambda grads, branches, *_: _fake_sums(branches),
+)
+_BACKWARD = define(
+    f"bn_relu_concat_backward(Tensor[] grads, {_NORMALIZED}, Tensor[] sums, float total,"
+    " bool concatenate) -> Tensor[]",
+    lambda grads, branches, *rest: _fake_results(branches, rest[-1]),
+)
+BN_RELU_CONCAT = Op(
     "bn_relu_concat",
-    {
-        "cpu": {"native": _why_not_compiled, "reference": always},
-        "cuda": {"cuda": _why_not_compiled, "reference": always},
-    },
+    bn_relu_concat_reference,
+    (Backend("cuda", "cuda", _run, _supports), Backend("native", "cpu", _run, _supports)),
+    samples=_samples,
+    work=_work,
 )

@@ -1,20 +1,30 @@
-"""Concatenation of branch outputs along the channels, with bias and ReLU, in one pass."""
+"""Concatenation of branch outputs along the channels, with bias and ReLU, in one pass.
 
-from collections.abc import Sequence
+Equivalent to `relu(cat([x + b.view(-1, 1, 1) for x, b in zip(branches, biases)], 1))`.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from googlenet_fast.ops import extension
-from googlenet_fast.ops.autocast import autocast
-from googlenet_fast.ops.compiled import why_not_compiled
-from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.common import (
+    POINTWISE_DTYPES,
+    autocast,
+    below_autograd,
+    channels_last,
+    define_kernels,
+    empty_channels_last,
+    native_supports,
+    needs_gradient,
+    sum_dtype,
+)
+from googlenet_fast.registry import LIBRARY, Backend, Call, Kernels, Op, Work
 
 MAX_BRANCHES = 4
-"""Branches that the compiled kernels take."""
+"""Branches that the C++ and CUDA kernels take."""
 
 
 def concat_bias_relu(
@@ -26,7 +36,7 @@ def concat_bias_relu(
         branches: each (N, C_i, H, W), all of one dtype: fp16, bf16, fp32 or fp64, cast under
             autocast. Fastest in channels_last, slices of channels included.
         biases: each (C_i,), of any of these dtypes, or None.
-        relu: clip at zero.
+        relu: apply ReLU.
 
     Returns:
         (N, sum of C_i, H, W) in the dtype of the branches, channels_last.
@@ -40,32 +50,30 @@ def concat_bias_relu(
             " branch or more, and a bias for each or for none"
         )
     arguments = (autocast(branches), [] if biases is None else list(biases), relu)
-    if choose("concat_bias_relu", branches[0].device.type, arguments) == "reference":
-        return concat_bias_relu_reference(*arguments)
-    return torch.ops.googlenet_fast.concat_bias_relu.default(*arguments)
+    return CONCAT_BIAS_RELU.choose(*arguments).run(*arguments)
 
 
 def concat_bias_relu_reference(
     branches: Sequence[Tensor], biases: Sequence[Tensor], relu: bool
 ) -> Tensor:
-    """Add, concatenate and clip, each on its own; no biases are an empty sequence."""
+    """Add, concatenate and apply ReLU, each on its own; no biases are an empty sequence."""
     if biases:
         branches = [
             (branch + bias.view(-1, 1, 1)).to(branch.dtype)
             for branch, bias in zip(branches, biases, strict=True)
         ]
     y = torch.cat(list(branches), dim=1)
-    return (F.relu(y) if relu else y).contiguous(memory_format=torch.channels_last)
+    return channels_last(F.relu(y) if relu else y)
 
 
 class _ConcatBiasRelu(torch.autograd.Function):
     """The op with its gradient; saves the output where ReLU needs a mask, and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, relu: bool, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, count: int, relu: bool, *tensors: Tensor) -> Tensor:
         branches, biases = list(tensors[:count]), list(tensors[count:])
-        with torch._C._AutoDispatchBelowAutograd():
-            y = torch.ops.googlenet_fast.concat_bias_relu.default(branches, biases, relu)
+        y = below_autograd(kernels.training, branches, biases, relu)
+        ctx.kernels = kernels
         ctx.channels = [branch.size(1) for branch in branches]
         ctx.bias_dtypes = [bias.dtype for bias in biases]
         ctx.save_for_backward(*([y] if relu else []))
@@ -74,12 +82,10 @@ class _ConcatBiasRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         y = ctx.saved_tensors[0] if ctx.saved_tensors else None
-        grads, grad_bias = torch.ops.googlenet_fast.concat_bias_relu_backward.default(
-            grad_y, y, ctx.channels, bool(ctx.bias_dtypes)
-        )
+        grads, grad_bias = ctx.kernels.backward(grad_y, y, ctx.channels, bool(ctx.bias_dtypes))
         parts = grad_bias.split(ctx.channels) if ctx.bias_dtypes else ()
         grad_biases = [part.to(dtype) for part, dtype in zip(parts, ctx.bias_dtypes, strict=True)]
-        return (None, None, *grads, *grad_biases)
+        return (None, None, None, *grads, *grad_biases)
 
 
 class _ConcatBiasReluBackward(torch.autograd.Function):
@@ -91,10 +97,7 @@ class _ConcatBiasReluBackward(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.channels, ctx.bias = channels, bias
         ctx.save_for_backward(*([] if y is None else [y]))
-        with torch._C._AutoDispatchBelowAutograd():
-            grads, grad_bias = torch.ops.googlenet_fast.concat_bias_relu_backward.default(
-                grad_y, y, channels, bias
-            )
+        grads, grad_bias = below_autograd(KERNELS.backward, grad_y, y, channels, bias)
         return (*grads, grad_bias)
 
     @staticmethod
@@ -106,85 +109,71 @@ class _ConcatBiasReluBackward(torch.autograd.Function):
         return grad, None, None, None
 
 
-def _autograd(branches: list[Tensor], biases: list[Tensor], relu: bool) -> Tensor:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (*branches, *biases)):
-        return _ConcatBiasRelu.apply(len(branches), relu, *branches, *biases)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.concat_bias_relu.default(branches, biases, relu)
+def _autograd(kernels: Kernels, branches: list[Tensor], biases: list[Tensor], relu: bool) -> Tensor:
+    if needs_gradient((*branches, *biases)):
+        return _ConcatBiasRelu.apply(kernels, len(branches), relu, *branches, *biases)
+    return below_autograd(kernels.forward, branches, biases, relu)
 
 
 def _backward_autograd(
     grad_y: Tensor, y: Tensor | None, channels: list[int], bias: bool
 ) -> tuple[list[Tensor], Tensor]:
-    if torch.is_grad_enabled() and grad_y.requires_grad:
+    if needs_gradient((grad_y,)):
         *grads, grad_bias = _ConcatBiasReluBackward.apply(grad_y, y, channels, bias)
         return grads, grad_bias
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.concat_bias_relu_backward.default(grad_y, y, channels, bias)
-
-
-def _backward_reference(
-    grad_y: Tensor, y: Tensor | None, channels: list[int], bias: bool
-) -> tuple[list[Tensor], Tensor]:
-    """Compute what the compiled kernel of the gradient does, in the same layout and dtypes."""
-    grad = grad_y if y is None else torch.where(y <= 0, 0, grad_y)
-    dtype = _accumulator(grad)
-    grad_bias = grad.sum((0, 2, 3), dtype=dtype) if bias else grad.new_empty(0, dtype=dtype)
-    grads = grad.split(channels, dim=1)
-    return [part.clone(memory_format=torch.channels_last) for part in grads], grad_bias
+    return below_autograd(KERNELS.backward, grad_y, y, channels, bias)
 
 
 def _fake(branches: list[Tensor], biases: list[Tensor], relu: bool) -> Tensor:
-    return _empty(branches[0], sum(branch.size(1) for branch in branches))
+    return empty_channels_last(branches[0], sum(branch.size(1) for branch in branches))
 
 
 def _backward_fake(
     grad_y: Tensor, y: Tensor | None, channels: list[int], bias: bool
 ) -> tuple[list[Tensor], Tensor]:
-    grad_bias = grad_y.new_empty(sum(channels) if bias else 0, dtype=_accumulator(grad_y))
-    return [_empty(grad_y, count) for count in channels], grad_bias
+    grad_bias = grad_y.new_empty(sum(channels) if bias else 0, dtype=sum_dtype(grad_y))
+    return [empty_channels_last(grad_y, count) for count in channels], grad_bias
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    """Dtype in which bias gradients are summed."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _empty(like: Tensor, channels: int) -> Tensor:
-    size = (like.size(0), channels, like.size(2), like.size(3))
-    return torch.empty(
-        size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
-
-
-def _can_use_compiled(branches: Sequence[Tensor], *_: Any) -> str | None:
-    """Say why the compiled kernel of the branches' device cannot take them, or None."""
+def _supports(branches: Sequence[Tensor], *_: Any) -> str | None:
     if len(branches) > MAX_BRANCHES:
         return f"{len(branches)} branches; it takes up to {MAX_BRANCHES}"
-    return why_not_compiled("concat_bias_relu", branches[0])
+    return native_supports("concat_bias_relu", branches[0], POINTWISE_DTYPES)
 
 
-LIBRARY.define(
-    "concat_bias_relu(Tensor[] branches, Tensor[] biases, bool relu) -> Tensor", tags=TAGS
-)
-LIBRARY.define(
-    "concat_bias_relu_backward(Tensor grad_y, Tensor? y, int[] channels, bool bias)"
-    " -> (Tensor[], Tensor)",
-    tags=TAGS,
-)
-LIBRARY.impl("concat_bias_relu", _autograd, "Autograd")
-LIBRARY.impl("concat_bias_relu_backward", _backward_autograd, "Autograd")
-if extension.UNAVAILABLE is not None:
-    LIBRARY.impl("concat_bias_relu", concat_bias_relu_reference, "CPU")
-    LIBRARY.impl("concat_bias_relu_backward", _backward_reference, "CPU")
-torch.library.register_fake("googlenet_fast::concat_bias_relu", _fake, lib=LIBRARY)
-torch.library.register_fake(
-    "googlenet_fast::concat_bias_relu_backward", _backward_fake, lib=LIBRARY
-)
-register(
+def _work(call: Call) -> Work:
+    training, branches, _, relu = call
+    y = sum(n * c * h * w * dtype.itemsize for (n, c, h, w), dtype in branches)
+    return Work(0, (5 if relu else 4) * y if training else 2 * y)
+
+
+def _samples() -> Iterator[Call]:
+    f32 = torch.float32
+    for (n, h, w), channels, with_bias in (
+        ((2, 14, 14), (112, 288, 64, 64), True),
+        ((1, 5, 3), (3, 1), False),
+    ):
+        branches = tuple(((n, c, h, w), f32) for c in channels)
+        yield True, branches, tuple(((c,), f32) for c in channels if with_bias), True
+
+
+KERNELS = define_kernels(
     "concat_bias_relu",
-    {
-        "cpu": {"native": _can_use_compiled, "reference": always},
-        "cuda": {"cuda": _can_use_compiled, "reference": always},
-    },
+    forward=("(Tensor[] branches, Tensor[] biases, bool relu) -> Tensor", _fake),
+    backward=(
+        "(Tensor grad_y, Tensor? y, int[] channels, bool bias) -> (Tensor[], Tensor)",
+        _backward_fake,
+    ),
+    autograd=_autograd,
+)
+LIBRARY.impl("concat_bias_relu_backward", _backward_autograd, "Autograd")
+CONCAT_BIAS_RELU = Op(
+    "concat_bias_relu",
+    concat_bias_relu_reference,
+    (
+        Backend("cuda", "cuda", KERNELS.forward, _supports, KERNELS),
+        Backend("native", "cpu", KERNELS.forward, _supports, KERNELS),
+    ),
+    samples=_samples,
+    work=_work,
 )

@@ -1,20 +1,32 @@
-"""A convolution with its bias and ReLU, and "same" padding."""
+"""A convolution with its bias and ReLU, and "same" padding.
 
-from collections.abc import Callable
+Equivalent to `relu(conv2d(x, weight, bias, stride, padding=T // 2))`.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from googlenet_fast.ops.autocast import autocast
-from googlenet_fast.ops.compiled import why_not_compiled
+from googlenet_fast.ops.common import (
+    CONVOLUTION_DTYPES,
+    autocast,
+    below_autograd,
+    channels_last,
+    convolution_work,
+    define_kernels,
+    empty_channels_last,
+    gradients_or_empty,
+    native_supports,
+    needs_gradient,
+    once_differentiable,
+    triton_supports,
+    weight_and_bias,
+)
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
-from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS, define, overload_of
-from googlenet_fast.ops.parameter_gradients import weight_and_bias
-from googlenet_fast.ops.triton_support import why_not_triton
+from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
 
 def conv_bias_relu(
@@ -23,20 +35,20 @@ def conv_bias_relu(
     bias: Tensor | None = None,
     relu: bool = True,
     stride: int = 1,
-    prepared: Callable[[], Tensor] | None = None,
+    packed: Sequence[Tensor] = (),
 ) -> Tensor:
     """Return relu(conv(x, weight) + bias), padded by (T - 1) / 2 on each side.
 
-    Activations and weights are cast under autocast; the bias may be fp32 beside halves.
+    Activations and weights are cast under autocast; the bias may be fp32 beside half precision.
 
     Args:
         x: (N, C, H, W); fastest in channels_last.
         weight: (K, C, T, T), T odd.
         bias: (K,), or None.
-        relu: clip at zero.
+        relu: apply ReLU.
         stride: of the filter; the kernels take 1 or, of 7x7 on CPUs, 2.
-        prepared: gives `prepare_weight` of the weight for such images; called where the compiled
-            kernels for CPUs run without gradients.
+        packed: [`pack_weight` of the weight for images of this size], or nothing. Used by the CPU
+            kernels where no gradients are wanted.
 
     Returns:
         (N, K, H / stride, W / stride), rounded up, in the dtype of `x`, channels_last.
@@ -50,35 +62,31 @@ def conv_bias_relu(
             " (outputs, channels, T, T) with odd T"
         )
     (x,) = autocast([x])
-    arguments = (x, weight, bias, relu, stride)
-    if stride != 1 and x.device.type != "cpu":
-        return _conv_bias_relu_aten(*arguments)  # only CPUs have kernels to choose from
-    name = "conv_bias_relu" if stride == 1 else "strided_conv_bias_relu"
-    implementation = choose(name, x.device.type, arguments)
-    if implementation == "triton":
-        return torch.ops.googlenet_fast.conv_bias_relu.triton(*arguments)
-    if implementation == "native":
-        if prepared is not None and not torch.is_grad_enabled():
-            op = torch.ops.googlenet_fast.conv_bias_relu_prepared.default
-            return op(*arguments, prepared())
-        return torch.ops.googlenet_fast.conv_bias_relu.default(*arguments)
-    if implementation == "aten":
-        return _conv_bias_relu_aten(*arguments)
-    return conv_bias_relu_reference(*arguments)
+    arguments = (x, weight, bias, relu, stride, packed)
+    return CONV_BIAS_RELU.choose(*arguments).run(*arguments)
 
 
 def conv_bias_relu_reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    stride: int = 1,
+    packed: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Convolve with PyTorch, then clip."""
-    x = x.contiguous(memory_format=torch.channels_last)
+    """Convolve with PyTorch, then apply ReLU."""
     bias = None if bias is None else bias.to(x.dtype)
-    y = F.conv2d(x, weight, bias, stride, weight.size(2) // 2)
-    return (F.relu_(y) if relu else y).contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(channels_last(x), weight, bias, stride, weight.size(2) // 2)
+    return channels_last(F.relu(y) if relu else y)
 
 
 def _conv_bias_relu_aten(
-    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    stride: int,
+    packed: Sequence[Tensor],
 ) -> Tensor:
     """Convolve with the library; bias and ReLU are one pass over its output."""
     y = conv_bias_relu_reference(x, weight, None, False, stride)
@@ -93,16 +101,15 @@ class _ConvBiasRelu(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        overload: str,
+        kernels: Kernels,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         relu: bool,
         stride: int,
     ) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            y = overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride)
-        ctx.overload, ctx.stride = overload, stride
+        y = below_autograd(kernels.training, x, weight, bias, relu, stride, [])
+        ctx.kernels, ctx.stride = kernels, stride
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, weight, *([y] if relu else []))
         return y
@@ -112,7 +119,7 @@ class _ConvBiasRelu(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *rest = ctx.saved_tensors
         need_x, *need_parameters = ctx.needs_input_grad[1:4]
-        grad_x, grads = overload_of("conv_bias_relu_backward", ctx.overload)(
+        grad_x, grads = ctx.kernels.backward(
             grad_y, x, rest[0] if rest else None, weight, ctx.stride, need_x, any(need_parameters)
         )
         if not any(need_parameters):
@@ -129,24 +136,34 @@ class _ConvBiasRelu(torch.autograd.Function):
 
 
 def _autograd(
-    overload: str, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1
+    kernels: Kernels,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    stride: int,
+    packed: Sequence[Tensor],
 ) -> Tensor:
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
-    ):
-        return _ConvBiasRelu.apply(overload, x, weight, bias, relu, stride)
-    with torch._C._AutoDispatchBelowAutograd():
-        return overload_of("conv_bias_relu", overload)(x, weight, bias, relu, stride)
+    if needs_gradient((x, weight, bias)):
+        return _ConvBiasRelu.apply(kernels, x, weight, bias, relu, stride)
+    return below_autograd(kernels.forward, x, weight, bias, relu, stride, packed)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1) -> Tensor:
+def _triton_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    stride: int,
+    packed: Sequence[Tensor],
+) -> Tensor:
     from googlenet_fast.kernels import conv_bias_relu as kernels
 
     _check_triton(stride)
     return kernels.forward(x, weight, bias, relu)
 
 
-def _backward(
+def _triton_backward(
     grad_y: Tensor,
     x: Tensor,
     y: Tensor | None,
@@ -158,11 +175,8 @@ def _backward(
     from googlenet_fast.kernels import conv_bias_relu as kernels
 
     _check_triton(stride)
-    grad_x, grads = kernels.backward(grad_y, x, y, weight, need_x, need_parameters)
-    return (
-        grad_y.new_empty(0) if grad_x is None else grad_x,
-        grad_y.new_empty(0, dtype=torch.float32) if grads is None else grads,
-    )
+    gradients = kernels.backward(grad_y, x, y, weight, need_x, need_parameters)
+    return gradients_or_empty(grad_y, *gradients)
 
 
 def _check_triton(stride: int) -> None:
@@ -175,38 +189,37 @@ def _fake(
     weight: Tensor,
     bias: Tensor | None,
     relu: bool,
-    stride: int = 1,
-    prepared: Tensor | None = None,
+    stride: int,
+    packed: Sequence[Tensor],
 ) -> Tensor:
-    height, width = ((side + stride - 1) // stride for side in x.shape[2:])
-    size = (x.size(0), weight.size(0), height, width)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    size = [(side + stride - 1) // stride for side in x.shape[2:]]
+    return empty_channels_last(x, weight.size(0), size)
 
 
 def _fake_backward(
     grad_y: Tensor,
     x: Tensor,
     y: Tensor | None,
-    w: Tensor,
+    weight: Tensor,
     stride: int,
     need_x: bool,
     need_parameters: bool,
 ) -> tuple[Tensor, Tensor]:
-    numel = w.numel() + w.size(0) if need_parameters else 0
-    grad_x = torch.empty_like(x, memory_format=torch.channels_last)
-    return grad_x if need_x else grad_y.new_empty(0), grad_y.new_empty(numel, dtype=torch.float32)
+    numel = weight.numel() + weight.size(0) if need_parameters else 0
+    grad_x = empty_channels_last(x, x.size(1)) if need_x else grad_y.new_empty(0)
+    return grad_x, grad_y.new_empty(numel, dtype=torch.float32)
 
 
-def _why_not_triton(
-    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1
+def _has_stride_one(
+    x: Tensor, weight: Tensor, bias: Any, relu: bool, stride: int, packed: Any
+) -> bool:
+    return stride == 1
+
+
+def _native_supports(
+    x: Tensor, weight: Tensor, bias: Any, relu: bool, stride: int, packed: Any
 ) -> str | None:
-    return why_not_triton(x) if stride == 1 else f"a stride of {stride}"
-
-
-def _why_not_native(
-    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, stride: int = 1
-) -> str | None:
-    reason = why_not_compiled("conv_bias_relu", x)
+    reason = native_supports("conv_bias_relu", x, CONVOLUTION_DTYPES)
     if reason is not None:
         return reason
     taps = weight.size(2)
@@ -215,39 +228,56 @@ def _why_not_native(
     return f"a filter of {taps}x{taps} with stride {stride}"
 
 
-define(
+def _work(call: Call) -> Work:
+    _, _, (weight, _), _, _, stride, _ = call
+    return convolution_work(call, weight, stride)
+
+
+def _samples() -> Iterator[Call]:
+    f32 = torch.float32
+    for x, weight, relu, stride in (
+        ((2, 64, 14, 14), (64, 64, 1, 1), True, 1),
+        ((2, 16, 14, 13), (24, 16, 3, 3), True, 1),
+        ((1, 5, 9, 7), (6, 5, 5, 5), False, 1),
+        ((2, 3, 29, 30), (64, 3, 7, 7), True, 2),
+    ):
+        yield True, (x, f32), (weight, f32), (weight[:1], f32), relu, stride, ()
+
+
+_SCHEMAS: dict[str, Any] = {
+    "forward": (
+        "(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride, Tensor[] packed) -> Tensor",
+        _fake,
+    ),
+    "backward": (
+        "(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, int stride, bool need_x,"
+        " bool need_parameters) -> (Tensor, Tensor)",
+        _fake_backward,
+    ),
+    "autograd": _autograd,
+}
+NATIVE = define_kernels("conv_bias_relu", **_SCHEMAS)
+TRITON = define_kernels(
+    "conv_bias_relu_triton", **_SCHEMAS, functions=(_triton_forward, _triton_backward)
+)
+CONV_BIAS_RELU = Op(
     "conv_bias_relu",
-    "(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride=1) -> Tensor",
-    _fake,
-    _forward,
-    _autograd,
-)
-LIBRARY.define(
-    "conv_bias_relu_prepared(Tensor x, Tensor weight, Tensor? bias, bool relu, int stride,"
-    " Tensor prepared) -> Tensor",
-    tags=TAGS,
-)
-torch.library.register_fake("googlenet_fast::conv_bias_relu_prepared", _fake, lib=LIBRARY)
-define(
-    "conv_bias_relu_backward",
-    "(Tensor grad_y, Tensor x, Tensor? y, Tensor weight, int stride, bool need_x,"
-    " bool need_parameters) -> (Tensor, Tensor)",
-    _fake_backward,
-    _backward,
-)
-register(
-    "conv_bias_relu",
-    {
-        "cpu": {
-            "native": _why_not_native,
-            "reference": always,
-            "aten": always,
-            "triton": _why_not_triton,
-        },
-        "cuda": {"triton": _why_not_triton, "aten": always, "reference": always},
-    },
-)
-register(
-    "strided_conv_bias_relu",
-    {"cpu": {"native": _why_not_native, "reference": always, "aten": always}},
+    conv_bias_relu_reference,
+    (
+        Backend(
+            *("triton", "cuda", TRITON.forward, triton_supports, TRITON),
+            check_first=True,
+            covers=_has_stride_one,
+        ),
+        Backend("aten", "cuda", _conv_bias_relu_aten),
+        Backend("native", "cpu", NATIVE.forward, _native_supports, NATIVE),
+        Backend("aten", "cpu", _conv_bias_relu_aten),
+        Backend(
+            *("triton", "cpu", TRITON.forward, triton_supports, TRITON),
+            on_request=True,
+            covers=_has_stride_one,
+        ),
+    ),
+    samples=_samples,
+    work=_work,
 )

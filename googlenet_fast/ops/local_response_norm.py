@@ -1,19 +1,32 @@
-"""Local response normalisation across channels, Krizhevsky et al. 2012, section 3.3."""
+"""Local response normalisation across channels, Krizhevsky et al. 2012, section 3.3.
 
+Equivalent to `torch.nn.functional.local_response_norm(x, size, alpha, beta, k)`.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from googlenet_fast.ops.autocast import autocast, no_autocast
-from googlenet_fast.ops.compiled import why_not_compiled
-from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import define, overload_of
-from googlenet_fast.ops.triton_support import why_not_triton
+from googlenet_fast.ops.common import (
+    CONVOLUTION_DTYPES,
+    autocast,
+    below_autograd,
+    channels_last,
+    define_kernels,
+    empty_channels_last,
+    native_supports,
+    needs_gradient,
+    no_autocast,
+    once_differentiable,
+    sum_dtype,
+    triton_supports,
+)
+from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
-COMPILED_SIZE = 5
-"""Window of the compiled kernels: that of every published network."""
+NATIVE_SIZE = 5
+"""Window of the C++ and CUDA kernels: that of every published network."""
 
 
 def local_response_norm(
@@ -25,8 +38,8 @@ def local_response_norm(
     those of Caffe and PyTorch.
 
     Args:
-        x: (N, C, H, W); fp16, bf16, fp32 or fp64, cast under autocast. Squares of halves are
-            computed and summed in fp32.
+        x: (N, C, H, W); fp16, bf16, fp32 or fp64, cast under autocast. Squares are
+            computed and summed in fp32 or, of fp64, in fp64.
         size: channels in the window; of an even number, one more lies before than after.
         alpha: weight of the mean square.
         beta: exponent.
@@ -37,93 +50,98 @@ def local_response_norm(
     """
     (x,) = autocast([x])
     arguments = (x, size, alpha, beta, k)
-    implementation = choose("local_response_norm", x.device.type, arguments)
-    if implementation == "reference":
-        return local_response_norm_reference(*arguments)
-    if implementation == "triton":
-        return torch.ops.googlenet_fast.local_response_norm.triton(*arguments)
-    return torch.ops.googlenet_fast.local_response_norm.default(*arguments)
+    return LOCAL_RESPONSE_NORM.choose(*arguments).run(*arguments)
 
 
 def local_response_norm_reference(
     x: Tensor, size: int, alpha: float, beta: float, k: float
 ) -> Tensor:
     """Sum the windows as one product with a band matrix, which no autocast may round."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = sum_dtype(x)
     channel = torch.arange(x.size(1), device=x.device)
     offset = channel[:, None] - channel
     band = ((offset >= -(size // 2)) & (offset <= (size - 1) // 2)).to(dtype) * (alpha / size)
     with no_autocast(x):
         square = x.permute(0, 2, 3, 1).to(dtype).square()
         scale = (square @ band + k) ** -beta
-        return (x * scale.permute(0, 3, 1, 2)).to(x.dtype, memory_format=torch.channels_last)
+        return channels_last((x * scale.permute(0, 3, 1, 2)).to(x.dtype))
 
 
 class _LocalResponseNorm(torch.autograd.Function):
-    """The fused pass with its gradient; saves the input alone and computes divisors again."""
+    """The fused pass with its gradient; saves the input alone and recomputes divisors."""
 
     @staticmethod
-    def forward(ctx: Any, overload: str, x: Tensor, *parameters: Any) -> Tensor:
-        ctx.overload, ctx.parameters = overload, parameters
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, *parameters: Any) -> Tensor:
+        ctx.kernels, ctx.parameters = kernels, parameters
         ctx.save_for_backward(x)
-        with torch._C._AutoDispatchBelowAutograd():
-            return overload_of("local_response_norm", overload)(x, *parameters)
+        return below_autograd(kernels.training, x, *parameters)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x = overload_of("local_response_norm_backward", ctx.overload)(
-            grad_y, *ctx.saved_tensors, *ctx.parameters
-        )
+        grad_x = ctx.kernels.backward(grad_y, *ctx.saved_tensors, *ctx.parameters)
         return None, grad_x, *(None for _ in ctx.parameters)
 
 
-def _autograd(overload: str, x: Tensor, *parameters: Any) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _LocalResponseNorm.apply(overload, x, *parameters)
-    with torch._C._AutoDispatchBelowAutograd():
-        return overload_of("local_response_norm", overload)(x, *parameters)
+def _autograd(kernels: Kernels, x: Tensor, *parameters: Any) -> Tensor:
+    if needs_gradient((x,)):
+        return _LocalResponseNorm.apply(kernels, x, *parameters)
+    return below_autograd(kernels.forward, x, *parameters)
 
 
-def _forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _triton_forward(x: Tensor, *parameters: Any) -> Tensor:
     from googlenet_fast.kernels import local_response_norm as kernels
 
-    return kernels.forward(x, size, alpha, beta, k)
+    return kernels.forward(x, *parameters)
 
 
-def _backward(grad_y: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _triton_backward(grad_y: Tensor, x: Tensor, *parameters: Any) -> Tensor:
     from googlenet_fast.kernels import local_response_norm as kernels
 
-    return kernels.backward(grad_y, x, size, alpha, beta, k)
+    return kernels.backward(grad_y, x, *parameters)
 
 
 def _fake(x: Tensor, *arguments: Any) -> Tensor:
-    """Describe output and gradient, which both are like the input, channels_last."""
-    return torch.empty_like(x, memory_format=torch.channels_last)
+    """Return the output, or the gradient, which is like it."""
+    return empty_channels_last(x, x.size(1))
 
 
-def _why_not_triton(x: Tensor, *arguments: Any) -> str | None:
-    return why_not_triton(x)
+def _native_supports(x: Tensor, size: int, *arguments: Any) -> str | None:
+    if size != NATIVE_SIZE:
+        return f"it takes windows of {NATIVE_SIZE} channels, not {size}"
+    return native_supports("local_response_norm", x, CONVOLUTION_DTYPES)
 
 
-def _why_not_compiled(x: Tensor, size: int, *arguments: Any) -> str | None:
-    if size != COMPILED_SIZE:
-        return f"it takes windows of {COMPILED_SIZE} channels, not {size}"
-    return why_not_compiled("local_response_norm", x)
+def _work(call: Call) -> Work:
+    training, ((n, channels, height, width), dtype), *_ = call
+    x = n * channels * height * width * dtype.itemsize
+    return Work(0, 5 * x if training else 2 * x)
+
+
+def _samples() -> Iterator[Call]:
+    for shape in ((2, 64, 14, 14), (1, 7, 5, 3)):
+        yield True, (shape, torch.float32), 5, 1e-4, 0.75, 1.0
 
 
 _PARAMETERS = "int size, float alpha, float beta, float k"
-define("local_response_norm", f"(Tensor x, {_PARAMETERS}) -> Tensor", _fake, _forward, _autograd)
-define(
-    "local_response_norm_backward",
-    f"(Tensor grad_y, Tensor x, {_PARAMETERS}) -> Tensor",
-    _fake,
-    _backward,
+_SCHEMAS: dict[str, Any] = {
+    "forward": (f"(Tensor x, {_PARAMETERS}) -> Tensor", _fake),
+    "backward": (f"(Tensor grad_y, Tensor x, {_PARAMETERS}) -> Tensor", _fake),
+    "autograd": _autograd,
+}
+NATIVE = define_kernels("local_response_norm", **_SCHEMAS)
+TRITON = define_kernels(
+    "local_response_norm_triton", **_SCHEMAS, functions=(_triton_forward, _triton_backward)
 )
-register(
+LOCAL_RESPONSE_NORM = Op(
     "local_response_norm",
-    {
-        "cpu": {"native": _why_not_compiled, "reference": always, "triton": _why_not_triton},
-        "cuda": {"cuda": _why_not_compiled, "triton": _why_not_triton, "reference": always},
-    },
+    local_response_norm_reference,
+    (
+        Backend("cuda", "cuda", NATIVE.forward, _native_supports, NATIVE),
+        Backend("triton", "cuda", TRITON.forward, triton_supports, TRITON, check_first=True),
+        Backend("native", "cpu", NATIVE.forward, _native_supports, NATIVE),
+        Backend("triton", "cpu", TRITON.forward, triton_supports, TRITON, on_request=True),
+    ),
+    samples=_samples,
+    work=_work,
 )

@@ -1,16 +1,27 @@
-"""The 3x3/1 max pool of an Inception block."""
+"""The 3x3/1 max pool of an Inception block.
 
+Equivalent to `max_pool2d(x, 3, stride=1, padding=1)`.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from googlenet_fast.ops.autocast import autocast
-from googlenet_fast.ops.compiled import why_not_compiled
-from googlenet_fast.ops.dispatch import always, choose, register
-from googlenet_fast.ops.library import LIBRARY, TAGS
+from googlenet_fast.ops.common import (
+    CONVOLUTION_DTYPES,
+    autocast,
+    below_autograd,
+    channels_last,
+    define_kernels,
+    empty_channels_last,
+    native_supports,
+    needs_gradient,
+    once_differentiable,
+)
+from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -23,68 +34,75 @@ def max_pool(x: Tensor) -> Tensor:
         (N, C, H, W) in the dtype of `x`, channels_last.
     """
     (x,) = autocast([x])
-    if choose("max_pool", x.device.type, (x,)) == "reference":
-        return max_pool_reference(x)
-    return torch.ops.googlenet_fast.max_pool.default(x)
+    return MAX_POOL.choose(x).run(x)
 
 
 def max_pool_reference(x: Tensor) -> Tensor:
     """Pool by PyTorch, which saves the input and an int64 index for backward."""
-    y = F.max_pool2d(x.contiguous(memory_format=torch.channels_last), 3, stride=1, padding=1)
-    return y.contiguous(memory_format=torch.channels_last)
+    return channels_last(F.max_pool2d(channels_last(x), 3, stride=1, padding=1))
 
 
 class _MaxPool(torch.autograd.Function):
-    """The pool with its gradient; saves one byte for each output."""
+    """The pool with its gradient; saves one byte per output element."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, index = torch.ops.googlenet_fast.max_pool_training.default(x)
+    def forward(ctx: Any, kernels: Kernels, x: Tensor) -> Tensor:
+        y, index = below_autograd(kernels.training, x)
+        ctx.kernels = kernels
         ctx.save_for_backward(index)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> Tensor:
-        return torch.ops.googlenet_fast.max_pool_backward.default(grad_y, *ctx.saved_tensors)
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.kernels.backward(grad_y, *ctx.saved_tensors)
 
 
-def _autograd(x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _MaxPool.apply(x)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.googlenet_fast.max_pool.default(x)
+def _autograd(kernels: Kernels, x: Tensor) -> Tensor:
+    if needs_gradient((x,)):
+        return _MaxPool.apply(kernels, x)
+    return below_autograd(kernels.forward, x)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:
-    """Describe output and gradient, which both are like the input, channels_last."""
-    return torch.empty_like(x, memory_format=torch.channels_last)
+    """Return the output, or the gradient, which is like it."""
+    return empty_channels_last(x, x.size(1))
 
 
 def _fake_training(x: Tensor) -> tuple[Tensor, Tensor]:
-    y = _fake(x)
-    return y, y.to(torch.uint8)
+    return _fake(x), empty_channels_last(x, x.size(1), dtype=torch.uint8)
 
 
-def _why_not_compiled(x: Tensor) -> str | None:
-    return why_not_compiled("max_pool", x)
+def _supports(x: Tensor) -> str | None:
+    return native_supports("max_pool", x, CONVOLUTION_DTYPES)
 
 
-for _schema, _describe in (
-    ("max_pool(Tensor x) -> Tensor", _fake),
-    ("max_pool_training(Tensor x) -> (Tensor, Tensor)", _fake_training),
-    ("max_pool_backward(Tensor grad_y, Tensor index) -> Tensor", _fake),
-):
-    LIBRARY.define(_schema, tags=TAGS)
-    torch.library.register_fake(
-        f"googlenet_fast::{_schema.partition('(')[0]}", _describe, lib=LIBRARY
-    )
-LIBRARY.impl("max_pool", _autograd, "Autograd")
-register(
+def _work(call: Call) -> Work:
+    training, ((n, channels, height, width), dtype) = call
+    index = n * channels * height * width
+    x = index * dtype.itemsize
+    return Work(0, 4 * x + 2 * index if training else 2 * x)
+
+
+def _samples() -> Iterator[Call]:
+    for shape in ((2, 64, 14, 14), (1, 5, 7, 9)):
+        yield True, (shape, torch.float32)
+
+
+KERNELS = define_kernels(
     "max_pool",
-    {
-        "cpu": {"native": _why_not_compiled, "reference": always},
-        "cuda": {"cuda": _why_not_compiled, "reference": always},
-    },
+    forward=("(Tensor x) -> Tensor", _fake),
+    training=("(Tensor x) -> (Tensor, Tensor)", _fake_training),
+    backward=("(Tensor grad_y, Tensor index) -> Tensor", _fake),
+    autograd=_autograd,
+)
+MAX_POOL = Op(
+    "max_pool",
+    max_pool_reference,
+    (
+        Backend("cuda", "cuda", KERNELS.forward, _supports, KERNELS),
+        Backend("native", "cpu", KERNELS.forward, _supports, KERNELS),
+    ),
+    samples=_samples,
+    work=_work,
 )

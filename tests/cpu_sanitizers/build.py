@@ -4,11 +4,10 @@ AMX is emulated: sanitizers do not see what its tiles load and store.
 """
 
 import json
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.sanitizers import COMPILER, SANITIZE, one_unit
+from tests.compiler import compile_all, run_compiler
+from tests.sanitizers import SANITIZE
 from tests.setup_script import setup
 
 HERE = Path(__file__).parent
@@ -25,22 +24,17 @@ def build(folder: Path) -> Path:
     flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE, *setup().WARNINGS]
     flags += [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
     flags.append(f"-DGOOGLENET_FAST_BUILD_INFO={info}")
-    bindings = folder / "bindings.o"
-    together = one_unit((ROOT / "csrc").glob("bindings/*.cpp"))
-    commands = {bindings: [*flags, "-O0", *together, f"-o{bindings}"]}
+    commands = {}
+    for source in (ROOT / "csrc").glob("bindings/*.cpp"):
+        built = folder / f"{source.stem}-bindings.o"
+        commands[built] = [*flags, "-O0", "-c", str(source), f"-o{built}"]
     for source in [*(ROOT / "csrc").glob("cpu/*.cpp"), HERE / "pool_into.cpp"]:
         for _, isa in setup().translation_units(str(source)):
             own = [] if isa in (None, "amx") else setup().INSTRUCTION_SETS[isa]
             built = folder / f"{source.stem}-{isa}.o"
             own = [*own, f"-DGOOGLENET_FAST_ISA={isa}"]
             commands[built] = [*flags, *own, "-c", str(source), f"-o{built}"]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(_run, commands.values()))
+    compile_all(commands.values())
     libraries = [f"-L{torch.lib}", "-ltorch_cpu", "-lc10"]
-    _run(["-shared", *SANITIZE, *map(str, commands), *libraries, f"-o{target}"])
+    run_compiler(["-shared", *SANITIZE, *map(str, commands), *libraries, f"-o{target}"])
     return target
-
-
-def _run(arguments: list[str]) -> None:
-    child = subprocess.run([COMPILER, *arguments], capture_output=True, text=True)
-    assert child.returncode == 0, f"{' '.join(arguments)}\n{child.stderr}"

@@ -1,47 +1,42 @@
-"""Kernels for CPUs at awkward shapes and strides. Runs where the extension is sanitized."""
+"""Check CPU kernels at awkward shapes and strides, in a process whose extension is sanitized."""
 
 import ctypes
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     bn_relu_concat,
     concat_bias_relu,
     conv_bias_relu,
-    extension,
     inception,
     local_response_norm,
     max_pool,
     use_impl,
 )
+from tests.helpers import sparse_tensor
 
-Layout = Callable[[Tensor, Path], Tensor]
-"""Arranges (N, C, H, W) in memory; may keep a file in a folder."""
+Layout = Callable[[Tensor], Tensor]
+"""Arranges (N, C, H, W) in memory."""
 
 
-def far_apart(x: Tensor, folder: Path) -> Tensor:
-    """The same values with pixels so far apart that offsets take more than 32 bits.
-
-    They are in a file with holes, of which only the pages that are touched take memory.
-    """
+def far_apart(x: Tensor) -> Tensor:
+    """The same values with pixels so far apart that offsets take more than 32 bits."""
     n, channels, height, width = x.shape
     pixels = max(1, n * height * width)
     stride = 2**32 // pixels + channels
-    path = folder / f"{len(list(folder.iterdir()))}.bin"
-    size = pixels * stride
-    wide = torch.from_file(str(path), shared=True, size=size, dtype=x.dtype)
+    wide = sparse_tensor(pixels * stride, x.dtype)
     shape = (n, height, width, channels)
     strides = (height * width * stride, width * stride, stride, 1)
     return wide.as_strided(shape, strides).permute(0, 3, 1, 2).copy_(x)
 
 
-def last_channels(x: Tensor, _: Path) -> Tensor:
+def last_channels(x: Tensor) -> Tensor:
     """The same values as the last channels of a wider tensor of NaN."""
     n, channels, height, width = x.shape
     wide = x.new_full((n, height, width, 3 + channels), float("nan"))
@@ -49,10 +44,10 @@ def last_channels(x: Tensor, _: Path) -> Tensor:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "dense": lambda x, _: x.contiguous(memory_format=torch.channels_last),
+    "dense": lambda x: x.contiguous(memory_format=torch.channels_last),
     "last channels": last_channels,
     "far apart": far_apart,
-    "NCHW": lambda x, _: x.contiguous(),
+    "NCHW": lambda x: x.contiguous(),
 }
 
 CASES = [
@@ -67,7 +62,7 @@ CASES = [
 """(N, C, H, W), layout, dtype"""
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-"""Relative error, in norm: what is read or written amiss is far beyond."""
+"""Of the relative error, in norm. A wrong read or write exceeds it by far."""
 
 
 def block(x: Tensor) -> Tensor:
@@ -130,7 +125,7 @@ def run(
 @pytest.mark.parametrize(("size", "layout", "dtype"), CASES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_equals_the_reference(
-    op: str, size: tuple[int, ...], layout: str, dtype: torch.dtype, tmp_path: Path
+    op: str, size: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> None:
     x = torch.randn(size).to(dtype)
     if op == "bias_relu_pool" and size[2] < 2:
@@ -143,7 +138,7 @@ def test_equals_the_reference(
         return
     grad = torch.randn(run(op, "reference", x.float(), torch.zeros_like)[0].shape).to(dtype)
     expected = run(op, "reference", x.float(), lambda _: grad.float())
-    arranged, arranged_grad = (LAYOUTS[layout](t, tmp_path) for t in (x, grad))
+    arranged, arranged_grad = (LAYOUTS[layout](t) for t in (x, grad))
     actual = run(op, "native", arranged, lambda _: arranged_grad)
     for ours, theirs in zip(actual, expected, strict=True):
         assert ours.dtype == dtype
@@ -168,7 +163,7 @@ def test_no_channels_to_no_channels() -> None:
 
 
 @pytest.mark.parametrize("op", ["bias_relu_pool", "max_pool"])
-def test_more_pixels_than_pools_count_are_refused(op: str) -> None:
+def test_more_than_2_31_pixels_are_refused(op: str) -> None:
     x = torch.zeros(1, 1, 2, 2).expand(2**30, -1, -1, -1)
     with use_impl("native"), pytest.raises(RuntimeError, match=r"less than 2\^31 pixels"):
         OPS[op](x)

@@ -1,17 +1,18 @@
-"""Runs check_kernels.py where the extension's CPU part is built under sanitizers."""
+"""Run the checks of CPU kernels and registered ops on an extension built under sanitizers."""
 
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.compiler import has_compiler
 from tests.cpu_sanitizers.build import build
-from tests.sanitizers import COMPILER, run_checks, sanitizing_environment
+from tests.helpers import locked, run_python
+from tests.sanitizers import run_checks, sanitizing_environment
 from tests.setup_script import setup
+
+pytestmark = [pytest.mark.emulator, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 
@@ -23,19 +24,12 @@ pool_into(torch.zeros(1, 1, 1, 64), torch.zeros(1, 1, 1, 65), 65)
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sanitized extension; the same for the workers of pytest-xdist."""
-    if sys.platform != "linux" or shutil.which(COMPILER) is None:
+def library(session_folder: Path) -> Path:
+    """The sanitized extension, built once for all worker processes."""
+    if sys.platform != "linux" or not has_compiler():
         pytest.skip("needs Linux and a C++ compiler")
-    import fcntl  # Linux has it
-
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    folder = base / "cpu_sanitizers"
-    folder.mkdir(exist_ok=True)
-    with folder.joinpath("lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = session_folder / "cpu_sanitizers"
+    with locked(folder):
         return build(folder)
 
 
@@ -49,18 +43,18 @@ def test_kernels_under_sanitizers(library: Path, isa: str) -> None:
     run_checks(HERE, ["check_kernels.py"], library, environment)
 
 
+@pytest.mark.slow
+def test_registered_ops_under_sanitizers(library: Path) -> None:
+    vectors = {"AVX2": "avx2", "AVX512": "avx512"}
+    isa = vectors.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+    environment = {**sanitizing_environment(), "GOOGLENET_FAST_ISA": isa}
+    checks = ["../ops/test_registered_ops.py", "../ops/test_fingerprint.py"]
+    run_checks(HERE, checks, library, {**environment, "GOOGLENET_FAST_EXAMPLES": "60"})
+
+
 def test_an_access_out_of_bounds_is_caught(library: Path) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", OVERRUN],
-        cwd=HERE.parents[1],
-        env={
-            **os.environ,
-            **sanitizing_environment(),
-            "GOOGLENET_FAST_EXTENSION": str(library),
-        },
-        capture_output=True,
-        text=True,
-    )
+    environment = {**sanitizing_environment(), "GOOGLENET_FAST_EXTENSION": str(library)}
+    child = run_python("-c", OVERRUN, cwd=HERE.parents[1], environment=environment)
     assert child.returncode != 0
     assert "heap-buffer-overflow" in child.stderr
-    assert "max_of_rows" in child.stderr
+    assert "max_of_row" in child.stderr

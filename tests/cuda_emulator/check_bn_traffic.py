@@ -1,6 +1,4 @@
-"""Bytes that the CUDA kernels of batch norm move. Runs where the extension is the emulator's, and
-traced.
-"""
+"""Count the bytes that CUDA kernels of batch norm move, as check_traffic.py does."""
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ ops = torch.ops.googlenet_fast
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_each_pass_moves_what_it_must(dtype: torch.dtype) -> None:
+def test_each_pass_moves_the_least_bytes(dtype: torch.dtype) -> None:
     widths = (64, 32, 8)
     branches = [channels_last(2, width, 28, 28, dtype=dtype) for width in widths]
     grads = list(channels_last(2, sum(widths), 28, 28, dtype=dtype).split(widths, dim=1))

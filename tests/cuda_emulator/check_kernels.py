@@ -1,25 +1,25 @@
-"""Every CUDA kernel against the reference. Runs in a process where the extension is the emulator's.
+"""Compare every CUDA kernel with the reference, in a process whose extension is the emulator.
 
-There, CPU tensors go to the CUDA kernels, and `native` is the name of that implementation.
+There, backend `native` runs the CUDA kernels on CPU tensors.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
-    extension,
     local_response_norm,
     max_pool,
     use_impl,
 )
 from tests.cuda_emulator.calls import CALLS, Function, results
+from tests.helpers import sparse_tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDTHS = {
@@ -58,7 +58,7 @@ def eighths(*shape: int) -> Tensor:
 
 
 def check(function: Function, tensors: Sequence[Tensor], grad: Tensor) -> None:
-    """Hold kernels to twice the error that plain PyTorch makes in the same dtype."""
+    """Check that errors are at most twice those of plain PyTorch in the same dtype."""
     with use_impl("reference"):
         exact = results(function, [tensor.double() for tensor in tensors], grad)
         plain = results(function, tensors, grad)
@@ -155,7 +155,7 @@ def test_local_response_norm(channels: int, dtype: torch.dtype, layout: str) -> 
 
 
 @pytest.mark.parametrize("op", CALLS)
-def test_vectors_and_scalars_give_the_same_bits_every_time(op: str) -> None:
+def test_vectorized_scalar_and_repeated_calls_give_the_same_bits(op: str) -> None:
     function, tensors = CALLS[op]
     x, *rest = tensors
     with use_impl("native"):
@@ -171,7 +171,7 @@ def test_vectors_and_scalars_give_the_same_bits_every_time(op: str) -> None:
 
 @pytest.mark.parametrize("op", CALLS)
 @pytest.mark.parametrize("empty", [(0, 1, 1), (1, 0, 1)], ids=["batch", "channels"])
-def test_nothing_in_nothing_out(op: str, empty: tuple[int, ...]) -> None:
+def test_empty_tensors(op: str, empty: tuple[int, ...]) -> None:
     function, tensors = CALLS[op]
     batch, channels, _ = empty
     tensors = [t[:batch, : t.size(1) * channels] if t.dim() == 4 else t for t in tensors]
@@ -182,11 +182,9 @@ def test_nothing_in_nothing_out(op: str, empty: tuple[int, ...]) -> None:
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
 
 
-def test_rows_further_apart_than_32_bits_count(tmp_path: Path) -> None:
+def test_rows_further_apart_than_32_bits_count() -> None:
     stride = 2**31
-    values = torch.from_file(
-        str(tmp_path / "sparse"), shared=True, size=stride + 16, dtype=torch.float16
-    )
+    values = sparse_tensor(stride + 16, torch.float16)
     x = values.as_strided((1, 16, 1, 2), (2 * stride, 1, 2 * stride, stride))
     x.copy_(torch.randn(1, 16, 1, 2))
     dense = x.contiguous(memory_format=torch.channels_last)

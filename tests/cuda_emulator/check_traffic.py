@@ -1,7 +1,6 @@
-"""Bytes that the CUDA kernels move. Runs where the extension is the emulator's, and traced.
+"""Count the bytes that CUDA kernels move, in a process whose extension is the traced emulator.
 
-Loaded and stored bytes are counted once, however often a kernel comes back to them: the caches of
-a GPU hold what neighbouring threads share.
+Each byte counts once as loaded and once as stored: a GPU's caches serve repeated accesses.
 """
 
 import ctypes
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from googlenet_fast.ops import extension
+from googlenet_fast import extension
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHAPE = (2, 64, 28, 28)
@@ -20,7 +19,7 @@ ops = torch.ops.googlenet_fast
 
 
 def launches() -> list[dict[str, Any]]:
-    """What was launched since the last call."""
+    """Launches since the last call."""
     report = ctypes.CDLL(str(extension.PATH)).cuda_emulator_launches
     report.restype = ctypes.c_char_p
     return json.loads(report())
@@ -110,7 +109,7 @@ def test_local_response_norm(dtype: torch.dtype) -> None:
     expect(("local_response_norm_backward", size(x, x), size(grad_x)))
 
 
-def test_slices_of_channels_are_read_alone() -> None:
+def test_only_the_slice_of_channels_is_read() -> None:
     wide = channels_last(2, 96, 14, 14, dtype=torch.float32)
     launches()
     for view in (wide[:, 16:48], wide[:, 3:35]):

@@ -13,12 +13,12 @@ struct Now {
 // Whether an address lies on the stack of a fiber.
 bool on_fiber_stack(uintptr_t address);
 
-// What memory.cpp is told.
+// Calls into memory.cpp.
 void begin_launch(const char* kernel);
 void set_now(Now now);
 void end_launch();
 
-// What fibers.cpp is told.
+// Calls into fibers.cpp.
 void fail(const char* what);
 
 }  // namespace cuda_emulator

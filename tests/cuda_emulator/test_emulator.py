@@ -1,17 +1,16 @@
 import ctypes
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cuda_emulator.build import Build
+from tests.helpers import run_python
 from tests.sanitizers import sanitizing_environment
 
-Build = Callable[[int, str], Path]
+pytestmark = pytest.mark.emulator
 
 THREADS = 128
 """Of a block, in samples.cu."""
@@ -40,12 +39,8 @@ def run(library: Path, sample: str, values: list[float]) -> tuple[str, list[floa
 def run_sanitized(
     library: Path, sample: str, values: list[float]
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", RUN_SAMPLE, str(library), sample, json.dumps(values)],
-        env={**os.environ, **sanitizing_environment()},
-        capture_output=True,
-        text=True,
-    )
+    program = ("-c", RUN_SAMPLE, library, sample, json.dumps(values))
+    return run_python(*program, environment=sanitizing_environment())
 
 
 def some_values(count: int) -> list[float]:

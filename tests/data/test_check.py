@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from googlenet_fast.data.__main__ import main
-from googlenet_fast.data.bad_images import CHUNK
+from googlenet_fast.data.worker_processes import CHUNK
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -37,6 +37,7 @@ def test_bad_duplicate_and_suspicious_images(tmp_path: Path, run_main: Command) 
     )
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same(tmp_path: Path, run_main: Command) -> None:
     (tmp_path / "a").mkdir()
     for i in range(2 * CHUNK):

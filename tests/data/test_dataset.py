@@ -142,7 +142,7 @@ class TestLists:
             ImageDataset.from_list(path)
 
 
-def test_a_line_that_is_there_twice_counts_twice_and_is_told(
+def test_a_repeated_line_counts_twice_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_list(tmp_path, "a.jpg 0\nb.jpg 1\na.jpg 0\n")

@@ -34,6 +34,6 @@ def test_description_and_arguments() -> None:
     decoding = GpuDecoding(0.75, 211_025_920, 140_544_512)
     assert str(decoding) == (
         "75% of the JPEGs by the decoder engine if the card has one, 211 MB of GPU and 2 x 141 MB "
-        "of host memory a thread"
+        "of host memory per thread"
     )
     assert decoding.arguments()["preallocate_width_hint"] == 5980

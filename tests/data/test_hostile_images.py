@@ -5,18 +5,20 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from googlenet_fast.data import ImageDataset, build_loader
-from googlenet_fast.data.bad_images import why_bad
+from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.loader import Kind
-from googlenet_fast.data.members import Location
 from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.unreadable import why_unreadable
 from googlenet_fast.model.presets import Normalization
+from tests.data.odd_images import readable_images, unreadable_images
 
 transforms = pytest.importorskip("torchvision.transforms.v2.functional")
 
@@ -27,7 +29,10 @@ def expected(content: bytes) -> "np.ndarray | None":
     """Pillow's pixels, or None where it gives none."""
     try:
         with Image.open(io.BytesIO(content)) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+            image = ImageOps.exif_transpose(file)
+            if image.mode in ("I;16", "I"):  # 16 bits
+                image = image.point(lambda value: value * (1 / 257) + 0).convert("L")
+            image = image.convert("RGB")
     except Exception:
         return None
     return np.asarray(transforms.center_crop(transforms.resize(image, [110]), [96]), np.float32)
@@ -53,38 +58,66 @@ def at_most_more_memory(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
-def test_each_file_is_decoded_right_or_reported(kind: Kind, shared_data: Path) -> None:
+def loaded(root: Path, name: str, kind: Kind) -> "np.ndarray | DecodeError":
+    """The loader's pixels of one file, (96, 96, 3), or its refusal."""
     if kind == "dali":
         pytest.importorskip("nvidia.dali")
+    dataset = ImageDataset(root, [name], np.zeros(1, np.int64), ("x",), root)
+    options = LoaderOptions(
+        train=False, kind=kind, batch_size=1, image_size=96, resize_size=110,
+        normalization=GREY_LEVELS, num_workers=0,
+    )  # fmt: skip
+    try:
+        ((images, _),) = build_loader(dataset, options)
+    except DecodeError as error:
+        refusal = error
+    else:
+        return images[0].permute(1, 2, 0).numpy()
+    assert str(refusal).startswith(f"{root / name}: cannot be read as an image")
+    assert refusal.reason.strip()
+    assert "\n" not in str(refusal)
+    return refusal
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_odd_files_are_decoded_right(kind: Kind, tmp_path: Path) -> None:
+    for name, content in readable_images().items():
+        (tmp_path / name).write_bytes(content)
+        pixels, right = loaded(tmp_path, name, kind), expected(content)
+        assert right is not None
+        assert isinstance(pixels, np.ndarray), f"{name} is refused: {pixels}"
+        assert np.abs(pixels - right).mean() <= 1.5, name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_damaged_files_are_refused_with_a_reason(kind: Kind, tmp_path: Path) -> None:
+    for name, content in unreadable_images().items():
+        (tmp_path / name).write_bytes(content)
+        assert isinstance(loaded(tmp_path, name, kind), DecodeError), f"{name} is not refused"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+def test_each_collected_file_is_decoded_right_or_refused(kind: Kind, shared_data: Path) -> None:
     root = shared_data / "weird_jpegs"
     with (root / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
         names = [row["file"] for row in csv.DictReader(manifest, delimiter="\t")]
     assert len(names) == 144
     right = 0
     for name in names:
-        dataset = ImageDataset(root, [name], np.zeros(1, np.int64), ("x",), root)
-        loader = build_loader(
-            dataset, train=False, kind=kind, batch_size=1, image_size=96, resize_size=110,
-            normalization=GREY_LEVELS, num_workers=0,
-        )  # fmt: skip
         content = (root / name).read_bytes()
-        pixels = expected(content)
-        try:
-            ((images, _),) = loader
-        except DecodeError as refusal:
-            line = str(refusal)
-            assert line.startswith(f"{root / name}: cannot be read as an image")
-            assert refusal.reason.strip()  # noqa: PT017
-            assert "\n" not in line
+        result, pixels = loaded(root, name, kind), expected(content)
+        if isinstance(result, DecodeError):
             assert pixels is None or kind == "dali", f"{name} is refused"
             continue
-        if pixels is None:  # Pillow stumbles over the metadata, or the damage went unnoticed
+        if pixels is None:  # Pillow fails at the metadata, or DALI did not notice the damage
             assert kind == "dali"
             pixels = expected(without_metadata(content))
             assert pixels is not None, f"{name} is not refused"
-        difference = np.abs(images[0].permute(1, 2, 0).numpy() - pixels).mean()
+        difference = np.abs(result - pixels).mean()
         assert difference <= 3, f"{name} differs by {difference:.1f} grey levels"
         right += 1
     assert right >= 110
@@ -103,14 +136,14 @@ def test_other_formats(kind: Kind, suffix: str, mode: str, tmp_path: Path) -> No
     pixels = expected((tmp_path / "x" / f"photo.{suffix}").read_bytes())
     assert pixels is not None
     dataset = ImageDataset.from_folder(tmp_path)
-    common = {"kind": kind, "batch_size": 1, "image_size": 96, "num_workers": 0}
+    common: dict[str, Any] = {"kind": kind, "batch_size": 1, "image_size": 96, "num_workers": 0}
     ((images, _),) = build_loader(
-        dataset, train=False, resize_size=110, normalization=GREY_LEVELS, **common  # type: ignore[arg-type]
-    )  # fmt: skip
+        dataset, LoaderOptions(train=False, resize_size=110, normalization=GREY_LEVELS, **common)
+    )
     assert np.abs(images[0].permute(1, 2, 0).numpy() - pixels).mean() <= 1
     ((images, _),) = build_loader(
-        dataset, train=True, normalization=GREY_LEVELS, **common  # type: ignore[arg-type]
-    )  # fmt: skip
+        dataset, LoaderOptions(train=True, normalization=GREY_LEVELS, **common)
+    )
     assert images.shape == (1, 3, 96, 96)
     assert images.std() > 10
 
@@ -124,13 +157,13 @@ def test_the_header_of_a_large_image_is_enough(kind: Kind, train: bool, tmp_path
     for i, size in enumerate([(40, 50), (50, 41)]):
         Image.new("RGB", size, (9, 99, 200)).save(tmp_path / "x" / f"{i}.jpg")
     dataset = ImageDataset.from_folder(tmp_path)
-    options = {
+    options: dict[str, Any] = {
         "train": train, "kind": kind, "batch_size": 2, "image_size": 32, "num_workers": 0,
         "normalization": GREY_LEVELS,
     }  # fmt: skip
-    assert len(list(build_loader(dataset, max_pixels=2050, **options))) == 1  # type: ignore[arg-type]
+    assert len(list(build_loader(dataset, LoaderOptions(max_pixels=2050, **options)))) == 1
     with pytest.raises(DecodeError, match="50x41 pixels, more than max_pixels=2049"):
-        list(build_loader(dataset, max_pixels=2049, **options))  # type: ignore[arg-type]
+        list(build_loader(dataset, LoaderOptions(max_pixels=2049, **options)))
 
 
 @pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1)])
@@ -142,9 +175,16 @@ def test_a_long_image_takes_no_memory(kind: Kind, size: tuple[int, int], tmp_pat
     Image.new("RGB", size, (9, 99, 200)).save(tmp_path / "long.jpg")
     dataset = ImageDataset(tmp_path, ["long.jpg"], np.zeros(1, np.int64), ("x",), tmp_path)
     loader = build_loader(
-        dataset, train=False, kind=kind, batch_size=1, image_size=224,
-        normalization=GREY_LEVELS, num_workers=0,
-    )  # fmt: skip
+        dataset,
+        LoaderOptions(
+            train=False,
+            kind=kind,
+            batch_size=1,
+            image_size=224,
+            normalization=GREY_LEVELS,
+            num_workers=0,
+        ),
+    )
     with at_most_more_memory(2**31):
         ((images, _),) = loader
     assert (images - torch.tensor([9, 99, 200]).view(3, 1, 1)).abs().max() <= 3
@@ -153,4 +193,5 @@ def test_a_long_image_takes_no_memory(kind: Kind, size: tuple[int, int], tmp_pat
 def test_pillow_starts_no_interpreter_for_postscript(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(path, "EPS")
-    assert why_bad(Location(str(path), str(path)), MAX_PIXELS) == "cannot identify image file"
+    reason = why_unreadable(Location(str(path), str(path)), MAX_PIXELS)
+    assert reason == "cannot identify image file"

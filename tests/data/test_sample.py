@@ -36,6 +36,7 @@ def test_class_folders_and_lists_say_the_same() -> None:
         assert files == sorted(listed.files)
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
     cache = {"GOOGLENET_FAST_CACHE": str(tmp_path)}
     finish(*(warm_process(in_environment, cache, sample_dataset) for _ in range(3)))

@@ -68,7 +68,7 @@ def test_two_ranks_see_what_one_sees_alone() -> None:
 @pytest.mark.parametrize("train", [True, False])
 def test_resuming_in_the_middle_continues_the_epoch(train: bool) -> None:
     whole = list(sampler(train=train).batches(epoch=3))
-    rest = list(sampler(train=train).batches(epoch=3, start=40))
+    rest = list(sampler(train=train).batches(epoch=3, images_seen=40))
     assert len(rest) == len(whole) - 10
     for expected, batch in zip(whole[10:], rest, strict=True):
         assert np.array_equal(expected.indices, batch.indices)
@@ -83,7 +83,9 @@ def test_an_epoch_may_change_hands(parts: list[tuple[int, int, int]]) -> None:
     seen: list[int] = []
     for batch_size, world_size, steps in [*parts, (2, 1, 103)]:
         ranks = [
-            list(sampler(103, batch_size, rank, world_size).batches(4, start=len(seen)))[:steps]
+            list(sampler(103, batch_size, rank, world_size).batches(4, images_seen=len(seen)))[
+                :steps
+            ]
             for rank in range(world_size)
         ]
         seen += [int(i) for step in zip(*ranks, strict=True) for part in step for i in part.indices]
@@ -127,7 +129,7 @@ def test_the_last_training_batch_is_shared_out_evenly_where_it_is_kept(
 def test_unshuffled_images_keep_their_order() -> None:
     samples = BatchSampler(10, 4, Augmentation(), 0, 0, 1, shuffle=False, drop_last=False)
     assert indices(list(samples.batches(epoch=3))) == list(range(10))
-    assert indices(list(samples.batches(epoch=3, start=4))) == [4, 5, 6, 7, 8, 9]
+    assert indices(list(samples.batches(epoch=3, images_seen=4))) == [4, 5, 6, 7, 8, 9]
 
 
 def test_too_few_images_for_a_global_batch() -> None:

@@ -109,6 +109,7 @@ def test_larger_images_are_resized_as_evaluation_does_it(
     assert resized == 14
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same(
     birds: Path, tmp_path: Path, command: Command, run_main: Command
 ) -> None:
@@ -119,7 +120,7 @@ def test_several_processes_write_the_same(
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_shards_can_be_written_anew(birds: Path, tmp_path: Path, command: Command) -> None:
+def test_shards_can_be_written_from_shards(birds: Path, tmp_path: Path, command: Command) -> None:
     assert command(birds, tmp_path / "big")[0] == 0
     assert command(tmp_path / "big", tmp_path / "small", "--shard-size", 5, "--resize", 64)[0] == 0
     train, _ = open_splits(tmp_path / "small")
@@ -127,6 +128,7 @@ def test_shards_can_be_written_anew(birds: Path, tmp_path: Path, command: Comman
     assert train.class_names == ("Mönch", "grey heron")
 
 
+@pytest.mark.slow
 def test_a_damaged_image_leaves_no_shards(birds: Path, tmp_path: Path, run_main: Command) -> None:
     victim = birds / "grey heron" / "ä 05.JPEG"
     victim.write_bytes(victim.read_bytes()[:900])

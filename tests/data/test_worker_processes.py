@@ -4,14 +4,14 @@ import signal
 import subprocess
 import sys
 
-from googlenet_fast.data.worker_processes import deaf_to_interrupts
+from googlenet_fast.data.worker_processes import ignore_sigint
 
-TELL = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+SHOW = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
 
 
-def test_processes_started_deaf_stay_so_and_this_one_hears() -> None:
+def test_started_processes_ignore_sigint_and_this_one_does_not() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with deaf_to_interrupts():
-        deaf = subprocess.run([sys.executable, "-c", TELL], stdout=subprocess.PIPE)
-    assert deaf.stdout.strip() == b"True"
+    with ignore_sigint():
+        child = subprocess.run([sys.executable, "-c", SHOW], stdout=subprocess.PIPE)
+    assert child.stdout.strip() == b"True"
     assert signal.getsignal(signal.SIGINT) is before

@@ -135,13 +135,13 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     momenta, others = (state["optimizer"]["state"] for state in (first, second))
     for key, momentum in momenta.items():
         assert torch.equal(momentum["momentum_buffer"], others[key]["momentum_buffer"])
-    assert [first[key] for key in ("epoch", "position", "step")] == [
-        second[key] for key in ("epoch", "position", "step")
+    assert [first[key] for key in ("epoch", "images_seen", "step")] == [
+        second[key] for key in ("epoch", "images_seen", "step")
     ]
 
 
 def many_classes(folder: Path) -> list[str]:
-    """Options for lists of 44 training images whose label tells which one it is."""
+    """Options for lists of 44 training images whose label is their number."""
     digits = sample_dataset()
     for split, count in (("train", 44), ("val", 10)):
         lines = (digits / f"{split}_list.txt").read_text().splitlines()[:count]

@@ -24,6 +24,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
+def test_keys_of_older_versions_are_renamed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 2, "position": 640, "bad_steps": 1})
+    state = load_checkpoint(tmp_path / "last.pt")
+    del state["format"]
+    assert state == {"epoch": 2, "images_seen": 640, "nonfinite_steps": 1}
+
+
 def test_failing_disk_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,10 +48,13 @@ def test_failing_disk_keeps_the_previous_checkpoint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"step": 1})
-    (tmp_path / f".last.pt.{os.getpid()}").symlink_to("/dev/full")
+    monkeypatch.setattr("secrets.randbits", lambda bits: 7)  # the number of the temporary file
+    (tmp_path / ".last.pt.7").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"last\.pt: No space left on device; the previous one"):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
@@ -60,7 +70,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"last\.pt: cannot be read"):
         load_checkpoint(path)
     torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="not a checkpoint of this trainer"):
+    with pytest.raises(UserError, match="not a googlenet_fast checkpoint"):
         load_checkpoint(path)
 
 

@@ -43,7 +43,7 @@ def test_some_class_folders_are_matched_by_name(folder: Path) -> None:
     assert matched.labels.tolist() == [1, 4, 4, 1]
     assert matched.class_names == ANIMALS
     assert note is not None
-    assert "by name (2 have another number there)" in note
+    assert "by name (2 of their numbers change)" in note
 
 
 def test_a_list_with_labels_from_1_is_matched_by_its_folders(listed: Path) -> None:
@@ -80,13 +80,15 @@ def test_other_names_in_the_same_number_are_taken_in_order_and_told(folder: Path
     matched, note = match_classes(dataset(folder, singes, [0, 4]), 5, ANIMALS)
     assert matched.labels.tolist() == [0, 4]
     assert note is not None
-    assert "(abeille, singe) do not have the names that the network knows" in note
+    assert "(abeille, singe) are not named as in the network" in note
 
 
 def test_other_names_in_another_number_are_refused(folder: Path, listed: Path) -> None:
     with pytest.raises(UserError, match=r"5 classes and the 2 class folders \(fox, owl\) are not"):
         match_classes(dataset(folder, ("fox", "owl"), [0, 1]), 5, ANIMALS)
-    with pytest.raises(UserError, match="the weights name none; give the network's names with"):
+    with pytest.raises(
+        UserError, match="the weights have no class names; give the network's names with"
+    ):
         match_classes(dataset(folder, ("fox", "owl"), [0, 1]), 5, None)
     with pytest.raises(UserError, match="has label 5, but there are 5 classes"):
         match_classes(dataset(listed, tuple("012345"), [0, 5]), 5, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from googlenet_fast.engine.config import dump_config, load_config
+from googlenet_fast.engine.config import DataConfig, TrainConfig, dump_config, load_config
 from googlenet_fast.errors import UserError
 
 RECIPES = ("digits", "finetune", "imagenet", "imagenet_best", "imagenet_torchvision")
@@ -52,8 +52,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--optimizer.lrr", "1"], "Did you mean 'optimizer.lr'?"),
-        (["--model.preset", "papper"], "Did you mean 'paper'?"),
+        (["--optimizer.lrr", "1"], "did you mean optimizer.lr?"),
+        (["--model.preset", "papper"], "did you mean paper?"),
         (["--epochs", "many"], "\"epochs\": Expected a <class 'int'>"),
         (["--epochs", "0"], "--epochs 0: must be more than 0"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
@@ -69,8 +69,12 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
             "--schedule.boundaries [3.0, 2.0]: must rise",
         ),
         (["--data.aspect_ratio", "0.5"], "--data.aspect_ratio 0.5: must be 1 or more"),
-        (["-c", "digit"], "Did you mean 'digits'?"),
+        (["-c", "digit"], "did you mean digits?"),
         (["-c", "no/such.yaml"], "--config no/such.yaml: no such file"),
+        (
+            ["--data", "photos", "-o", "Global.epochs=1"],
+            "-o Global.epochs=1: overrides a PaddleClas",
+        ),
         (["stray"], "unrecognized arguments: stray"),
         (["--config"], "expected one argument"),
     ],
@@ -85,10 +89,10 @@ def test_mistakes_on_the_command_line(arguments: list[str], expected: str) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("optimizer:\n  lrr: 3\n", "Did you mean 'optimizer.lr'?"),
-        ("optimzer: {lr: 1}\n", "Did you mean 'optimizer.lr'?"),
+        ("optimizer:\n  lrr: 3\n", "did you mean optimizer.lr?"),
+        ("optimzer: {lr: 1}\n", "did you mean optimizer.lr?"),
         ("epochs: abc\n", '"epochs"'),
-        ("schedule: {name: cosin}\n", "Did you mean 'cosine'?"),
+        ("schedule: {name: cosin}\n", "did you mean cosine?"),
         ("data: [1\n", "line 1"),
         ("!!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
     ],
@@ -103,5 +107,45 @@ def test_mistakes_in_a_recipe_name_the_file(text: str, expected: str, tmp_path: 
     assert "\n" not in str(error.value)
 
 
+def test_numbers_are_checked_wherever_they_come_from(tmp_path: Path) -> None:
+    for values in ({"epochs": 0}, {"seed": -1}, {"ema_decay": 1.5}, {"loss_scale": float("nan")}):
+        ((name, value),) = values.items()
+        with pytest.raises(UserError, match=f"^--{name} {value}: must be "):
+            TrainConfig(**values)
+    with pytest.raises(
+        UserError, match=r"^--data\.min_area 0\.0: must be more than 0 and at most 1"
+    ):
+        DataConfig(min_area=0.0)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("schedule: {gamma: -1}\n")
+    with pytest.raises(UserError, match=r"--schedule\.gamma -1\.0: must be more than 0"):
+        load_config(["-c", str(recipe)])
+
+
+def test_names_of_older_versions(tmp_path: Path) -> None:
+    flags = load_config(["--exhaustive-search", "on", "--max_bad_steps=7"])
+    assert (flags.autotune, flags.max_nonfinite_steps) == ("on", 7)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text('exhaustive_search: "on"\nmax_bad_steps: 7\n')
+    stored = load_config(["-c", str(recipe), "--max-nonfinite-steps", "8"])
+    assert (stored.autotune, stored.max_nonfinite_steps) == ("on", 8)
+
+
+def test_help_lists_the_fields_with_their_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--data.image_size" in shown
+    assert "Side of the network's square input in training" in shown
+    assert "exhaustive_search" not in shown
+
+
 def test_dump_is_plain_yaml() -> None:
     assert yaml.safe_load(dump_config(load_config([])))["model"]["preset"] == "torchvision"
+
+
+def test_a_recipe_that_names_another_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("config: other.yaml\nepochs: 3\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml: config: a recipe cannot name another"):
+        load_config(["-c", str(recipe)])

@@ -1,6 +1,7 @@
 """The tables and the picture of a confusion matrix."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from googlenet_fast.engine.confusion import (
     class_results,
-    plot_confusion,
+    confusion_png,
     write_class_results,
     write_confusion,
 )
@@ -30,9 +31,9 @@ def read_csv(path: Path) -> list[list[str]]:
 def test_class_results() -> None:
     confusion = torch.tensor([[5, 3, 2], [0, 0, 0], [0, 0, 4]])
     first, last = class_results(evaluation(confusion), ["ape", "bee", "cat"])
-    assert (first.name, first.images, first.correct, first.taken_for) == ("ape", 10, 5, "bee")
+    assert (first.name, first.images, first.correct, first.confused_with) == ("ape", 10, 5, "bee")
     assert first.top1 == 50
-    assert (last.index, last.top1, last.taken_for) == (2, 100, "")
+    assert (last.index, last.top1, last.confused_with) == (2, 100, "")
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -52,12 +53,11 @@ def test_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 60, 1000])
-def test_picture(num_classes: int, tmp_path: Path) -> None:
+def test_picture(num_classes: int) -> None:
     """A perfect diagonal shows every class as a square of its share of the picture's width."""
     names = [f"class number {i} with a long name" for i in range(num_classes)]
-    path = tmp_path / "confusion.png"
-    plot_confusion(evaluation(7 * torch.eye(num_classes, dtype=torch.int64)), names, path)
-    with Image.open(path) as image:
+    content = confusion_png(evaluation(7 * torch.eye(num_classes, dtype=torch.int64)), names)
+    with Image.open(BytesIO(content)) as image:
         assert max(image.size) < 3200
         pixels = np.asarray(image.convert("RGB")).astype(int)
     dark_blue = np.all(np.abs(pixels - [8, 48, 107]) < 12, axis=2)
@@ -67,9 +67,9 @@ def test_picture(num_classes: int, tmp_path: Path) -> None:
     assert np.count_nonzero(diagonal) == pytest.approx(width**2 / num_classes, rel=0.25)
 
 
-def test_picture_leaves_out_classes_that_do_not_occur(tmp_path: Path) -> None:
+def test_picture_leaves_out_classes_that_do_not_occur() -> None:
     confusion = torch.zeros(1000, 1000, dtype=torch.int64)
     confusion[3, 500] = confusion[999, 999] = 1
-    plot_confusion(evaluation(confusion), [str(i) for i in range(1000)], tmp_path / "few.png")
-    with Image.open(tmp_path / "few.png") as image:
+    content = confusion_png(evaluation(confusion), [str(i) for i in range(1000)])
+    with Image.open(BytesIO(content)) as image:
         assert max(image.size) < 800

@@ -56,6 +56,7 @@ def meet(delay: float) -> None:
         os._exit(0)  # as if killed: whoever ends well tidies up
 
 
+@pytest.mark.slow
 def test_processes_started_again_do_not_look_for_the_dead() -> None:
     """torchrun's store still has the addresses of the first two when the next two meet."""
     store = torch.distributed.TCPStore(

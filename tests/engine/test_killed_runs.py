@@ -13,6 +13,7 @@ KILLS = 11
 """Of the runs of one process, and of those of two."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_killed_at_random(world_size: int, few_digits: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)

@@ -26,6 +26,7 @@ print(min(counts))  # a block may still be set beside the others
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_blocks_are_used_again_without_page_faults() -> None:
     def faults(mode: str) -> int:

@@ -14,7 +14,7 @@ def test_the_surest_mistakes_of_all_batches() -> None:
     probabilities = logits.softmax(1)
     highest, predictions = probabilities.max(1)
     wrong = [i for i in highest.argsort(descending=True).tolist() if predictions[i] != labels[i]]
-    found = mistakes.worst_first()
+    found = mistakes.most_confident_first()
     assert [m.index for m in found] == wrong[:5]
     for m in found:
         assert (m.label, m.prediction) == (labels[m.index], predictions[m.index])
@@ -25,4 +25,6 @@ def test_the_surest_mistakes_of_all_batches() -> None:
 def test_fewer_mistakes_than_wanted() -> None:
     mistakes = Mistakes(5)
     mistakes.add(torch.eye(3), torch.tensor([0, 1, 0]))
-    assert [(m.index, m.label, m.prediction) for m in mistakes.worst_first()] == [(2, 0, 2)]
+    assert [(m.index, m.label, m.prediction) for m in mistakes.most_confident_first()] == [
+        (2, 0, 2)
+    ]

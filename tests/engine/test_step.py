@@ -125,7 +125,7 @@ def test_a_first_step_that_is_skipped_leaves_no_momentum() -> None:
         assert not state["momentum_buffer"].any()
 
 
-def test_bad_steps_are_counted_with_and_without_scaling() -> None:
+def test_nonfinite_steps_are_counted_with_and_without_scaling() -> None:
     bad, good = torch.full((2, 3, 8, 8), 1e30), torch.randn(2, 3, 8, 8)
     bad[0] = math.inf
     labels = torch.tensor([0, 1])
@@ -139,10 +139,10 @@ def test_bad_steps_are_counted_with_and_without_scaling() -> None:
             step(good, labels)
             assert step.totals[2] == 4
         assert step.totals.isfinite().all()
-        assert step.take_bad_steps().tolist() == [3, 3]
+        assert step.pop_nonfinite_steps().tolist() == [3, 3]
         step(bad, labels)  # goes on with the row, unless a good step was between
         row = 1 if amp_dtype == torch.float16 else 4
-        assert step.take_bad_steps().tolist() == [1, row]
+        assert step.pop_nonfinite_steps().tolist() == [1, row]
 
 
 def test_a_bad_batch_among_good_ones_makes_the_step_bad() -> None:
@@ -151,7 +151,7 @@ def test_a_bad_batch_among_good_ones_makes_the_step_bad() -> None:
     labels = torch.tensor([0, 1])
     step(torch.full((2, 3, 8, 8), math.inf), labels, update=False)
     step(torch.randn(2, 3, 8, 8), labels)
-    assert step.take_bad_steps().tolist() == [1, 1]
+    assert step.pop_nonfinite_steps().tolist() == [1, 1]
 
 
 def test_optimizer_groups() -> None:

@@ -3,13 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, table
-from benchmarks.kernel_resources import CUOBJDUMP
+pytest.importorskip("triton")
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),
-    reason="needs nvcc and c++filt, and Triton's cuobjdump",
-)
+from benchmarks.tools.cuda_resources import REPORT, SOURCES, Kernel, compile_kernels, table
+from benchmarks.tools.kernel_resources import CUOBJDUMP
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.triton,  # its wheel has cuobjdump
+    pytest.mark.skipif(
+        not (shutil.which("nvcc") and shutil.which("c++filt") and CUOBJDUMP.is_file()),
+        reason="needs nvcc, c++filt and cuobjdump",
+    ),
+]
 
 SAMPLES = """
 #include <cstdint>
@@ -54,7 +60,7 @@ template __global__ void generic_kernel<float, 1>(float*, int);
 """
 
 
-def test_rules_are_broken_by_what_breaks_them(tmp_path: Path) -> None:
+def test_broken_rules_are_found(tmp_path: Path) -> None:
     source = tmp_path / "samples.cu"
     source.write_text(SAMPLES)
     broken = {
@@ -72,7 +78,7 @@ def test_rules_are_broken_by_what_breaks_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_kernels_keep_the_rules_and_are_reported(source: Path) -> None:
+def test_kernels_follow_the_rules_and_match_the_report(source: Path) -> None:
     kernels: list[Kernel] = compile_kernels(source, 90)
     assert [rule for kernel in kernels for rule in kernel.broken_rules()] == []
     assert {kernel.dtype for kernel in kernels} == {"float32", "float16", "bfloat16"}

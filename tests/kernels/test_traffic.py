@@ -2,15 +2,15 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+
 import triton
 import triton.language as tl
-from googlenet_fast.kernels.launch import INTERPRETED, Launch, launch, observe
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.errors import InterpreterError
 
-from benchmarks import traffic
-from benchmarks.interpreter_traffic import count_traffic
 from benchmarks.network import (
     Block,
     Classifier,
@@ -21,12 +21,18 @@ from benchmarks.network import (
     fused_call,
     stages,
 )
-from benchmarks.roofline import compulsory, eager
-from benchmarks.saved_tensors import saved_rows
+from benchmarks.tools import traffic
+from benchmarks.tools.interpreter_traffic import count_traffic
+from benchmarks.tools.roofline import compulsory, eager
+from benchmarks.tools.saved_tensors import saved_rows
+from googlenet_fast.kernels.launch import INTERPRETED, Launch, launch, observe
 from googlenet_fast.model.inception import Widths
 from googlenet_fast.ops import inception, use_impl
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="counts what the interpreter does")
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.skipif(not INTERPRETED, reason="counts what the interpreter does"),
+]
 
 BLOCKS = [stage for stage in stages() if isinstance(stage, Block)]
 
@@ -153,32 +159,34 @@ def test_a_block_is_4_launches_forward_and_9_backward(block: Block) -> None:
         Convolution("1x1", 80, 24, 1, 40, 40, bias=False, relu=False),
         Pool("pool", 24, 40, 20, bias=True, relu=True),
         Normalization("lrn", 24, 40),
-        Block("block", 24, 33, Widths(8, 16, 8, 8, 16, 8)),
+        pytest.param(Block("block", 24, 33, Widths(8, 16, 8, 8, 16, 8)), marks=pytest.mark.slow),
     ],
     ids=lambda stage: stage.name,
 )
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-def test_small_inputs_tell_what_a_larger_one_moves(
+def test_small_inputs_predict_the_traffic_of_a_larger_one(
     stage: Stage, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic, "BATCH", 1)
     call = fused_call(stage, 1, stage.side_in, torch.float16, training=training, make=torch.zeros)
     with count_traffic() as counted:
         call.run(training=training)
-    told = traffic.fused_traffic(stage, training=training)
-    assert told == [pytest.approx(count.loaded + count.stored) for count in counted]
+    predicted = traffic.fused_traffic(stage, training=training)
+    assert predicted == [pytest.approx(count.loaded + count.stored) for count in counted]
 
 
-def test_other_small_inputs_tell_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = traffic.fused_traffic(BLOCKS[0], training=True)
+@pytest.mark.slow
+def test_prediction_does_not_depend_on_the_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = traffic.fused_traffic(BLOCKS[0], training=True)
     monkeypatch.setattr(traffic, "SIDES", (3, 5))
-    assert traffic.fused_traffic(BLOCKS[0], training=True) == [pytest.approx(m) for m in told]
+    assert traffic.fused_traffic(BLOCKS[0], training=True) == [pytest.approx(m) for m in predicted]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "megabytes", "launches"), [(True, 56, 140), (False, 17.5, 45)]
 )
-def test_a_step_moves_little_more_than_it_must(
+def test_a_step_moves_little_more_than_the_minimum(
     training: bool, megabytes: float, launches: int
 ) -> None:
     *rows, network = traffic.with_total(traffic.network_rows(training=training))
@@ -198,7 +206,7 @@ def test_at_most_half_is_saved_for_the_backward_pass() -> None:
 
 
 class _Operations(TorchDispatchMode):
-    """Names of the operations that run, kernels and what only makes tensors or views left out."""
+    """Names of the operations that run, without kernels, views and empty tensors."""
 
     def __init__(self) -> None:
         super().__init__()

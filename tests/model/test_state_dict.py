@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from googlenet_fast.model import PRESETS, GoogLeNet
 
-SIBLINGS = ("branch1", "branch2.0", "branch3.0")
+BRANCHES = ("branch1", "branch2.0", "branch3.0")
 
 
 @pytest.fixture(params=PRESETS)
@@ -54,20 +54,20 @@ def test_loading_leaves_the_given_dict_alone(model: GoogLeNet) -> None:
 
 def test_entries_share_memory_with_the_parameters(model: GoogLeNet) -> None:
     model.state_dict()["inception4b.branch2.0.conv.weight"].fill_(0.5)
-    siblings = model.inception4b.siblings
+    c1, c3_reduce, _ = model.inception4b.stacked
     weight = model.inception4b.conv_in.conv.weight
-    assert (weight[siblings[0] : siblings[0] + siblings[1]] == 0.5).all()
+    assert (weight[c1 : c1 + c3_reduce] == 0.5).all()
     assert not (weight == 0.5).all()
 
 
-@pytest.mark.parametrize("sibling", SIBLINGS)
-def test_one_missing_sibling_is_named(model: GoogLeNet, sibling: str) -> None:
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_one_missing_sibling_is_named(model: GoogLeNet, branch: str) -> None:
     state = model.state_dict()
-    key = f"inception4c.{sibling}.conv.weight"
+    key = f"inception4c.{branch}.conv.weight"
     del state[key]
     with pytest.raises(RuntimeError, match=key) as caught:
         model.load_state_dict(state, strict=True)
-    others = [name for name in SIBLINGS if name != sibling]
+    others = [name for name in BRANCHES if name != branch]
     assert not any(f"inception4c.{name}." in str(caught.value) for name in others)
     assert "conv_in" not in str(caught.value)
 

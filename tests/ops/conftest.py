@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import helpers
+
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
@@ -35,10 +37,8 @@ def fresh_compiler() -> None:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """Fill what torch.empty returns with NaN, so that nothing passes for being zero by chance."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with helpers.poisoned_memory():
+        yield
 
 
 @pytest.fixture

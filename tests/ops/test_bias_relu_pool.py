@@ -8,13 +8,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from googlenet_fast.ops import bias_relu_pool, extension, use_impl
-from googlenet_fast.ops.library import overload_of
+from googlenet_fast import extension
+from googlenet_fast.ops import bias_relu_pool, use_impl
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
-IMPLEMENTATIONS = ("reference", "triton")
+IMPLEMENTATIONS = ("reference", TRITON)
 cuda = pytest.mark.skipif(
     extension.missing_part("cuda") is not None, reason=str(extension.missing_part("cuda"))
 )
@@ -96,6 +97,7 @@ def test_is_as_accurate_as_plain_pytorch(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -188,14 +190,18 @@ def test_compiles_whole(implementation: str, device: str) -> None:
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 @pytest.mark.parametrize(
-    ("implementation", "overload"),
-    [("reference", "default"), ("triton", "triton"), pytest.param("cuda", "default", marks=cuda)],
+    ("implementation", "op"),
+    [
+        ("reference", "bias_relu_pool"),
+        pytest.param("triton", "bias_relu_pool_triton", marks=pytest.mark.triton),
+        pytest.param("cuda", "bias_relu_pool", marks=cuda),
+    ],
 )
-def test_fake_cuda_tensors_need_no_gpu(implementation: str, overload: str) -> None:
+def test_fake_cuda_tensors_need_no_gpu(implementation: str, op: str) -> None:
     with FakeTensorMode(), use_impl(implementation):
         x = torch.empty(2, 8, 9, 9, device="cuda", requires_grad=True)
         y = bias_relu_pool(x, torch.empty(8, device="cuda"))
-        grad, sums = overload_of("bias_relu_pool_backward", overload)(
+        grad, sums = getattr(torch.ops.googlenet_fast, f"{op}_backward")(
             y, torch.empty_like(y, dtype=torch.uint8), 9, 9, True
         )
     assert (type(y.grad_fn).__name__ == "_BiasReluPoolBackward") == (implementation != "reference")
@@ -204,6 +210,7 @@ def test_fake_cuda_tensors_need_no_gpu(implementation: str, overload: str) -> No
     assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.triton
 def test_triton_sums_over_many_tiles_in_a_fixed_order(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +227,7 @@ def test_triton_sums_over_many_tiles_in_a_fixed_order(
     torch.testing.assert_close(first, expected)
 
 
+@pytest.mark.triton
 def test_triton_saves_the_index_alone(device: str, keep_in: Keep) -> None:
     x = torch.randn(2, 5, 9, 9, device=device, requires_grad=True)
     bias = torch.randn(5, device=device, requires_grad=True)
@@ -237,6 +245,7 @@ def test_triton_saves_the_index_alone(device: str, keep_in: Keep) -> None:
     assert not saved
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_triton_launches_once_forward_and_once_or_twice_backward(
     with_bias: bool, device: str
@@ -257,16 +266,17 @@ def test_triton_launches_once_forward_and_once_or_twice_backward(
     assert names == expected + ["_reduce_kernel"] * with_bias
 
 
+@pytest.mark.triton
 def test_triton_passes_opcheck(device: str) -> None:
     x, bias = torch.randn(2, 5, 9, 8, device=device), torch.randn(5, device=device)
     ops = torch.ops.googlenet_fast
-    opcheck(ops.bias_relu_pool.triton, (x, bias, True, True))
-    opcheck(ops.bias_relu_pool.triton, (x.clone().requires_grad_(), None, False, False))
+    opcheck(ops.bias_relu_pool_triton, (x, bias, True, True))
+    opcheck(ops.bias_relu_pool_triton, (x.clone().requires_grad_(), None, False, False))
     leaves = (x.clone().requires_grad_(), bias.clone().requires_grad_())
-    opcheck(ops.bias_relu_pool.triton, (*leaves, True, False))
-    y, index = ops.bias_relu_pool_training.triton(x, bias, True, True)
+    opcheck(ops.bias_relu_pool_triton, (*leaves, True, False))
+    y, index = ops.bias_relu_pool_triton_training(x, bias, True, True)
     for need_bias in (True, False):
-        opcheck(ops.bias_relu_pool_backward.triton, (torch.randn_like(y), index, 9, 8, need_bias))
+        opcheck(ops.bias_relu_pool_triton_backward, (torch.randn_like(y), index, 9, 8, need_bias))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

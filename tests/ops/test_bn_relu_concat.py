@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
+from googlenet_fast import extension
 from googlenet_fast.errors import UserError
-from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
@@ -327,11 +328,15 @@ def test_more_branches_than_the_kernel_takes() -> None:
 @pytest.mark.parametrize(
     ("changed", "value", "message"),
     [
-        (0, [torch.ones(2, 8, 4, 4), torch.ones(2, 3, 4, 5)], "agree in all sizes"),
-        (1, [torch.ones(2, 8)], "everything for each branch"),
-        (1, [torch.ones(2, 8), torch.ones(2, 4)], r"must be \(2, channels\)"),
-        (1, [torch.ones(2, 8), torch.ones(2, 3, dtype=torch.float16)], r"must be \(2, channels\)"),
-        (2, [torch.ones(8), torch.ones(4)], "one value per channel"),
+        (
+            0,
+            [torch.ones(2, 8, 4, 4), torch.ones(2, 3, 4, 5)],
+            r"branches must be .*, not \(2, 3, 4, 5\)",
+        ),
+        (1, [torch.ones(2, 8)], "statistics must be 2, one per branch, not 1"),
+        (1, [torch.ones(2, 8), torch.ones(2, 4)], r"statistics must be \(2, 3\), not \(2, 4\)"),
+        (1, [torch.ones(2, 8), torch.ones(2, 3).half()], "statistics must be of Float, not Half"),
+        (2, [torch.ones(8), torch.ones(4)], r"weights must be \(3\), not \(4\)"),
     ],
 )
 def test_the_op_refuses_what_does_not_fit(changed: int, value: list[Tensor], message: str) -> None:
@@ -389,8 +394,8 @@ def test_a_blocks_gradients_in_float64() -> None:
     norms = make_norms((c1 + c3r + c5r, c3, c5, cp), track_running_stats=False)
     norms = [norm.double() for norm in norms]
 
-    def function(siblings: Tensor, projected: Tensor, w3: Tensor, w5: Tensor) -> Tensor:
-        return inception_bn(siblings, projected, w3, w5, norms)
+    def function(stacked: Tensor, projected: Tensor, w3: Tensor, w5: Tensor) -> Tensor:
+        return inception_bn(stacked, projected, w3, w5, norms)
 
     with use_impl("native"):
         assert gradcheck(function, tensors)
@@ -399,10 +404,10 @@ def test_a_blocks_gradients_in_float64() -> None:
 @needs_extension
 def test_frozen_convolutions_in_a_block() -> None:
     tensors, norms = block_arguments(torch.float32)
-    siblings, projected, w3, w5 = tensors
-    y = inception_bn(siblings, projected, w3.detach(), w5.detach(), norms)
+    stacked, projected, w3, w5 = tensors
+    y = inception_bn(stacked, projected, w3.detach(), w5.detach(), norms)
     y.square().sum().backward()
-    assert siblings.grad is not None
+    assert stacked.grad is not None
     assert w3.grad is None
 
 

@@ -8,11 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from googlenet_fast import extension
 from googlenet_fast.model import layers
-from googlenet_fast.ops import bn_relu_concat, extension, inception_bn, use_impl
+from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
 from tests.engine.runs import finish, warm_process
 
-SIBLINGS, WIDTHS = (5, 4, 3), (6, 7, 2)
+STACKED, WIDTHS = (5, 4, 3), (6, 7, 2)
 """Channels of the 1x1 convolutions and of the other branches."""
 
 IMAGES = (3, 1)
@@ -20,12 +21,12 @@ IMAGES = (3, 1)
 
 
 def tensors() -> list[Tensor]:
-    """The siblings, the projection and both weights of a block; two branches and a gradient."""
+    """Inputs and weights of a block, two branches and a gradient."""
     generator = torch.Generator().manual_seed(3)
     shapes = [
-        *((4, sum(SIBLINGS), 5, 4), (4, WIDTHS[2], 5, 4)),
-        *((WIDTHS[0], SIBLINGS[1], 3, 3), (WIDTHS[1], SIBLINGS[2], 3, 3)),
-        (4, SIBLINGS[0] + sum(WIDTHS), 5, 4),
+        *((4, sum(STACKED), 5, 4), (4, WIDTHS[2], 5, 4)),
+        *((WIDTHS[0], STACKED[1], 3, 3), (WIDTHS[1], STACKED[2], 3, 3)),
+        (4, STACKED[0] + sum(WIDTHS), 5, 4),
     ]
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
@@ -40,10 +41,10 @@ def norms(channels: Sequence[int]) -> list[nn.BatchNorm2d]:
 
 def train(part: slice, group: dist.ProcessGroup | None) -> list[list[Tensor]]:
     """Results by image, gradients of parameters, and running statistics, of both ops."""
-    siblings, projected, w3, w5, grad = tensors()
-    inputs = [x[part].clone().requires_grad_() for x in (siblings, projected)]
+    stacked, projected, w3, w5, grad = tensors()
+    inputs = [x[part].clone().requires_grad_() for x in (stacked, projected)]
     weights = [w.requires_grad_() for w in (w3, w5)]
-    block, pair = norms((sum(SIBLINGS), *WIDTHS)), norms((sum(SIBLINGS), WIDTHS[2]))
+    block, pair = norms((sum(STACKED), *WIDTHS)), norms((sum(STACKED), WIDTHS[2]))
     y = inception_bn(inputs[0], inputs[1], w3, w5, block, group)
     z = bn_relu_concat(inputs, pair, group)
     parameters = [*weights, *(p for norm in [*block, *pair] for p in norm.parameters())]

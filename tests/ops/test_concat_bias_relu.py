@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
+from googlenet_fast import extension, registry
 from googlenet_fast.errors import UserError
-from googlenet_fast.ops import concat_bias_relu, dispatch, extension, use_impl
+from googlenet_fast.ops import concat_bias_relu, use_impl
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu_reference
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
@@ -265,9 +266,9 @@ def test_bias_gradients_do_not_depend_on_the_number_of_threads() -> None:
 def test_more_branches_than_the_kernel_takes_fall_back_with_one_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(registry, "_warned", set())
     branches = make_branches((2,) * 5, 3)
-    with pytest.warns(RuntimeWarning, match="falls back from native: 5 branches"):
+    with pytest.warns(RuntimeWarning, match="skips backend native: 5 branches"):
         y = concat_bias_relu(branches)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -298,5 +299,5 @@ def test_arguments_that_do_not_fit_are_refused(
 @needs_extension
 def test_branches_of_several_dtypes_are_refused() -> None:
     branches = [torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)]
-    with pytest.raises(RuntimeError, match="several dtypes"):
+    with pytest.raises(RuntimeError, match="branches must be of Float, not"):
         concat_bias_relu(branches)

@@ -9,10 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 from googlenet_fast.ops import conv_bias_relu, use_impl
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 
-IMPLEMENTATIONS = ("reference", "aten", "triton")
+IMPLEMENTATIONS = ("reference", "aten", TRITON)
 SHAPES = {
     "stem 1x1": (2, 64, 8, 8, 64, 1),
     "stem 3x3": (1, 64, 7, 7, 192, 3),
@@ -49,7 +50,7 @@ def gradients(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("implementation", ["aten", "triton"])
+@pytest.mark.parametrize("implementation", ["aten", TRITON])
 def test_is_as_accurate_as_plain_pytorch(
     implementation: str, name: str, dtype: torch.dtype, device: str, check_accuracy: Check
 ) -> None:
@@ -85,6 +86,7 @@ def test_every_flag(implementation: str, name: str, bias: bool, relu: bool, devi
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_triton_computes_only_the_gradients_asked_for(frozen: int, device: str) -> None:
     arguments = [a.to(device) for a in make_arguments("stem 1x1")]
@@ -99,6 +101,7 @@ def test_triton_computes_only_the_gradients_asked_for(frozen: int, device: str) 
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.triton
 def test_triton_takes_slices_and_empty_batches(device: str) -> None:
     x, weight, bias = (a.to(device) for a in make_arguments("odd"))
     wide = torch.cat([x, x], dim=1).contiguous(memory_format=torch.channels_last)[:, :7]
@@ -110,17 +113,18 @@ def test_triton_takes_slices_and_empty_batches(device: str) -> None:
     assert not empty[3].any()
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments("small")]
-    opcheck(torch.ops.googlenet_fast.conv_bias_relu.triton, (*arguments, True))
+    opcheck(torch.ops.googlenet_fast.conv_bias_relu_triton, (*arguments, True, 1, []))
     leaves = [a.requires_grad_() for a in arguments]
-    opcheck(torch.ops.googlenet_fast.conv_bias_relu.triton, (*leaves, True))
+    opcheck(torch.ops.googlenet_fast.conv_bias_relu_triton, (*leaves, True, 1, []))
     x, weight, _ = (a.detach() for a in arguments)
     y = torch.randn(2, 5, 3, 4, device=device).to(memory_format=torch.channels_last)
     for need_x, need_parameters in ((True, True), (False, True), (True, False)):
         opcheck(
-            torch.ops.googlenet_fast.conv_bias_relu_backward.triton,
+            torch.ops.googlenet_fast.conv_bias_relu_triton_backward,
             (torch.randn_like(y), x, y, weight, 1, need_x, need_parameters),
         )
 

@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from googlenet_fast.ops import inception, use_impl
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
@@ -32,7 +33,7 @@ ALL_BLOCKS = {
     "5b": (832, 3, 384, 192, 384, 48, 128, 128),
 }
 IMPLEMENTATIONS = ("reference", "aten")
-EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, "triton")
+EVERY_IMPLEMENTATION = (*IMPLEMENTATIONS, TRITON)
 
 
 def make_arguments(
@@ -164,6 +165,7 @@ def test_any_layout(implementation: str, layout: Callable[[Tensor], Tensor], dev
     torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", EVERY_IMPLEMENTATION)
 def test_compiles_whole(implementation: str, device: str) -> None:
     arguments = [a.requires_grad_() for a in make_arguments("odd", device=device)]
@@ -231,6 +233,8 @@ def check_triton(
         check_accuracy(ours.cpu(), theirs, truth)
 
 
+@pytest.mark.slow
+@pytest.mark.triton
 @pytest.mark.parametrize(
     ("block", "dtype"),
     [*((block, torch.float16) for block in ALL_BLOCKS), ("3a", torch.float32)],
@@ -244,6 +248,7 @@ def test_triton_on_every_block(
     check_triton(arguments, device, check_accuracy)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("reduce_relu", [True, False])
@@ -257,6 +262,7 @@ def test_triton_with_every_flag(
     check_triton(tensors, device, check_accuracy, reduce_relu)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(
     "shape",
     [(1, 17, 7, 7), (3, 40, 13, 1), (2, 24, 1, 9), (1, 8, 2, 2)],
@@ -270,6 +276,7 @@ def test_triton_on_adversarial_shapes(
     check_triton(far_from_zero(arguments), device, check_accuracy)
 
 
+@pytest.mark.triton
 def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     x = torch.randint(0, 3, (2, 16, 6, 7)).float()
     x[0, 3, 2, 2] = float("nan")
@@ -295,6 +302,7 @@ def test_triton_pools_ties_as_pytorch_does(device: str, keep_in: Keep) -> None:
     assert torch.equal(actual.view_as(expected), expected)
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_gives_the_same_bits_twice(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((32, 9, 16, 16, 24, 16, 16, 16))]
@@ -306,6 +314,7 @@ def test_triton_gives_the_same_bits_twice(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("split", [1, 3, 9])
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_sums_over_splits(
@@ -318,6 +327,7 @@ def test_triton_sums_over_splits(
     check_triton(arguments, device, check_accuracy)
 
 
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
@@ -333,6 +343,7 @@ def test_triton_computes_only_the_gradients_asked_for(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected[1:], strict=True))
 
 
+@pytest.mark.triton
 def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_in: Keep) -> None:
     arguments = [a.to(device).requires_grad_() for a in make_arguments("odd")]
     saved: list[Tensor] = []
@@ -356,18 +367,20 @@ def test_triton_saves_input_reductions_output_and_index_alone(device: str, keep_
     assert not saved
 
 
+@pytest.mark.slow
+@pytest.mark.triton
 @pytest.mark.usefixtures("fast_interpreter")
 def test_triton_passes_opcheck(device: str) -> None:
     arguments = [a.to(device) for a in make_arguments((16, 4, 16, 16, 16, 16, 16, 16))]
-    opcheck(torch.ops.googlenet_fast.inception.triton, (*arguments, True))
+    opcheck(torch.ops.googlenet_fast.inception_triton, (*arguments, True, []))
     leaves = [a.requires_grad_() for a in arguments]
-    opcheck(torch.ops.googlenet_fast.inception.triton, (*leaves, True))
+    opcheck(torch.ops.googlenet_fast.inception_triton, (*leaves, True, []))
     with torch.no_grad():
-        y, r, index = torch.ops.googlenet_fast.inception_training.triton(*arguments, True)
+        y, r, index = torch.ops.googlenet_fast.inception_triton_training(*arguments, True)
     x, weights = arguments[0].detach(), [a.detach() for a in arguments[1::2]]
     for need_x, need_parameters in ((True, True), (False, True), (True, False)):
         opcheck(
-            torch.ops.googlenet_fast.inception_backward.triton,
+            torch.ops.googlenet_fast.inception_triton_backward,
             (torch.randn_like(y), x, r, y, index, *weights, True, need_x, need_parameters),
         )
 

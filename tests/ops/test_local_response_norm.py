@@ -8,12 +8,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from googlenet_fast.ops import extension, local_response_norm, use_impl
+from googlenet_fast import extension
+from googlenet_fast.ops import local_response_norm, use_impl
+from tests.helpers import TRITON
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
-IMPLEMENTATIONS = ("reference", "triton")
+IMPLEMENTATIONS = ("reference", TRITON)
 cuda = pytest.mark.skipif(
     extension.missing_part("cuda") is not None, reason=str(extension.missing_part("cuda"))
 )
@@ -42,6 +44,7 @@ def test_equals_pytorch(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 192, 3, 5), (1, 100, 4, 7), (3, 9, 1, 1)], ids=str)
 @pytest.mark.parametrize("size", [5, 2, 7])
@@ -55,7 +58,7 @@ def test_triton_is_as_accurate_as_plain_pytorch(
     x, grad = (10 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
 
     def plain(x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)  # PyTorch on CPUs takes no halves
+        wide = torch.promote_types(x.dtype, torch.float32)  # PyTorch on CPUs has no half precision
         return F.local_response_norm(x.to(wide), size, alpha=0.1, beta=0.6, k=1.5).to(x.dtype)
 
     def fused(x: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ def test_compiles_whole(implementation: str, device: str) -> None:
     [
         ("meta", "reference"),
         ("cuda", "reference"),
-        ("cuda", "triton"),
+        pytest.param("cuda", "triton", marks=pytest.mark.triton),
         pytest.param("cuda", "cuda", marks=cuda),
     ],
 )
@@ -162,6 +165,7 @@ def test_fake_tensors_need_no_gpu(kind: str, implementation: str) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.triton
 def test_triton_gives_the_same_bits_twice(device: str) -> None:
     x, grad = (torch.randn(2, 40, 5, 7, device=device) for _ in range(2))
     with use_impl("triton"):
@@ -169,6 +173,7 @@ def test_triton_gives_the_same_bits_twice(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.triton
 def test_triton_saves_the_input_alone(device: str, keep_in: Keep) -> None:
     x = torch.randn(2, 6, 5, 5, device=device, requires_grad=True)
     saved: list[Tensor] = []
@@ -186,6 +191,7 @@ def test_triton_saves_the_input_alone(device: str, keep_in: Keep) -> None:
     assert not saved
 
 
+@pytest.mark.triton
 def test_triton_launches_once_each_way(device: str) -> None:
     from googlenet_fast.kernels.launch import Launch, observe
 
@@ -201,10 +207,11 @@ def test_triton_launches_once_each_way(device: str) -> None:
     assert names == [f"_local_response_norm_{way}_kernel" for way in ("forward", "backward")]
 
 
+@pytest.mark.triton
 def test_triton_passes_opcheck(device: str) -> None:
     x = torch.randn(2, 6, 4, 5, device=device)
     parameters = (5, 0.1, 0.75, 1.0)
     ops = torch.ops.googlenet_fast
-    opcheck(ops.local_response_norm.triton, (x, *parameters))
-    opcheck(ops.local_response_norm.triton, (x.clone().requires_grad_(), *parameters))
-    opcheck(ops.local_response_norm_backward.triton, (torch.randn_like(x), x, *parameters))
+    opcheck(ops.local_response_norm_triton, (x, *parameters))
+    opcheck(ops.local_response_norm_triton, (x.clone().requires_grad_(), *parameters))
+    opcheck(ops.local_response_norm_triton_backward, (torch.randn_like(x), x, *parameters))

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 
-from googlenet_fast.ops import extension, max_pool, use_impl
+from googlenet_fast import extension
+from googlenet_fast.ops import max_pool, use_impl
 
 
 def definition(x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from googlenet_fast import ops
-from googlenet_fast.ops import extension
-from googlenet_fast.ops.prepared import tile_points
-from googlenet_fast.ops.trial import Trial, random_arguments
+from googlenet_fast import extension, ops
+from googlenet_fast.extension import tile_points
+from googlenet_fast.registry import OPS, Backend, Call, Op
+from googlenet_fast.selfcheck.cases import OpCall, make_arguments
 
 pytestmark = pytest.mark.skipif(
     extension.missing_part("cpu") is not None, reason="the extension has no CPU part"
@@ -35,7 +35,10 @@ def block(c: int, c1: int, r3: int, c3: int, r5: int, c5: int, cp: int, bias: bo
     return arguments
 
 
-CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+Case = tuple[str, tuple[int, ...], list[Any]]
+"""An op, the shape of its activations, and its other arguments."""
+
+CASES: dict[str, Case] = {
     "block of odd sizes": ("inception", (2, 7, 9, 5), [*block(7, 3, 5, 6, 1, 9, 2, True), True]),
     "block 4c": (
         "inception",
@@ -112,16 +115,30 @@ CASES: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
 }
 
 
+def call_of(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Op, Call]:
+    """Complete a case: convolutions have a stride, and no packed weights."""
+    name, shape, others = case
+    if name == "conv_bias_relu":
+        others = [*others, *([1] if len(others) == 3 else []), ()]
+    elif name == "inception":
+        others = [*others, ()]
+    return OPS[name], (True, (shape, dtype), *others)
+
+
+def native(op: Op) -> Backend:
+    (backend,) = (backend for backend in op.on("cpu") if backend.name == "native")
+    return backend
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_native_kernels(case: str) -> None:
     """They are right, to the same bits each time and with any number of threads."""
-    op, shape, others = CASES[case]
-    arguments = random_arguments((shape, torch.float32, *others), "cpu")
-    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
-    expected = Trial(op, exact, None).run("reference")
+    op, call = call_of(CASES[case])
+    op_call = OpCall.of(op, call, "cpu")
+    expected = op_call.double().run(op.fallback)
     before = torch.get_num_threads()
     try:
-        found, *others_found = (on_threads(n, op, arguments) for n in (1, 2, 2, 5))
+        found, *others_found = (on_threads(n, op_call) for n in (1, 2, 2, 5))
     finally:
         torch.set_num_threads(before)
     for index, (actual, wanted) in enumerate(zip(found, expected, strict=True)):
@@ -131,9 +148,9 @@ def test_native_kernels(case: str) -> None:
         assert all(torch.equal(actual, other[index]) for other in others_found), index
 
 
-def on_threads(threads: int, op: str, arguments: list[Any]) -> list[torch.Tensor]:
+def on_threads(threads: int, op_call: OpCall) -> list[torch.Tensor]:
     torch.set_num_threads(threads)
-    return Trial(op, arguments, None).run("native")
+    return op_call.run(native(op_call.op))
 
 
 @pytest.mark.skipif(
@@ -143,33 +160,30 @@ def test_tiles_by_filter_and_size() -> None:
     """Those of the network among them: 56, 28, 14 and 7 pixels a side."""
     sizes = [*POINTS.items(), ((3, 9), 56), ((3, 9), 14), ((5, 9), 28), ((5, 8), 7)]
     for (taps, points), side in sizes:
-        assert tile_points(160, taps, side, side) == points
-    assert tile_points(161, 3, 28, 28) == 8
-    assert tile_points(64, 1, 28, 28) == tile_points(3, 7, 224, 224) == 0
+        assert tile_points(side, side, taps, 160) == points
+    assert tile_points(28, 28, 3, 161) == 8
+    assert tile_points(28, 28, 1, 64) == tile_points(224, 224, 7, 3) == 0
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_inference_gives_the_values_of_training(case: str) -> None:
-    op, shape, others = CASES[case]
-    arguments = random_arguments((shape, torch.float32, *others), "cpu")
+    op, call = call_of(CASES[case])
+    arguments = make_arguments(call, "cpu")
     if arguments[0].numel() > 1:
         arguments[0].permute(0, 2, 3, 1).view(-1)[1::97] = torch.nan
-    trained, *_ = Trial(op, arguments, None).run("native")
-    (inferred,) = Trial(op, arguments, None, training=False).run("native")
+    trained, *_ = OpCall(op, arguments).run(native(op))
+    (inferred,) = OpCall(op, arguments, training=False).run(native(op))
     assert torch.equal(inferred.nan_to_num(12345), trained.nan_to_num(12345))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_is_computed_in_fp32(case: str) -> None:
     """At most twice the error of PyTorch's own bf16, under autocast as in training."""
-    op, shape, others = CASES[case]
-    arguments = random_arguments((shape, torch.bfloat16, *others), "cpu")
-    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
-    expected = Trial(op, exact, None).run("reference")
-    results = {
-        name: Trial(op, arguments, torch.bfloat16).run(name) for name in ("native", "reference")
-    }
-    for actual, eager, wanted in zip(*results.values(), expected, strict=True):
+    op, call = call_of(CASES[case], torch.bfloat16)
+    op_call = OpCall.of(op, call, "cpu")
+    expected = op_call.double().run(op.fallback)
+    results = [op_call.run(backend) for backend in (native(op), op.fallback)]
+    for actual, eager, wanted in zip(*results, expected, strict=True):
         assert actual.dtype == eager.dtype
         error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
         assert math.isfinite(error)
@@ -177,7 +191,7 @@ def test_bfloat16_is_computed_in_fp32(case: str) -> None:
         assert not error > 2 * allowed + 1e-3 * wanted.norm().item()
 
 
-LARGE: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+LARGE: dict[str, Case] = {
     "block": ("inception", (24, 24, 28, 28), [*block(24, 32, 48, 64, 16, 16, 48, True), True]),
     "1x1": ("conv_bias_relu", (24, 16, 63, 65), [((32, 16, 1, 1), torch.float32), None, True]),
     "3x3": ("conv_bias_relu", (24, 16, 63, 65), [((32, 16, 3, 3), torch.float32), None, True]),
@@ -190,13 +204,12 @@ LARGE: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
 @pytest.mark.parametrize("case", LARGE)
 def test_large_results_are_those_of_small_ones(case: str) -> None:
     """Only large ones are written past the caches."""
-    op, shape, others = LARGE[case]
-    x, *rest = random_arguments((shape, torch.float32, *others), "cpu")
+    op, call = call_of(LARGE[case])
+    x, *rest = make_arguments(call, "cpu")
 
     def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         leaf = x.clone().requires_grad_()
-        with ops.use_impl("native"):
-            y = getattr(ops, op)(leaf, *rest)
+        y = native(op).run(leaf, *rest)
         return y.detach(), torch.autograd.grad(y, leaf, y.detach().cos())[0]
 
     whole = run(x)
@@ -207,11 +220,9 @@ def test_large_results_are_those_of_small_ones(case: str) -> None:
 def test_1x1_is_as_exact_as_products_of_floats() -> None:
     """Forward and backward; though AMX multiplies parts of them."""
     weight = ((96, 480, 1, 1), torch.float32)
-    arguments = random_arguments(((2, 480, 14, 14), torch.float32, weight, None, False), "cpu")
-    exact = [v.double() if isinstance(v, torch.Tensor) else v for v in arguments]
-    trials = [Trial("conv_bias_relu", a, None) for a in (arguments, arguments, exact)]
-    names = ("native", "reference", "reference")
-    runs = (trial.run(name) for trial, name in zip(trials, names, strict=True))
+    op, call = call_of(("conv_bias_relu", (2, 480, 14, 14), [weight, None, False]))
+    op_call = OpCall.of(op, call, "cpu")
+    runs = [op_call.run(native(op)), op_call.run(op.fallback), op_call.double().run(op.fallback)]
     for actual, eager, wanted in zip(*runs, strict=True):
         error, allowed = ((x.double() - wanted).norm().item() for x in (actual, eager))
         assert error <= 2 * allowed + 1e-7 * wanted.norm().item()
@@ -235,7 +246,7 @@ def test_nan_of_any_bits_reaches_its_windows(taps: int, bits: int) -> None:
 def test_images_without_width() -> None:
     """PyTorch's convolutions refuse them."""
     arguments = [*block(5, 2, 3, 4, 2, 3, 1, True), True]
-    x, *rest = random_arguments(((2, 5, 4, 0), torch.float32, *arguments), "cpu")
+    x, *rest = make_arguments((True, ((2, 5, 4, 0), torch.float32), *arguments), "cpu")
     leaves = [v.requires_grad_() for v in (x, *rest) if isinstance(v, torch.Tensor)]
     with ops.use_impl("native"):
         y = ops.inception(x, *rest)
@@ -248,6 +259,7 @@ def test_the_instruction_set_asked_for() -> None:
     assert extension.instruction_set() == os.environ["GOOGLENET_FAST_ISA"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("GOOGLENET_FAST_ISA" in os.environ, reason="this is the child")
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:

@@ -1,7 +1,7 @@
 """Caffe weights: `.caffemodel`, a NetParameter protocol buffer.
 
-The few fields that matter are described here, so neither Caffe nor a protocol compiler is needed.
-Field numbers are those of BVLC Caffe's caffe.proto.
+The few fields used are described here, so neither Caffe nor a protocol compiler is needed. Field
+numbers are from BVLC Caffe's caffe.proto.
 """
 
 import math
@@ -34,7 +34,7 @@ MODULES = {
     **{f"aux{i}.fc2": f"loss{i}/classifier" for i in (1, 2)},
     "fc": "loss3/classifier",
 }
-"""Our names of the modules with weights, and the layers' in BVLC's bvlc_googlenet."""
+"""Our module name -> layer name in BVLC's bvlc_googlenet."""
 
 _FIELDS = {
     "BlobShape": [("dim", 1, "repeated int64")],
@@ -44,7 +44,7 @@ _FIELDS = {
         ("height", 3, "int32"),
         ("width", 4, "int32"),
         ("shape", 7, "BlobShape"),
-        # Packed floats look like bytes on the wire; as bytes they need no Python object each.
+        # Packed floats are encoded like bytes; read as bytes, they need no Python object each.
         ("data", 5, "bytes"),
     ],
     "V1LayerParameter": [("name", 4, "string"), ("blobs", 6, "repeated BlobProto")],
@@ -91,7 +91,7 @@ def net_parameter() -> type[Message]:
 def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
     """Return the state dict, under our keys, of a BVLC GoogLeNet.
 
-    Layers without weights are passed over. Both generations of the format are read.
+    Layers without weights are skipped. Both generations of the format are supported.
 
     Raises:
         UserError: not a `.caffemodel`, or a layer with weights that GoogLeNet does not have.

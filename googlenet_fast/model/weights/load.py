@@ -1,4 +1,4 @@
-"""Load weights of any supported format into a network, or build the network they belong to."""
+"""Load weights of any supported format into a network, or build their network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,22 @@ from googlenet_fast.model.weights.weight_file import Description, WeightFile
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _TORCH_PICKLE = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-"""How files of `torch.save` began before they were zip archives: the pickled magic number."""
+"""First bytes of `torch.save` files before they were zip archives: a pickled magic number."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did; `str()` gives it in one line."""
+    """Result of `load_weights`; `str()` gives it in one line."""
 
     path: Path
     format: str
     loaded: int
     """Number of tensors taken from the file."""
     reinitialised: tuple[str, ...]
-    """Submodules that got fresh random weights: classifiers for another number of classes, or
-    auxiliary heads the file does not have."""
+    """Submodules with fresh random weights: classifiers for another number of classes, or auxiliary
+    heads that the file does not have."""
     ignored: tuple[str, ...]
-    """Submodules that the file has and the network has not."""
+    """Submodules of the file that the network does not have."""
 
     def __str__(self) -> str:
         text = f"weights from {self.path} ({self.format}): {self.loaded} tensors loaded"
@@ -43,27 +43,27 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a file of weights says about its network."""
+    """What a weight file says about its network."""
 
     preset: str
     num_classes: int
     class_names: tuple[str, ...] | None
     image_size: int | None
-    """Side in pixels of the images it was trained for."""
+    """Side of the images that it was trained for, in pixels."""
     resize_size: int | None
-    """Short side in pixels before the centre crop, where it is not in the usual proportion."""
+    """Short side before the centre crop in pixels, if not image_size * 256 / 224."""
 
 
 def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
-    """Load a file of weights into `model`, all or nothing.
+    """Load a weight file into `model`, all or nothing.
 
-    The format is told from the content. With another number of classes than the file's the
-    classifiers start afresh, as do auxiliary heads that the file lacks. Where the file says whether
-    its weights expect `transform_input`, the model follows.
+    The format is detected from the content. Classifiers are initialised again if the file has
+    another number of classes, and so are auxiliary heads that the file lacks. `transform_input` of
+    the model is set if the file says what its weights expect.
 
     Raises:
-        UserError: the file cannot be read, is of another preset, or has a missing, unknown or
-            misshapen key; the model is then as it was.
+        UserError: the file cannot be read, has another preset, or has a missing, unknown or
+            misshapen key; the model is unchanged.
     """
     return _load_into(model, read_weights(path))
 
@@ -71,36 +71,43 @@ def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
 def load_model(
     path: str | Path, *, preset: str | None = None, num_classes: int | None = None
 ) -> tuple[GoogLeNet, ModelInfo]:
-    """Build the network that a file of weights belongs to, without auxiliary heads, in eval mode.
+    """Build the network of a weight file, without auxiliary heads, in eval mode.
 
     Args:
         path: weights in any supported format.
-        preset: which network, in case the file does not say and the names of its tensors mislead.
-        num_classes: the number of classes expected.
+        preset: which network; default: what the file says, or what its tensor names suggest.
+        num_classes: the expected number of classes.
 
     Raises:
-        UserError: as `load_weights`, or `preset` or `num_classes` is not what the file holds.
+        UserError: as for `load_weights`, or the file holds another preset or number of classes.
     """
     file = read_weights(path)
-    said = file.description
+    description = file.description
     if num_classes is not None and file.num_classes != num_classes:
         raise UserError(f"weights {path}: for {file.num_classes} classes, not {num_classes}")
-    if said.class_names is not None and len(said.class_names) != file.num_classes:
-        raise UserError(
-            f"weights {path}: {len(said.class_names)} class names for {file.num_classes} classes"
-        )
+    names = description.class_names
+    if names is not None and len(names) != file.num_classes:
+        raise UserError(f"weights {path}: {len(names)} class names for {file.num_classes} classes")
     model = GoogLeNet(
-        preset or file.preset, file.num_classes, aux=False, dropout=said.dropout, lrn=said.lrn
+        preset or file.preset,
+        file.num_classes,
+        aux=False,
+        dropout=description.dropout,
+        lrn=description.lrn,
     )
     _load_into(model, file)
     info = ModelInfo(
-        model.preset.name, file.num_classes, said.class_names, said.image_size, said.resize_size
+        model.preset.name,
+        file.num_classes,
+        names,
+        description.image_size,
+        description.resize_size,
     )
     return model.eval(), info
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a file of weights, telling its format from its content.
+    """Read a weight file; detect its format from its content.
 
     Raises:
         UserError: no such file, an unknown format, or a damaged or hostile file.
@@ -125,16 +132,16 @@ def read_weights(path: str | Path) -> WeightFile:
 
 
 def _is_safetensors(content: bytes) -> bool:
-    """Whether the file begins with the length of a JSON header, which may be 100 MB at most."""
+    """Return True if the file starts with the length of a JSON header, at most 100 MB."""
     return int.from_bytes(content[:8], "little") <= 100_000_000 and content[8:9] == b"{"
 
 
 def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
-    said = file.description
-    if said.preset not in (None, model.preset.name):
+    description = file.description
+    if description.preset not in (None, model.preset.name):
         raise UserError(
-            f"weights {file.path}: of preset {said.preset}, the model's is {model.preset.name};"
-            f" choose preset {said.preset}"
+            f"weights {file.path}: of preset {description.preset}, the model's is"
+            f" {model.preset.name}; choose preset {description.preset}"
         )
     heads = ("aux1", "aux2")
     in_file = [head for head in heads if any(key.startswith(f"{head}.") for key in file.state)]
@@ -159,8 +166,8 @@ def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
 
     model.load_state_dict(state, strict=False)
     model.initialize(*fresh)
-    if said.transform_input is not None:
-        model.transform_input = said.transform_input
+    if description.transform_input is not None:
+        model.transform_input = description.transform_input
     return LoadReport(file.path, file.format, len(state), tuple(fresh), tuple(ignored))
 
 

@@ -1,8 +1,8 @@
 """PaddleClas weights: `.pdparams`, a pickle of a dict from names to NumPy arrays.
 
-Reading admits nothing but arrays: each global that such a pickle needs is answered by a stand-in
-of this module, so neither NumPy's nor anyone's constructors run on a file's arguments. Linear
-weights are stored (in, out), transposed with respect to torch.
+The unpickler admits arrays only. Each global that such a pickle needs is replaced by a stand-in of
+this module, so no constructor of NumPy or anything else is called with a file's arguments. Linear
+weights are stored as (in, out), the transpose of torch's.
 """
 
 import io
@@ -19,7 +19,7 @@ from googlenet_fast.errors import UserError
 from googlenet_fast.model.weights.names import BLOCKS, BRANCHES, is_linear, key_of
 
 NAME_TABLE = "StructuredToParameterName@@"
-"""The entry in which Paddle keeps its internal parameter names; its loader converts by it."""
+"""Entry with Paddle's internal parameter names, which its loader needs."""
 
 _BRANCH_NAMES = ("_conv1", "_conv3r", "_conv3", "_conv5r", "_conv5", "_convprj")
 
@@ -37,7 +37,7 @@ MODULES = {
     **{f"aux{i}.fc1": f"_fc_o{i}" for i in (1, 2)},
     **{f"aux{i}.fc2": f"_out{i}" for i in (1, 2)},
 }
-"""Our names of the modules with weights, and PaddleClas's."""
+"""Our module name -> PaddleClas's."""
 
 
 def paddle_names() -> dict[str, str]:
@@ -89,8 +89,8 @@ def write_pdparams(state: dict[str, Tensor]) -> bytes:
             transposed = is_linear(_module(key)) and array.ndim == 2
             arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     arrays[NAME_TABLE] = {name: name for name in arrays}
-    # NumPy 2 spells its module `numpy._core`, which NumPy 1 cannot import; both know `numpy.core`.
-    # In protocol 3 that spelling stands once, as text, ahead of any array.
+    # NumPy 2 pickles arrays as `numpy._core`, which NumPy 1 cannot import; both know `numpy.core`.
+    # Protocol 3 writes that name once, as text, before any array.
     return pickle.dumps(arrays, protocol=3).replace(
         b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1
     )
@@ -101,7 +101,7 @@ def _module(key: str) -> str:
 
 
 class _RefusedError(Exception):
-    """A pickle asks for something other than an array; the message names it."""
+    """A pickle needs something other than an array; the message names it."""
 
 
 class _Dtype:
@@ -115,7 +115,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stand-in for `numpy.ndarray`: shape, dtype, memory order and bytes, all yet unchecked."""
+    """Stand-in for `numpy.ndarray`: unchecked shape, dtype, memory order and bytes."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.dtype, self.is_fortran, self.data = state
@@ -126,7 +126,7 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stand-in for `_codecs.encode`, by which protocol 2 spells bytes."""
+    """Stand-in for `_codecs.encode`, which protocol 2 needs for bytes."""
     if encoding != "latin1":
         raise _RefusedError(f"encoding {encoding}")
     return text.encode(encoding)
@@ -144,12 +144,13 @@ _FLOATS = {f"{order}f{size}" for order in "<>" for size in (2, 4, 8)}
 
 
 class _ArraysOnlyUnpickler(pickle._Unpickler):
-    """Unpickler in Python, whose memo is a dict: the one in C reserves what a file's index says."""
+    """Python's unpickler, whose memo is a dict; the C one allocates up to any index in the file."""
 
     dispatch: ClassVar = {
         opcode: load
         for opcode, load in pickle._Unpickler.dispatch.items()
-        if opcode != pickle.BYTEARRAY8[0]  # reserves what the file says, and no array needs it
+        if opcode
+        != pickle.BYTEARRAY8[0]  # allocates as much as the file says, and no array needs it
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -159,7 +160,7 @@ class _ArraysOnlyUnpickler(pickle._Unpickler):
 
 
 def _to_tensor(path: Path, name: str, entry: Any, *, transpose: bool) -> Tensor:
-    """Return the float32 tensor of an unpickled stand-in, after checking every part of it."""
+    """Check every part of an unpickled stand-in and return it as a float32 tensor."""
     try:
         if entry.dtype.code not in _FLOATS:
             raise TypeError

@@ -1,4 +1,4 @@
-"""PyTorch weights: `.pth` state dicts, this project's checkpoints, and `.safetensors`."""
+"""PyTorch weights: `.pth` state dicts, googlenet_fast checkpoints, and `.safetensors`."""
 
 import hashlib
 import io
@@ -13,22 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from googlenet_fast.engine.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from googlenet_fast.errors import UserError
-from googlenet_fast.model.weights.weight_file import Description
+from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT, Description
 
 TORCHVISION_SHA256 = "1378be20"
-"""How the SHA-256 of torchvision's published googlenet-1378be20.pth begins."""
+"""First digits of the SHA-256 of torchvision's published googlenet-1378be20.pth."""
 
 
 def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Description]:
     """Read what `torch.save` wrote: a state dict, or a checkpoint that holds one as "model".
 
-    Of this project's checkpoints the averaged weights are taken where there are any.
+    From a googlenet_fast checkpoint the averaged weights are read, if it has any.
 
     Raises:
-        UserError: damaged, no state dict in it, or it holds other things than tensors and plain
-            values.
+        UserError: the file is damaged, has no state dict, or holds other things than tensors and
+            plain values.
     """
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -62,10 +61,10 @@ def write_torch(state: dict[str, Tensor]) -> bytes:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Description]:
-    """Read a `.safetensors` file, with the description that `write_safetensors` puts in.
+    """Read a `.safetensors` file with the description that `write_safetensors` adds.
 
     Raises:
-        UserError: damaged, or its description is.
+        UserError: the file or its description is damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -87,7 +86,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Description]:
 def write_safetensors(state: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     """Return the `.safetensors` file of a state dict.
 
-    Metadata are JSON values, but for `preset`, which stands as it is.
+    Metadata values are written as JSON, except for `preset`, a plain string.
     """
     return safetensors.torch.save(
         state,

@@ -18,7 +18,7 @@ _FOREIGN: dict[str, tuple[str, Callable[[dict[str, Tensor]], bytes]]] = {
     ".pdparams": ("paddleclas", write_pdparams),
     ".caffemodel": ("paper", write_caffemodel),
 }
-"""By suffix: the one preset such files are for, and their writer."""
+"""Suffix -> the preset that such files are for, and their writer."""
 
 
 def save_weights(
@@ -28,14 +28,14 @@ def save_weights(
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
 ) -> None:
-    """Write a network's weights to `path`, whole or not at all; its suffix says the format.
+    """Write a network's weights to `path`, all or nothing, in the format of its suffix.
 
-    `.safetensors` also keeps the options of the network, `class_names` and `image_size`; `.pth` is
-    a state dict with torchvision's keys; `.pdparams` (preset `paddleclas`) and `.caffemodel`
-    (preset `paper`) are read by PaddleClas and Caffe.
+    `.safetensors` also stores the options of the network, `class_names` and `image_size`. `.pth` is
+    a state dict with torchvision's keys. PaddleClas reads `.pdparams` (preset `paddleclas`) and
+    Caffe `.caffemodel` (preset `paper`).
 
     Raises:
-        UserError: an unknown suffix, one that is not for the preset, or writing fails.
+        UserError: the suffix is unknown or not for the preset, or writing fails.
     """
     path = Path(path)
     state = {

@@ -1,4 +1,4 @@
-"""What a file of weights holds, whatever its format."""
+"""Content of a weight file, independent of its format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,13 @@ from torch import Tensor
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import PRESETS
 
+CHECKPOINT_FORMAT = "googlenet_fast.checkpoint"
+"""Value of the key "format" of a checkpoint of the trainer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a file says about its network besides the tensors; None where it says nothing."""
+    """What a file says about its network besides the tensors; None means not stated."""
 
     preset: str | None = None
     dropout: float | None = None
@@ -25,10 +28,10 @@ class Description:
 
     @classmethod
     def checked(cls, path: Path, values: dict[str, Any]) -> "Description":
-        """Take the fields of this class from what a file says.
+        """Build a description from a file's fields; unknown fields are ignored.
 
         Raises:
-            UserError: a field has a value that it cannot have.
+            UserError: a field has an invalid value.
         """
         names = values.get("class_names")
         valid = {
@@ -52,7 +55,7 @@ class Description:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The content of a file of weights.
+    """Tensors and description of a weight file.
 
     `state` has the keys of this project's state dicts; all tensors are on the CPU.
     """
@@ -63,7 +66,7 @@ class WeightFile:
     description: Description
 
     def check_tensors(self) -> None:
-        """Raise `UserError` for an entry that is not a dense tensor of numbers held in full."""
+        """Raise `UserError` for an entry that is not a complete dense tensor of numbers."""
         for key, value in self.state.items():
             if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
                 raise UserError(f"weights {self.path}: {key} is not a tensor")
@@ -76,7 +79,7 @@ class WeightFile:
 
     @property
     def num_classes(self) -> int:
-        """Length of the logits; raise `UserError` where there is no classifier to tell."""
+        """Length of the logits; raise `UserError` if there is no classifier."""
         weight = self.state.get("fc.weight")
         if weight is None or weight.ndim != 2:
             raise UserError(f"weights {self.path}: no key fc.weight of shape (num_classes, 1024)")
@@ -84,7 +87,7 @@ class WeightFile:
 
     @property
     def preset(self) -> str:
-        """The preset: the file's word, else told by which parameters its convolutions have."""
+        """Preset that the file names, or inferred from the parameters of its convolutions."""
         if self.description.preset is not None:
             return self.description.preset
         if any(".bn." in key for key in self.state):

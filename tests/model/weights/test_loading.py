@@ -1,4 +1,4 @@
-"""Loading into a network: transfer, missing heads, and errors that leave it as it was."""
+"""Loading into a network: transfer, missing heads, and errors that do not change it."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def snapshot(model: GoogLeNet) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source() -> GoogLeNet:
     return GoogLeNet("torchvision", 5)
 
 
-@pytest.fixture
-def path(source: GoogLeNet, tmp_path: Path) -> Path:
-    path = tmp_path / "w.pth"
+@pytest.fixture(scope="module")
+def path(source: GoogLeNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.pth"
     save_weights(source, path)
     return path
 
@@ -43,7 +43,7 @@ def test_transfer_reinitialises_just_the_classifiers(source: GoogLeNet, path: Pa
             assert torch.equal(value, expected[key]), key
 
 
-def test_heads_that_the_file_lacks_start_afresh(tmp_path: Path) -> None:
+def test_heads_that_the_file_lacks_are_initialised(tmp_path: Path) -> None:
     path = tmp_path / "w.caffemodel"
     deployed = GoogLeNet("paper", 5, aux=False)
     save_weights(deployed, path)
@@ -69,6 +69,12 @@ def test_heads_that_the_network_lacks_are_ignored(source: GoogLeNet, path: Path)
     assert report.ignored == ("aux1", "aux2")
     assert "ignored: aux1, aux2" in str(report)
     assert torch.equal(model.fc.weight, source.fc.weight)
+
+
+@pytest.fixture(scope="module")
+def target() -> GoogLeNet:
+    """A network for loads that fail and must not change it."""
+    return GoogLeNet("torchvision", 5)
 
 
 def spoiled(state: dict[str, Tensor], fault: str, key: str) -> dict[str, Tensor]:
@@ -101,18 +107,17 @@ def spoiled(state: dict[str, Tensor], fault: str, key: str) -> dict[str, Tensor]
     ],
 )
 def test_a_wrong_key_is_named_and_nothing_changes(
-    fault: str, key: str, message: str, source: GoogLeNet, tmp_path: Path
+    fault: str, key: str, message: str, source: GoogLeNet, target: GoogLeNet, tmp_path: Path
 ) -> None:
     path = tmp_path / "spoiled.pth"
     torch.save(spoiled(source.state_dict(), fault, key), path)
-    model = GoogLeNet("torchvision", 5)
-    before = snapshot(model)
+    before = snapshot(target)
     with pytest.raises(UserError, match=message) as caught:
-        load_weights(model, path)
+        load_weights(target, path)
     assert key in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""A trained network, the way it is fed images, and the names of its classes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from googlenet_fast.classifier.display_names import display_names
+from googlenet_fast.cli import Amp
+from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
+from googlenet_fast.data.imagenet import imagenet_classes
+from googlenet_fast.data.loader import Kind
+from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.errors import UserError
+from googlenet_fast.model.frozen import freeze
+from googlenet_fast.model.precision import amp_dtype
+from googlenet_fast.model.weights import load_model
+
+IMAGE_SIZE = 224
+"""Side of the images in pixels, for weights that do not say (Szegedy et al. 2014)."""
+
+
+class Classifier:
+    """A network on its device, ready to evaluate and predict.
+
+    Args:
+        weights: file of weights in any format.
+        device: where to compute.
+        preset: whose GoogLeNet; default: the one of the weights.
+        class_names: file with one class name per line; default: the names in the weights, or
+            ImageNet's for 1000 classes.
+        image_size: side of the network's input, in pixels; default: as in training, else 224.
+        resize_size: short side before the centre crop, in pixels; default: as in training, else
+            that of `LoaderOptions`.
+        amp: mixed precision.
+        loader, batch_size, num_workers, max_pixels: how images are read, as in `LoaderOptions`.
+
+    Raises:
+        UserError: weights that cannot be loaded, class names that do not fit them, an image size
+            that the network cannot take.
+    """
+
+    def __init__(
+        self,
+        weights: Path,
+        device: torch.device,
+        *,
+        preset: str | None = None,
+        class_names: Path | None = None,
+        image_size: int | None = None,
+        resize_size: int | None = None,
+        amp: Amp = "auto",
+        loader: Kind = "auto",
+        batch_size: int = 64,
+        num_workers: int = 2,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.weights = weights
+        self.device = device
+        model, info = load_model(weights, preset=preset)
+        self.amp_dtype = amp_dtype(amp, device)
+        self.network = freeze(model.to(device), self.amp_dtype)
+        self.class_names = info.class_names
+        """Names in the user's file or the weights, or ImageNet's identifiers; None if unknown."""
+        if class_names is not None:
+            self.class_names = _names_in(class_names, weights, info.num_classes)
+        elif self.class_names is None and info.num_classes == len(imagenet_classes()):
+            self.class_names = tuple(imagenet_classes())
+        numbers = [str(i) for i in range(info.num_classes)]
+        self.names = display_names(self.class_names or numbers)
+        """What to call each class: its number if it has no name."""
+        self.image_size = image_size or info.image_size or IMAGE_SIZE
+        self.resize_size = resize_size
+        if resize_size is None and self.image_size == info.image_size:
+            self.resize_size = info.resize_size
+        self.network.preset.check_input_size(self.image_size, aux=False)
+        self.loader_options = LoaderOptions(
+            train=False,
+            kind=loader,
+            batch_size=batch_size,
+            image_size=self.image_size,
+            resize_size=self.resize_size,
+            normalization=self.network.preset.normalization,
+            device=device,
+            dtype=self.amp_dtype or torch.float32,
+            num_workers=num_workers,
+            max_pixels=max_pixels,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.network.num_classes
+
+    def loader(self, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Loader:
+        """Return a loader of this rank's share of a dataset; each image comes once over all."""
+        options = replace(self.loader_options, rank=rank, world_size=world_size)
+        return build_loader(dataset, options)
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return the softmax (N, num_classes) fp32 of images (N, 3, H, W)."""
+        with torch.autocast(
+            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            logits = self.network(images)
+        return logits.float().softmax(1)
+
+
+def load(weights: str | Path, device: str | torch.device | None = None) -> Classifier:
+    """Return a classifier with frozen copies of the weights in a file of any format.
+
+    Args:
+        weights: the file.
+        device: where to compute; default: the current GPU, else the CPU.
+
+    Raises:
+        UserError: weights that cannot be loaded.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return Classifier(Path(weights), device)
+
+
+def _names_in(file: Path, weights: Path, num_classes: int) -> tuple[str, ...]:
+    names = read_class_names(file)
+    if len(names) != num_classes:
+        raise UserError(
+            f"--class-names {file}: has {len(names)} names, but {weights} has {num_classes} classes"
+        )
+    return names

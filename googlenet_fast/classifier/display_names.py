@@ -1,0 +1,24 @@
+"""Class names for tables and images."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from googlenet_fast.data.imagenet import readable_names
+
+
+def display_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return readable, distinct names.
+
+    A name of two classes, such as ImageNet's two cranes, is followed by the class number.
+    """
+    names = readable_names(class_names)
+    count = Counter(names)
+    return tuple(f"{name} ({i})" if count[name] > 1 else name for i, name in enumerate(names))
+
+
+def shortened(name: str, length: int) -> str:
+    """Return the name in at most `length` characters, cut between synonyms if possible."""
+    if len(name) <= length:
+        return name
+    start = name[: length - 1]
+    return (start.rpartition(",")[0] or start).rstrip() + "…"

@@ -1,1 +1,0 @@
-"""What `python -m googlenet_fast.doctor` finds out about a machine."""

@@ -1,0 +1,50 @@
+"""The calls of fused ops that a network makes, found without computing anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+from googlenet_fast.model.googlenet import GoogLeNet
+from googlenet_fast.registry import Call, Op, call_of, record_calls
+
+
+def calls_of(
+    model: GoogLeNet, batch: int, image_size: int, amp: torch.dtype | None, device: torch.device
+) -> list[tuple[str, Call]]:
+    """Return the different calls in training and in evaluation, each with the op's name.
+
+    The network runs on fake tensors: nothing is computed, and its state stays.
+
+    Args:
+        model: on any device, meta too.
+        batch: images.
+        image_size: side of an image, in pixels.
+        amp: dtype of mixed precision, or None.
+        device: where the network would run.
+    """
+    calls: dict[tuple[str, Call], None] = {}
+
+    def record(op: Op, arguments: Sequence[Any]) -> None:
+        calls[op.name, call_of(arguments)] = None
+
+    modes = {module: module.training for module in model.modules()}
+    with FakeTensorMode(), record_calls(record):
+        state = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        }
+        images = torch.empty(batch, 3, image_size, image_size, device=device, dtype=amp)
+        for training in (True, False):
+            model.train(training)
+            with (
+                torch.set_grad_enabled(training),
+                torch.compiler.set_stance("force_eager"),  # a compiled network calls no ops
+                torch.autocast(device.type, amp, enabled=amp is not None, cache_enabled=False),
+            ):
+                functional_call(model, state, (images,))
+    for module, training in modes.items():
+        module.training = training
+    return list(calls)

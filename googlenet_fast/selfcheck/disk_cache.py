@@ -1,0 +1,114 @@
+"""What was found out about kernels on this machine, kept in the cache directory between runs.
+
+A record is a JSON file, valid for one GPU, these versions and these kernel sources only. One that
+is damaged or from elsewhere is ignored, with a line that names it, and replaced.
+"""
+
+import hashlib
+import json
+import logging
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from googlenet_fast.files import cache_dir, sources_digest, write_json
+
+_log = logging.getLogger("googlenet_fast")
+
+
+def read_record(kind: str, device: str) -> list[Any]:
+    """Return the entries of a record, as JSON has them; none where there is no usable file.
+
+    Args:
+        kind: what the record is of; its file is named after it.
+        device: such as "cuda:0".
+    """
+    about = environment(device)
+    path = _path(kind, about)
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        return _ignored(path, f"it cannot be read ({error})")
+    if not isinstance(record, dict) or not isinstance(record.get("entries"), list):
+        return _ignored(path, "it is not a record")
+    if record.get("environment") != about:
+        return _ignored(path, "it is from another GPU or other versions")
+    return record["entries"]
+
+
+def write_record(kind: str, device: str, entries: list[Any]) -> None:
+    """Replace a record at once; a failed write is logged and ignored."""
+    about = environment(device)
+    write_json(_path(kind, about), {"environment": about, "entries": entries})
+
+
+@cache
+def environment(device: str) -> dict[str, str]:
+    """Return all that a record's entries depend on besides themselves."""
+    about = {
+        "device": torch.device(device).type,
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "triton": _version("triton"),
+        "googlenet_fast": _version("googlenet-fast"),
+        "kernels": _kernels_digest(),
+    }
+    if torch.device(device).type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name(device)
+        about["capability"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    return about
+
+
+def encode(value: Any) -> Any:
+    """Convert a call into values that JSON has."""
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    return str(value) if isinstance(value, torch.dtype) else value
+
+
+def decode(value: Any) -> Any:
+    """Convert what JSON gives back into a call.
+
+    Raises:
+        ValueError: it has what no call has.
+    """
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    if isinstance(value, str):
+        dtype = getattr(torch, value.removeprefix("torch."), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"no dtype {value}")
+        return dtype
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise ValueError(f"{value!r} in a call")
+
+
+def _kernels_digest() -> str:
+    """Hash the Triton kernels' sources."""
+    kernels = find_spec("googlenet_fast.kernels")
+    folders = kernels.submodule_search_locations if kernels else None
+    return "".join(sources_digest(Path(folder)) for folder in folders or [])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _path(kind: str, about: dict[str, str]) -> Path:
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir() / f"{kind}-{key}.json"
+
+
+def _ignored(path: Path, reason: str) -> list[Any]:
+    _log.warning("%s is ignored and will be replaced: %s", path, reason)
+    return []
