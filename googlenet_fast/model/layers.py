@@ -137,7 +137,7 @@ def path_of(convs: Sequence[nn.Module]) -> Path:
         or nn_module._global_backward_pre_hooks
     ):
         return Path.COMPOSED
-    with_batch_stats = 0
+    uses_batch_stats = False
     kinds: set[Any] = set()
     for conv in convs:
         if type(conv) is not Conv:
@@ -168,16 +168,14 @@ def path_of(convs: Sequence[nn.Module]) -> Path:
         ):
             return Path.COMPOSED
         elif bn.training:
-            with_batch_stats += 1
+            uses_batch_stats = True
             group = getattr(bn, "process_group", None)
             kinds.add((type(bn), group, bn.eps, bn.momentum, bn.track_running_stats))
         else:
             kinds.add(type(bn))
     if len(kinds) > 1:
         return Path.COMPOSED
-    if with_batch_stats == 0:
-        return Path.WEIGHTS
-    return Path.BATCH_STATS if with_batch_stats == len(convs) else Path.COMPOSED
+    return Path.BATCH_STATS if uses_batch_stats else Path.WEIGHTS
 
 
 def group_of(norm: _BatchNorm) -> ProcessGroup | None:
