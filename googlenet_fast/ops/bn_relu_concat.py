@@ -51,12 +51,8 @@ def bn_relu_concat(
         ValueError: there are no branches, not as many norms, norms that are not as said, or one
             value per channel, which has no variance.
     """
-    check_norms("bn_relu_concat", branches, norms, group)
+    weights, biases = check_norms("bn_relu_concat", branches, norms, group)
     branches = autocast(branches)
-    weights, biases = [], []
-    for norm in norms:
-        weights.append(norm.weight)
-        biases.append(norm.bias)
     arguments = (branches, weights, biases, norms[0].eps, group)
     y, statistics, total = BN_RELU_CONCAT.choose(*arguments).run(*arguments)
     update_running_statistics(norms, [statistics], total)
@@ -111,14 +107,20 @@ def _synchronized_batch_norm(
 
 def check_norms(
     op: str, branches: Sequence[Tensor], norms: Sequence[_BatchNorm], group: ProcessGroup | None
-) -> None:
-    """Raise ValueError, which names the op, unless the norms can be those of the branches."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the norms' weights and biases.
+
+    Raises:
+        ValueError: the norms cannot be those of the branches; names the op.
+    """
     if not branches or len(norms) != len(branches):
         raise ValueError(
             f"{op}: {len(branches)} branches and {len(norms)} norms; give one branch or more, and a"
             " norm for each"
         )
     first = norms[0]
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
     for norm, x in zip(norms, branches, strict=True):
         if not norm.training:
             raise ValueError(f"{op}: a norm is in inference mode; call its train()")
@@ -132,6 +134,9 @@ def check_norms(
             raise ValueError(
                 f"{op}: one value per channel has no variance; give more images or larger ones"
             )
+        weights.append(norm.weight)
+        biases.append(norm.bias)
+    return weights, biases
 
 
 class Normalized(NamedTuple):

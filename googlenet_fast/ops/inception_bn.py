@@ -75,11 +75,9 @@ def inception_bn(
         ValueError: norms are not as said there, or there is one value per channel.
     """
     stacked, projected, w3, w5 = autocast([stacked, projected, w3, w5])
-    check_norms("inception_bn", [stacked, projected, projected, projected], norms, group)
-    weights, biases = [], []
-    for norm in norms:
-        weights.append(norm.weight)
-        biases.append(norm.bias)
+    weights, biases = check_norms(
+        "inception_bn", [stacked, projected, projected, projected], norms, group
+    )
     arguments = (stacked, projected, w3, w5, weights, biases, norms[0].eps, group)
     y, statistics, total = INCEPTION_BN.choose(*arguments).run(*arguments)
     update_running_statistics(norms, statistics, total)
