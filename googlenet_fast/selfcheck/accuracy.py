@@ -227,12 +227,15 @@ def check_backend(
     taken: bool = False,
     skipped: dict[str, str] | None = None,
 ) -> Result:
-    """Check a backend on the samples that it supports, in each dtype."""
+    """Check a backend on the samples that it covers and supports, in each dtype."""
     reason, failure = None, None
     errors: dict[str, float] = {}
     calls = [(dtype, with_dtype(sample, dtype)) for sample in samples for dtype in dtypes]
     for dtype, call in calls if backend is not op.fallback else []:
-        unsupported = backend.supports(*make_arguments(call, device))
+        arguments = make_arguments(call, device)
+        if not backend.covers(*arguments):
+            continue
+        unsupported = backend.supports(*arguments)
         if unsupported is not None:
             reason = reason or unsupported
             continue

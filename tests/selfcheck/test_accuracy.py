@@ -343,6 +343,19 @@ def test_a_backend_is_checked_on_the_samples_that_it_supports() -> None:
     assert result.errors["float32"] < 1e-5
 
 
+def test_a_backend_is_not_checked_on_calls_that_it_does_not_cover() -> None:
+    def run(
+        x: Tensor, weight: Tensor, bias: Tensor, relu: bool, stride: int, packed: Any
+    ) -> Tensor:
+        assert stride == 1
+        return op.reference(x, weight, bias, relu, stride, packed)
+
+    op = OPS["conv_bias_relu"]
+    backend = Backend("some", "cpu", run, covers=lambda *arguments: arguments[4] == 1)
+    result = check_backend(op, backend, "cpu", op.samples(), [FLOAT])
+    assert (result.failure, result.errors.keys()) == (None, {"float32"})
+
+
 def test_auto_skips_what_failed_and_names_it(make_op: MakeOp) -> None:
     op = make_op(Backend("triton", "cpu", lambda x: x, lambda x: "it is Tuesday"))
     x = torch.zeros(1, 3, 2, 2)
