@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .configs import power_of_two, programs, vector
 from .launch import launch
-from .layout import empty_rows, row_stride, rows
+from .layout import dense, empty_rows, row_stride, rows
 from .split_k import add_rows
 from .tiles import add_bias, aligned, relu
 
@@ -199,7 +199,7 @@ def forward(
         (triton.cdiv(pixels, block_m) * triton.cdiv(channels, block_c),),
         {
             "x": x,
-            "bias": None if bias is None else bias.contiguous(),
+            "bias": dense(bias),
             **{"y": y, "index": index, "M": pixels, "C": channels, "H": height, "W": width},
             **{"OUT_H": out_h, "OUT_W": out_w, "stride_x": row_stride(x)},
         },

@@ -17,6 +17,7 @@ from .configs import (
     weight_tile,
 )
 from .launch import gemm_arguments, launch
+from .layout import dense
 from .split_k import split_bounds, store_partial, weight_gradient_tile
 from .tiles import (
     add_bias,
@@ -255,7 +256,7 @@ def forward(
     arguments, constants = gemm_arguments(
         {"x": x, "y": y, "r": r},
         {"C": channels, "K": outputs, "K1": y.size(1)},
-        {"w": w, "bias": bias, "M": pixels},
+        {"w": w, "bias": dense(bias), "M": pixels},
     )
     tile = gemm_tile(pixels, outputs, channels, x)
     launch(

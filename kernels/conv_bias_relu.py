@@ -34,6 +34,7 @@ def backward(
     `y` is the output of ReLU; None: there was no ReLU.
     """
     x, grad_y, w = rows(x), rows(grad_y), _filter(w, x.dtype)
+    y = None if y is None else rows(y)
     taps = w.size(2)
     grad_x = empty_rows(x, x.size(1)) if need_x else None
     both = need_x and need_parameters and taps == 1

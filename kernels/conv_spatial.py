@@ -16,6 +16,7 @@ from .configs import (
     weight_tile,
 )
 from .launch import gemm_arguments, launch
+from .layout import dense
 from .split_k import split_bounds, store_partial, weight_gradient_tile
 from .tiles import (
     add_bias,
@@ -218,7 +219,7 @@ def _convolve(
         {"x": x, "x_mask": x_mask, "y_mask": y_mask, "y": y},
         {"C": channels, "K": outputs},
         {
-            **{"w": w, "bias": bias, "M": pixels, "H": height, "W": width},
+            **{"w": w, "bias": dense(bias), "M": pixels, "H": height, "W": width},
             **{"stride_w_k": w_k, "stride_w_c": w_c, "stride_w_tap": w_tap},
         },
     )

@@ -69,7 +69,7 @@ def backward(
 
     The vector has w_in, b_in, w3, b3, w5, b5, wp and bp; weights are in channels_last order.
     """
-    x, grad_y = rows(x), rows(grad_y)
+    x, grad_y, r, y = rows(x), rows(grad_y), rows(r), rows(y)
     w_in, w3, w5, wp = _cast([w_in, w3, w5, wp], x.dtype)
     branch_channels = _branch_channels(w_in, w3, w5, wp)
     g1, g3, g5, gp = grad_y.split(branch_channels, dim=1)

@@ -48,3 +48,8 @@ def empty_rows(like: Tensor, channels: int, dtype: torch.dtype | None = None) ->
         device=like.device,
         memory_format=torch.channels_last,
     )
+
+
+def dense(vector: Tensor | None) -> Tensor | None:
+    """Return `vector`, if it is there, with its values adjacent."""
+    return None if vector is None else vector.contiguous()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .configs import gemm_tile, power_of_two, weight_tile
 from .launch import gemm_arguments, launch
+from .layout import dense
 from .split_k import split_bounds, store_partial, weight_gradient_tile
 from .tiles import (
     add_bias,
@@ -133,7 +134,7 @@ def forward(
     arguments, constants = gemm_arguments(
         {"x": x, "y": y},
         {"C": channels, "K": outputs},
-        {"w": w, "bias": bias, "index": index, "M": pixels, "H": height, "W": width},
+        {"w": w, "bias": dense(bias), "index": index, "M": pixels, "H": height, "W": width},
     )
     block_k = power_of_two(outputs, 16, 128)  # one tile if possible, so windows are read once
     tile = gemm_tile(pixels, outputs, channels, x)

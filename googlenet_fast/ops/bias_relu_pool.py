@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from googlenet_fast.ops.checks import MOST, Check
 from googlenet_fast.ops.common import (
     CONVOLUTION_DTYPES,
     autocast,
@@ -45,7 +46,7 @@ def bias_relu_pool(
     Raises:
         ValueError: `x` is too small for a window.
     """
-    if 0 in _pooled_size(x, ceil_mode):
+    if 0 in _pooled_size(x.size(2), x.size(3), ceil_mode):
         raise ValueError(
             f"bias_relu_pool: no window of 3x3 in an input of {tuple(x.shape)}; give a larger image"
         )
@@ -104,6 +105,7 @@ def _autograd(
 def _triton_forward(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
     from googlenet_fast.kernels import bias_relu_pool as kernels
 
+    _check_triton("bias_relu_pool_triton", x, bias, ceil_mode)
     return kernels.forward(x, bias, relu, ceil_mode, training=False)[0]
 
 
@@ -112,6 +114,7 @@ def _triton_training(
 ) -> tuple[Tensor, Tensor | None]:
     from googlenet_fast.kernels import bias_relu_pool as kernels
 
+    _check_triton("bias_relu_pool_triton_training", x, bias, ceil_mode)
     return kernels.forward(x, bias, relu, ceil_mode, training=True)
 
 
@@ -120,17 +123,37 @@ def _triton_backward(
 ) -> tuple[Tensor, Tensor]:
     from googlenet_fast.kernels import bias_relu_pool as kernels
 
+    check = Check("bias_relu_pool_triton_backward", grad_y)
+    check.image("grad_y")
+    _, _, out_height, out_width = grad_y.shape
+    fits = min(height, width, out_height, out_width) > 0 and (out_height, out_width) in [
+        _pooled_size(height, width, ceil_mode) for ceil_mode in (False, True)
+    ]
+    check.that(
+        fits, "height and width", f"be of images that are pooled to {out_height}x{out_width}"
+    )
+    pixels = grad_y.size(0) * height * width
+    check.that(pixels < MOST, "height and width", "be of fewer than 2^31 pixels")
+    index = check.index("index", index, grad_y.shape)
     return gradients_or_empty(grad_y, *kernels.backward(grad_y, index, height, width, bias))
 
 
-def _pooled_size(x: Tensor, ceil_mode: bool) -> tuple[int, int]:
+def _check_triton(op: str, x: Tensor, bias: Tensor | None, ceil_mode: bool) -> None:
+    check = Check(op, x)
+    check.image("x")
+    check.bias("bias", bias, x.size(1))
+    windows = _pooled_size(x.size(2), x.size(3), ceil_mode)
+    check.that(min(windows) > 0, "x", "be as large as a window")
+
+
+def _pooled_size(height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
     """Return height and width of the output; in both modes every window starts inside."""
     cut = 0 if ceil_mode else 1
-    return (x.size(2) - cut) // 2, (x.size(3) - cut) // 2
+    return (height - cut) // 2, (width - cut) // 2
 
 
 def _fake(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
-    return empty_channels_last(x, x.size(1), _pooled_size(x, ceil_mode))
+    return empty_channels_last(x, x.size(1), _pooled_size(x.size(2), x.size(3), ceil_mode))
 
 
 def _fake_training(

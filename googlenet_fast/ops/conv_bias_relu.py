@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from googlenet_fast.ops.checks import Check
 from googlenet_fast.ops.common import (
     CONVOLUTION_DTYPES,
     autocast,
@@ -159,7 +160,8 @@ def _triton_forward(
 ) -> Tensor:
     from googlenet_fast.kernels import conv_bias_relu as kernels
 
-    _check_triton(stride)
+    check = _check_triton("conv_bias_relu_triton", x, weight, stride)
+    check.bias("bias", bias, weight.size(0))
     return kernels.forward(x, weight, bias, relu)
 
 
@@ -174,14 +176,20 @@ def _triton_backward(
 ) -> tuple[Tensor, Tensor]:
     from googlenet_fast.kernels import conv_bias_relu as kernels
 
-    _check_triton(stride)
+    check = _check_triton("conv_bias_relu_triton_backward", x, weight, stride)
+    check.same_pixels("grad_y", grad_y, weight.size(0))
+    if y is not None:
+        check.same_pixels("y", y, weight.size(0))
     gradients = kernels.backward(grad_y, x, y, weight, need_x, need_parameters)
     return gradients_or_empty(grad_y, *gradients)
 
 
-def _check_triton(stride: int) -> None:
-    if stride != 1:
-        raise ValueError(f"conv_bias_relu: the Triton kernel has stride 1, not {stride}")
+def _check_triton(op: str, x: Tensor, weight: Tensor, stride: int) -> Check:
+    check = Check(op, x)
+    check.image("x")
+    check.filter("weight", weight, x.size(1))
+    check.that(stride == 1, "stride", f"be 1, not {stride}")
+    return check
 
 
 def _fake(

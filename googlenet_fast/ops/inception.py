@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from googlenet_fast.ops.checks import Check
 from googlenet_fast.ops.common import (
     CONVOLUTION_DTYPES,
     autocast,
@@ -181,22 +182,67 @@ def _autograd(kernels: Kernels, x: Tensor, *arguments: Any) -> Tensor:
     return below_autograd(kernels.forward, x, *arguments)
 
 
-def _triton_forward(*arguments: Any) -> Tensor:
+def _triton_forward(x: Tensor, *arguments: Any) -> Tensor:
     from googlenet_fast.kernels import inception as kernels
 
-    return kernels.forward(*arguments[:-1], training=False)[0]
+    _check_triton("inception_triton", x, arguments[:8])
+    return kernels.forward(x, *arguments[:-1], training=False)[0]
 
 
-def _triton_training(*arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def _triton_training(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     from googlenet_fast.kernels import inception as kernels
 
-    return kernels.forward(*arguments, training=True)
+    _check_triton("inception_triton_training", x, arguments[:8])
+    return kernels.forward(x, *arguments, training=True)
 
 
 def _triton_backward(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     from googlenet_fast.kernels import inception as kernels
 
-    return gradients_or_empty(grad_y, *kernels.backward(grad_y, *arguments))
+    x, r, y, index, *weights = arguments[:8]
+    check = _check_filters("inception_triton_backward", x, weights)
+    w_in, w3, w5, wp = weights
+    outputs = _stacked_channels(w_in, w3, w5)[0] + w3.size(0) + w5.size(0) + wp.size(0)
+    check.same_pixels("grad_y", grad_y, outputs)
+    check.same_pixels("r", r, w3.size(1) + w5.size(1))
+    check.same_pixels("y", y, outputs)
+    index = check.index("index", index, x.shape)
+    return gradients_or_empty(
+        grad_y, *kernels.backward(grad_y, x, r, y, index, *weights, *arguments[8:])
+    )
+
+
+def _check_triton(op: str, x: Tensor, parameters: Sequence[Tensor | None]) -> None:
+    w_in, b_in, w3, b3, w5, b5, wp, bp = parameters
+    assert w_in is not None
+    assert w3 is not None
+    assert w5 is not None
+    assert wp is not None
+    check = _check_filters(op, x, (w_in, w3, w5, wp))
+    for name, bias, weight in (
+        ("b_in", b_in, w_in),
+        ("b3", b3, w3),
+        ("b5", b5, w5),
+        ("bp", bp, wp),
+    ):
+        check.bias(name, bias, weight.size(0))
+
+
+def _check_filters(op: str, x: Tensor, weights: Sequence[Tensor]) -> Check:
+    w_in, w3, w5, wp = weights
+    check = Check(op, x)
+    check.image("x")
+    check.filter("w_in", w_in, x.size(1), 1)
+    check.filter("w3", w3, None)
+    check.filter("w5", w5, None)
+    check.filter("wp", wp, x.size(1), 1)
+    reductions = w3.size(1) + w5.size(1)
+    check.that(
+        w_in.size(0) > reductions,
+        "w_in",
+        f"have more outputs than {reductions}, not {w_in.size(0)}",
+    )
+    return check
 
 
 def _fake(x: Tensor, *arguments: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from googlenet_fast.ops.checks import Check
 from googlenet_fast.ops.common import (
     CONVOLUTION_DTYPES,
     autocast,
@@ -27,6 +28,9 @@ from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
 NATIVE_SIZE = 5
 """Window of the C++ and CUDA kernels: that of every published network."""
+
+WIDEST = 64
+"""Widest window of the Triton kernels, whose loops over it are unrolled."""
 
 
 def local_response_norm(
@@ -47,7 +51,12 @@ def local_response_norm(
 
     Returns:
         (N, C, H, W) in the dtype of `x`, channels_last.
+
+    Raises:
+        ValueError: `size` is not positive.
     """
+    if size < 1:
+        raise ValueError(f"local_response_norm: size {size}; give a window of one channel or more")
     (x,) = autocast([x])
     arguments = (x, size, alpha, beta, k)
     return LOCAL_RESPONSE_NORM.choose(*arguments).run(*arguments)
@@ -92,13 +101,23 @@ def _autograd(kernels: Kernels, x: Tensor, *parameters: Any) -> Tensor:
 def _triton_forward(x: Tensor, *parameters: Any) -> Tensor:
     from googlenet_fast.kernels import local_response_norm as kernels
 
+    _check_triton("local_response_norm_triton", x, *parameters)
     return kernels.forward(x, *parameters)
 
 
 def _triton_backward(grad_y: Tensor, x: Tensor, *parameters: Any) -> Tensor:
     from googlenet_fast.kernels import local_response_norm as kernels
 
+    check = _check_triton("local_response_norm_triton_backward", x, *parameters)
+    check.same_pixels("grad_y", grad_y, x.size(1))
     return kernels.backward(grad_y, x, *parameters)
+
+
+def _check_triton(op: str, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Check:
+    check = Check(op, x)
+    check.image("x")
+    check.that(0 < size <= WIDEST, "size", f"be a window of 1 to {WIDEST} channels, not {size}")
+    return check
 
 
 def _fake(x: Tensor, *arguments: Any) -> Tensor:
@@ -110,6 +129,12 @@ def _native_supports(x: Tensor, size: int, *arguments: Any) -> str | None:
     if size != NATIVE_SIZE:
         return f"it takes windows of {NATIVE_SIZE} channels, not {size}"
     return native_supports("local_response_norm", x, CONVOLUTION_DTYPES)
+
+
+def _triton_supports(x: Tensor, size: int, *arguments: Any) -> str | None:
+    if size > WIDEST:
+        return f"it takes windows of up to {WIDEST} channels, not {size}"
+    return triton_supports(x)
 
 
 def _work(call: Call) -> Work:
@@ -138,9 +163,9 @@ LOCAL_RESPONSE_NORM = Op(
     local_response_norm_reference,
     (
         Backend("cuda", "cuda", NATIVE.forward, _native_supports, NATIVE),
-        Backend("triton", "cuda", TRITON.forward, triton_supports, TRITON, check_first=True),
+        Backend("triton", "cuda", TRITON.forward, _triton_supports, TRITON, check_first=True),
         Backend("native", "cpu", NATIVE.forward, _native_supports, NATIVE),
-        Backend("triton", "cpu", TRITON.forward, triton_supports, TRITON, on_request=True),
+        Backend("triton", "cpu", TRITON.forward, _triton_supports, TRITON, on_request=True),
     ),
     samples=_samples,
     work=_work,

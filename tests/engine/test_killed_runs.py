@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.runs import Run, arguments, assert_same_checkpoint
 
-KILLS = 11
+KILLS = 6
 """Of the runs of one process, and of those of two."""
 
 

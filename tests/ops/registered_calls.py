@@ -236,8 +236,8 @@ def make_local_response_norm(make: Maker) -> Arguments:
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> list[Tensor]:
-    squares = F.pad(x.square(), (0, 0, 0, 0, 2, 2))
-    total = sum((squares[:, i : i + x.size(1)] for i in range(5)), torch.zeros_like(x))
+    squares = F.pad(x.square(), (0, 0, 0, 0, size // 2, (size - 1) // 2))
+    total = sum((squares[:, i : i + x.size(1)] for i in range(size)), torch.zeros_like(x))
     return [x * (k + alpha / size * total) ** -beta]
 
 
@@ -575,8 +575,14 @@ def is_dense(x: Tensor) -> bool:
 
 def hash_of(data: bytes) -> int:
     lanes = np.full(64, 0x9E3779B9, np.uint32)
-    words = np.frombuffer(data + bytes(-len(data) % 256), "<u4").reshape(-1, 64)
-    for row in words:
+    blocks, rest = divmod(len(data), 256)
+    body, tail = data[: 256 * blocks], data[256 * blocks :]
+    # Four streams; a line of 64 bytes of each makes a row.
+    rows = np.frombuffer(body, "<u4").reshape(4, blocks, 16).swapaxes(0, 1).reshape(blocks, 64)
+    if rest:
+        last = np.frombuffer(tail + bytes(256 - rest), "<u4")
+        rows = np.concatenate([rows, last[None]])
+    for row in rows:
         lanes ^= row
         lanes ^= lanes >> np.uint32(16)
         lanes *= np.uint32(0x85EBCA6B)

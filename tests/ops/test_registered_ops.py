@@ -6,18 +6,26 @@ the CUDA emulator's tests run this too, with more examples.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import googlenet_fast.ops  # noqa: F401  (defines the registered ops)
 from googlenet_fast import extension
-from tests.ops.registered_calls import FLOATS, OPS, Arguments, Maker, compare, spoil
+from tests.ops.registered_calls import (
+    FLOATS,
+    OPS,
+    Arguments,
+    Maker,
+    compare,
+    inside_wider,
+    spoil,
+)
 
 EXAMPLES = int(os.environ.get("GOOGLENET_FAST_EXAMPLES", "30"))
 """Calls of each op."""
@@ -30,33 +38,59 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def registered() -> list[str]:
-    """Ops with a native kernel here. Triton's are Python functions and have their own tests."""
-    names = {name for name in torch._C._dispatch_get_all_op_names() if "triton" not in name}
+def registered(of_triton: bool) -> list[str]:
+    """Ops with a kernel for CPU tensors here; Triton's are interpreted."""
+    names = torch._C._dispatch_get_all_op_names()
     found = torch._C._dispatch_has_kernel_for_dispatch_key
     own = {name for name in names if name.startswith("googlenet_fast::") and found(name, "CPU")}
-    return sorted(name.partition("::")[2] for name in own)
+    ops = sorted(name.partition("::")[2] for name in own)
+    return [op for op in ops if ("triton" in op) == of_triton]
 
 
 def dtypes_of(op: str) -> tuple[torch.dtype, ...]:
+    if "triton" in op:
+        return (torch.float16, torch.float32)  # the interpreter's product of bf16 is wrong
     if EMULATES_CUDA:
         return FLOATS[:3]
     return FLOATS if OPS[op].any_dtype else FLOATS[1:3]
 
 
-@pytest.mark.parametrize("op", registered())
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+def examples(count: int, phases: Sequence[Phase] = tuple(Phase)) -> Callable[[Any], Any]:
+    return settings(
+        max_examples=count,
+        phases=phases,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.mark.parametrize("op", registered(of_triton=False))
+@examples(EXAMPLES)
 @given(data=st.data())
 def test_right_or_refused_by_name(op: str, data: st.DataObject) -> None:
-    assert op in OPS, f"registered_calls.py makes no calls of {op}"
+    check(op, data)
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.parametrize("op", registered(of_triton=True))
+@examples(20, phases=(Phase.generate,))  # to shrink takes the interpreter minutes
+@given(data=st.data())
+@pytest.mark.usefixtures("fast_interpreter")
+def test_triton_right_or_refused_by_name(op: str, data: st.DataObject) -> None:
+    check(op, data)
+
+
+def check(op: str, data: st.DataObject) -> None:
+    name = op.replace("_triton", "")
+    assert name in OPS, f"registered_calls.py makes no calls of {name}"
     make = Maker(data.draw, dtypes_of(op))
-    arguments = OPS[op].make(make)
+    arguments = OPS[name].make(make)
+    if "triton" in op:
+        assume(arguments.get("stride", 1) == 1)
+        assume(all(0 not in x.shape[:2] for x in flat(list(arguments.values()))))
     function = getattr(ops, op).default
     assert list(arguments) == [argument.name for argument in function._schema.arguments]
     spoilt = make.choose(0, 1, 2)
@@ -67,7 +101,7 @@ def test_right_or_refused_by_name(op: str, data: st.DataObject) -> None:
     except RuntimeError as error:
         check_refusal(op, arguments, str(error), spoilt > 0)
         return
-    expected = OPS[op].expected(arguments)
+    expected = OPS[name].expected(arguments)
     if callable(expected):
         expected(results)
     elif isinstance(expected, int):
@@ -87,12 +121,11 @@ def check_refusal(op: str, arguments: Arguments, message: str, spoilt: bool) -> 
     assert named[1] in arguments
 
 
-def flat(results: object) -> list[Tensor]:
-    """Tensors out of a tensor, or of tuples and lists of them."""
-    if isinstance(results, Tensor):
-        return [results]
-    assert isinstance(results, (tuple, list))
-    return [tensor for result in results for tensor in flat(result)]
+def flat(values: object) -> list[Tensor]:
+    """Tensors among values, tuples and lists of them included."""
+    if isinstance(values, tuple | list):
+        return [tensor for value in values for tensor in flat(value)]
+    return [values] if isinstance(values, Tensor) else []
 
 
 def test_a_branch_without_channels_leaves_the_others_their_biases() -> None:
@@ -125,6 +158,22 @@ def conv_backward(x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
 
 def zeros(*size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.uint8)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("taps", [1, 3])
+def test_triton_reads_biases_of_any_stride(taps: int) -> None:
+    x, weight, bias = image(1, 4, 5, 6), image(3, 4, taps, taps), image(3)
+    expected = ops.conv_bias_relu_triton(x, weight, bias, True, 1, [])
+    actual = ops.conv_bias_relu_triton(x, weight, inside_wider(bias), True, 1, [])
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.triton
+def test_triton_reads_a_blocks_biases_of_any_stride() -> None:
+    given = block()
+    strided = [inside_wider(value) if i in (2, 4, 6, 8) else value for i, value in enumerate(given)]
+    assert torch.equal(ops.inception_triton(*strided, []), ops.inception_triton(*given, []))
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
