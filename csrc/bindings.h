@@ -1,6 +1,6 @@
 // What the bindings of the ops share. The file of an op in bindings/ checks its arguments,
-// allocates its results and registers it on LibTorch's stable ABI, for CPUs and GPUs or one of them.
-// The schemas are in googlenet_fast/ops.
+// allocates its results and registers it on LibTorch's stable ABI, for CPUs and GPUs or one of
+// them. The schemas are in googlenet_fast/ops.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -36,7 +36,8 @@ inline constexpr std::array kAllFloats{
 using Dtypes = std::span<const ScalarType>;
 inline constexpr Dtypes kFloats = kAllFloats;
 inline constexpr Dtypes kFloatsOnGpu = kFloats.first(3);
-inline constexpr Dtypes kComputedInFp32 = kFloats.subspan(1, 2);  // by the CPU kernels of fp32 alone
+inline constexpr Dtypes kComputedInFp32 =
+    kFloats.subspan(1, 2);  // by the CPU kernels of fp32 alone
 inline constexpr Dtypes kFp32 = kFloats.subspan(2, 1);
 
 // Whether an op's kernel for GPUs runs on x.
@@ -141,7 +142,8 @@ class Check {
   struct DtypeNames {
     Dtypes dtypes;
     friend std::ostream& operator<<(std::ostream& stream, const DtypeNames& names) {
-      for (size_t i = 0; i < names.dtypes.size(); ++i) stream << (i ? " or " : "") << names.dtypes[i];
+      for (size_t i = 0; i < names.dtypes.size(); ++i)
+        stream << (i ? " or " : "") << names.dtypes[i];
       return stream;
     }
   };
@@ -200,13 +202,14 @@ inline Rows rows_of(const Tensor& x) {
   return {copy, {copy.data_ptr(), copy.size(1)}};
 }
 
-// Calls into torch cost about a microsecond each, as much as a kernel on a small tensor: what has the
-// dtype and the layout already is spared them.
+// Calls into torch cost about a microsecond each, as much as a kernel on a small tensor: what has
+// the dtype and the layout already is spared them.
 inline Tensor as_dtype(const Tensor& x, ScalarType dtype) {
   return x.scalar_type() == dtype ? x : torch::stable::to(x, dtype);
 }
 
-// What a kernel of fp32 alone reads, of fp32 or bf16 given to it on a CPU; kernels for GPUs read any.
+// What a kernel of fp32 alone reads, of fp32 or bf16 given to it on a CPU; kernels for GPUs read
+// any.
 inline Tensor in_fp32_on_cpu(const Tensor& x) {
   return on_gpu(x) ? x : as_dtype(x, ScalarType::Float);
 }
@@ -217,8 +220,7 @@ inline Tensor dense(const Tensor& x, ScalarType dtype) {
 }
 
 inline Tensor dense_channels_last(const Tensor& x) {
-  return row_stride(x) == x.size(1) ? x
-                                    : torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+  return row_stride(x) == x.size(1) ? x : torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
 }
 
 // A dense channels_last tensor.
@@ -282,9 +284,9 @@ void run(const Tensor& on, const Parameters& p) {
 // REGISTER_CPU(m) and REGISTER_CUDA(m) open the function that registers an op's kernels, for the
 // key of that device. In the emulator of CUDA (tests/cuda_emulator) the kernels for GPUs take the
 // place of those for CPUs; in a build without CUDA they stay out.
-#define GOOGLENET_FAST_LEAVE_OUT(m)                                               \
-  [[maybe_unused]] static void C10_CONCATENATE(googlenet_fast_left_out_, C10_UID)( \
-      torch::stable::detail::StableLibrary& m)
+#define GOOGLENET_FAST_LEAVE_OUT(m)             \
+  [[maybe_unused]] static void C10_CONCATENATE( \
+      googlenet_fast_left_out_, C10_UID)(torch::stable::detail::StableLibrary & m)
 #if defined(GOOGLENET_FAST_CUDA_EMULATOR)
 #define REGISTER_CPU(m) GOOGLENET_FAST_LEAVE_OUT(m)
 #define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)

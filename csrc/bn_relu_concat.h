@@ -18,7 +18,7 @@ struct NormBranch {
   const void* variance;  // biased
   const void* weight;
   const void* bias;
-  const void* grad_bias;    // sums over all rows, as BatchNormSums leaves them
+  const void* grad_bias;  // sums over all rows, as BatchNormSums leaves them
   const void* grad_weight;
 };
 

@@ -9,11 +9,11 @@ constexpr int kMaxBranches = 4;
 
 // One branch: `channels` columns of the concatenation, starting at column `begin`.
 struct Branch {
-  void* data;         // (rows, channels): read by forward, written by backward
-  int64_t stride;     // elements from one row of `data` to the next
+  void* data;      // (rows, channels): read by forward, written by backward
+  int64_t stride;  // elements from one row of `data` to the next
   int64_t channels;
   int64_t begin;
-  const void* bias;   // (channels,) of fp32, fp64 for kFloat64; null without bias. Forward only.
+  const void* bias;  // (channels,) of fp32, fp64 for kFloat64; null without bias. Forward only.
 };
 
 // y[:, branch] = relu(branch + bias)

@@ -22,8 +22,8 @@ struct ConvBiasRelu {
   Matrix y;  // (pixels of the output, outputs), written
 };
 
-// A weight packed as the forward pass reads it, for images of a size and the instruction set of this
-// machine.
+// A weight packed as the forward pass reads it, for images of a size and the instruction set of
+// this machine.
 struct PackWeight {
   int64_t height, width;
   int64_t outputs, channels;

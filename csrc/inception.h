@@ -22,8 +22,8 @@ struct InceptionWeights {
   const void *w_in, *w3, *w5, *wp;
 };
 
-// What PackWeight (conv_bias_relu.h) made of the weights of branch 1, of both reductions together, and
-// of the others.
+// What PackWeight (conv_bias_relu.h) made of the weights of branch 1, of both reductions together,
+// and of the others.
 struct PackedWeights {
   const void *w1, *reduce, *w3, *w5, *wp;
 };

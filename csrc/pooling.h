@@ -22,8 +22,8 @@ struct Pool {
   Matrix x;          // one row per pixel of the input
   const void* bias;  // (channels,) of fp32, fp64 for kFloat64; or null
   bool relu;
-  Matrix y;          // one row per pixel of the output
-  uint8_t* index;    // like y, dense: side * row + column of the maximum, or kClipped; or null
+  Matrix y;        // one row per pixel of the output
+  uint8_t* index;  // like y, dense: side * row + column of the maximum, or kClipped; or null
 };
 
 // grad_x = each pixel's sum of grad_y over the windows whose maximum it is; grad_bias = its sum.

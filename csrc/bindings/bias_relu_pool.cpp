@@ -6,9 +6,7 @@ namespace googlenet_fast {
 namespace {
 
 // Windows of 3x3, stride 2, along an axis of `size` pixels; all of them start inside.
-int64_t pooled_size(int64_t size, bool ceil_mode) {
-  return ceil_mode ? size / 2 : (size - 1) / 2;
-}
+int64_t pooled_size(int64_t size, bool ceil_mode) { return ceil_mode ? size / 2 : (size - 1) / 2; }
 
 std::tuple<Tensor, std::optional<Tensor>> forward(
     const char* op, const Tensor& given, const std::optional<Tensor>& bias, bool relu,
@@ -69,8 +67,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
   const Tensor grad_y = in_fp32_on_cpu(given);
   const Rows grad_rows = rows_of(grad_y);
   const int64_t channels = grad_y.size(1), pixels = grad_y.size(0) * height * width;
-  const Tensor grad_x =
-      empty_channels_last(grad_y, grad_y.scalar_type(), channels, height, width);
+  const Tensor grad_x = empty_channels_last(grad_y, grad_y.scalar_type(), channels, height, width);
   p.grad_y = grad_rows.matrix;
   p.index = static_cast<const uint8_t*>(dense.data_ptr());
   p.grad_x = matrix_of(grad_x);

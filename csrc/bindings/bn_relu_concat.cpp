@@ -98,7 +98,8 @@ struct Norm {
   static const Tensor& any_of(
       const Tensors& branches, std::initializer_list<const Tensors*> others) {
     if (!branches.empty()) return branches[0];
-    return (*std::ranges::find_if(others, [](const Tensors* list) { return !list->empty(); }))->at(0);
+    return (*std::ranges::find_if(others, [](const Tensors* list) { return !list->empty(); }))
+        ->at(0);
   }
 
   void check_count(const char* name, const Tensors& tensors) const {

@@ -14,8 +14,8 @@ ConvShape shape_of(const Check& check, const Tensor& x, const Tensor& weight, in
   check.that(
       weight.size(3) == taps &&
           (stride == 1 ? taps == 1 || taps == 3 || taps == 5 : stride == 2 && taps == 7),
-      "weight and stride", "be 1x1, 3x3 or 5x5 with stride 1, or 7x7 with stride 2, not ", taps, "x",
-      weight.size(3), " with ", stride);
+      "weight and stride", "be 1x1, 3x3 or 5x5 with stride 1, or 7x7 with stride 2, not ", taps,
+      "x", weight.size(3), " with ", stride);
   return {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0), static_cast<int>(taps)};
 }
 
@@ -63,9 +63,8 @@ Tensor pack_weight(Tensor weight, int64_t height, int64_t width) {
       height >= 0 && width >= 0 && product_fits(Sizes{height, width}, int64_t(1) << 46),
       "height and width", "be those of images, not ", height, "x", width);
   const Tensor dense = dense_weight(weight);
-  PackWeight p{
-      height, width, weight.size(0), weight.size(1), static_cast<int>(taps), dense.data_ptr(),
-      nullptr};
+  PackWeight p{height,           width,  weight.size(0), weight.size(1), static_cast<int>(taps),
+               dense.data_ptr(), nullptr};
   const Tensor packed = torch::stable::empty({packed_size(p)}, ScalarType::Float);
   p.packed = packed.data_ptr();
   run(dense, p);

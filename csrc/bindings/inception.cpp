@@ -27,8 +27,7 @@ InceptionShape shape_of(
     const Tensor& w = *weights[i];
     const bool reads_x = i == 0 || i == 3;
     const int64_t taps = reads_x ? 1 : kAny;
-    check.tensor(
-        kWeights[i], w, kComputedInFp32, {kAny, reads_x ? channels : kAny, taps, taps});
+    check.tensor(kWeights[i], w, kComputedInFp32, {kAny, reads_x ? channels : kAny, taps, taps});
     check.that(
         reads_x || (w.size(2) == w.size(3) && (w.size(2) == 3 || w.size(2) == 5)), kWeights[i],
         "be 3x3 or 5x5, not ", w.size(2), "x", w.size(3));

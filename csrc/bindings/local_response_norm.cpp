@@ -11,8 +11,12 @@ Normalization normalization_of(
       size == kNormalizedChannels, "size", "be a window of ", kNormalizedChannels,
       " channels, not ", size);
   return {
-      x.size(0) * x.size(2) * x.size(3), x.size(1), static_cast<int>(size),
-      static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(k)};
+      x.size(0) * x.size(2) * x.size(3),
+      x.size(1),
+      static_cast<int>(size),
+      static_cast<float>(alpha),
+      static_cast<float>(beta),
+      static_cast<float>(k)};
 }
 
 Tensor local_response_norm(Tensor given, int64_t size, double alpha, double beta, double k) {

@@ -10,7 +10,8 @@ namespace googlenet_fast {
 inline const void* packed_data(
     const Check& check, const Tensor& packed, const Tensor& x, int64_t outputs, int64_t channels,
     int64_t taps) {
-  const PackWeight p{x.size(2), x.size(3), outputs, channels, static_cast<int>(taps), nullptr, nullptr};
+  const PackWeight p{x.size(2), x.size(3), outputs, channels, static_cast<int>(taps),
+                     nullptr,   nullptr};
   check.tensor("packed", packed, kFp32, {kAny});
   check.that(
       packed.is_contiguous() && packed.size(0) == packed_size(p), "packed",

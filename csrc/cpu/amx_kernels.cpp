@@ -229,7 +229,9 @@ class Tiles {
 
   // GCC's intrinsics do not take template constants.
   template <int kTo>
-  void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(kTo)); }
+  void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTo));
+  }
   template <int kTo>
   void load(const void* p, int64_t stride) {
     asm volatile("tileloadd (%0,%1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(kTo) : "memory");
@@ -249,7 +251,9 @@ class Tiles {
 class Tiles {
  public:
   template <int kTo>
-  void zero() { std::memset(&tiles_[kTo], 0, kBytes * kSide); }
+  void zero() {
+    std::memset(&tiles_[kTo], 0, kBytes * kSide);
+  }
   template <int kTo>
   void load(const void* p, int64_t stride) {
     for (int r = 0; r < kSide; ++r) {
@@ -300,8 +304,7 @@ template <int kRows>
 }
 
 template <int kColumns>
-[[gnu::always_inline]] inline void load_b(
-    Tiles& tiles, const uint16_t* b, int64_t column_stride) {
+[[gnu::always_inline]] inline void load_b(Tiles& tiles, const uint16_t* b, int64_t column_stride) {
   tiles.load<6>(b, 64);
   if constexpr (kColumns > 1) tiles.load<7>(b + column_stride, 64);
 }
@@ -369,9 +372,8 @@ void compute_block(
       meanwhile();
     }
   }
-  for_each_tile([&]<int kFrom>(float* to) __attribute__((always_inline)) {
-    tiles.store<kFrom>(to, bytes);
-  });
+  for_each_tile([&]<int kFrom>(float* to)
+                    __attribute__((always_inline)) { tiles.store<kFrom>(to, bytes); });
 }
 
 // Call function(row, column, run) for the blocks of C, one column of blocks after the other.

@@ -159,10 +159,18 @@ void gemm(
   }
   const Packed& b = conv.packed;
   amx()->gemm(
-      {.terms = b.terms, .a = a, .b = b.at(column, 0), .rows = count, .columns = columns,
-       .chunks = split_blocks(b.depth), .taps = taps, .shifts = shifts},
-      {.rows = c, .bias = conv.bias == nullptr ? nullptr : conv.bias + column,
-       .masks = masked ? masks : nullptr, .relu = conv.relu,
+      {.terms = b.terms,
+       .a = a,
+       .b = b.at(column, 0),
+       .rows = count,
+       .columns = columns,
+       .chunks = split_blocks(b.depth),
+       .taps = taps,
+       .shifts = shifts},
+      {.rows = c,
+       .bias = conv.bias == nullptr ? nullptr : conv.bias + column,
+       .masks = masked ? masks : nullptr,
+       .relu = conv.relu,
        .nontemporal_store = conv.nontemporal_store});
 }
 
@@ -314,8 +322,14 @@ struct WeightGradients {
     SplitB b = inputs.copies[taps == 1 ? pooled : shift % 2];
     b.data += shift / 2 * 2 * kColumns;
     amx()->gemm_accumulate(
-        {.terms = terms, .a = a, .b = b, .rows = rows, .columns = x.channels, .chunks = chunks,
-         .taps = 1, .shifts = &no_shift},
+        {.terms = terms,
+         .a = a,
+         .b = b,
+         .rows = rows,
+         .columns = x.channels,
+         .chunks = chunks,
+         .taps = 1,
+         .shifts = &no_shift},
         to + tap * x.channels, taps * x.channels, add);
   }
 
@@ -370,8 +384,8 @@ void pack_filter(const Filter& w, float* values) {
 void convolve(
     const Size& size, MatrixView x, const Filter& w, const float* bias, bool relu, MatrixView y) {
   Scratch scratch;
-  const Conv conv{
-      pack_forward(size, w, scratch), bias, relu, {}, y, use_nontemporal_store(size, y)};
+  const Conv conv{pack_forward(size, w, scratch), bias, relu, {}, y,
+                  use_nontemporal_store(size, y)};
   convolve_all({size, w.taps}, x, {&conv, 1}, nullptr);
 }
 
@@ -393,8 +407,13 @@ void stacked_1x1(const Size& size, MatrixView x, std::span<const Conv1x1> convs,
   std::vector<Conv> packed;
   for (const Conv1x1& c : convs) {
     packed.push_back(
-        {pack_forward(size, c.w, scratch), c.bias, c.relu, {}, c.y,
-         use_nontemporal_store(size, c.y), c.pooled});
+        {pack_forward(size, c.w, scratch),
+         c.bias,
+         c.relu,
+         {},
+         c.y,
+         use_nontemporal_store(size, c.y),
+         c.pooled});
   }
   convolve_all({size, 1}, x, packed, index);
 }

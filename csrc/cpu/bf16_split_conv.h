@@ -19,7 +19,6 @@ void stacked_1x1(const Size& size, MatrixView x, std::span<const Conv1x1> convs,
 void stacked_1x1_input_gradient(
     const Size& size, const InputGrad1x1 (&convs)[2], const InputGrad1x1& pooled,
     const uint8_t* index, MatrixView grad_x);
-void stacked_1x1_weight_gradient(
-    const Size& size, std::span<const WeightGrad> convs, MatrixView x);
+void stacked_1x1_weight_gradient(const Size& size, std::span<const WeightGrad> convs, MatrixView x);
 
 }  // namespace googlenet_fast::cpu::bf16_split_conv

@@ -46,8 +46,8 @@ void sum_bias(const BiasReluPoolBackward& p) {
     std::fill_n(sums, s.channels, 0.0f);
     for (int64_t i = k * windows / partials; i < (k + 1) * windows / partials; ++i) {
       cpu::pool_config().accumulate_bias_grad(
-          static_cast<const float*>(p.grad_y.data) + i * p.grad_y.stride,
-          p.index + i * s.channels, s.channels, sums);
+          static_cast<const float*>(p.grad_y.data) + i * p.grad_y.stride, p.index + i * s.channels,
+          s.channels, sums);
     }
   });
   cpu::sum_partials<float>(partial, partials, s.channels, static_cast<float*>(p.grad_bias));

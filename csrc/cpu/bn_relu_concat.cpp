@@ -1,12 +1,13 @@
 // Batch normalisation with ReLU and concatenation, in four passes over memory.
 
+#include "../bn_relu_concat.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "../bn_relu_concat.h"
 #include "common.h"
 
 namespace googlenet_fast {
@@ -26,7 +27,7 @@ T* row_of(const Matrix& matrix, int64_t row) {
 template <typename A>
 struct Constants {
   std::vector<A> mean, inverse, scale, bias;  // y = relu((x - mean) * scale + bias)
-  std::vector<A> grad_mean, slope;  // mean of the masked gradient, and its slope over x
+  std::vector<A> grad_mean, slope;            // mean of the masked gradient, and its slope over x
 
   Constants(const NormBranch& branch, double eps, double total)
       : mean(branch.channels), inverse(branch.channels), scale(branch.channels),
@@ -158,26 +159,28 @@ template <typename T>
 void sums(const BatchNormSums& p) {
   using A = Accumulator<T>;
   const auto constants = constants_of<A>(p, 1);
-  for_partials<A>(p, p.partial, [&](
-                                    int i, A* __restrict grad_bias, A* __restrict grad_weight,
-                                    int64_t begin, int64_t end) {
-    const A* const __restrict mean = constants[i].mean.data();
-    const A* const __restrict scale = constants[i].scale.data();
-    const A* const __restrict bias = constants[i].bias.data();
-    for (int64_t row = begin; row < end; ++row) {
-      const T* const __restrict x = row_of<T>(p.branches[i].x, row);
-      const T* const __restrict grad_y = row_of<T>(p.branches[i].grad, row);
-      for (int64_t c = 0; c < p.branches[i].channels; ++c) {
-        const A centered = static_cast<A>(x[c]) - mean[c];
-        const A value = centered * scale[c] + bias[c];
-        const A upstream = static_cast<A>(grad_y[c]);  // unconditional, or GCC does not vectorize
-        const A grad = value <= A(0) ? A(0) : upstream;
-        grad_bias[c] += grad;
-        grad_weight[c] += grad * centered;
-      }
-    }
-    for (int64_t c = 0; c < p.branches[i].channels; ++c) grad_weight[c] *= constants[i].inverse[c];
-  });
+  for_partials<A>(
+      p, p.partial,
+      [&](int i, A* __restrict grad_bias, A* __restrict grad_weight, int64_t begin, int64_t end) {
+        const A* const __restrict mean = constants[i].mean.data();
+        const A* const __restrict scale = constants[i].scale.data();
+        const A* const __restrict bias = constants[i].bias.data();
+        for (int64_t row = begin; row < end; ++row) {
+          const T* const __restrict x = row_of<T>(p.branches[i].x, row);
+          const T* const __restrict grad_y = row_of<T>(p.branches[i].grad, row);
+          for (int64_t c = 0; c < p.branches[i].channels; ++c) {
+            const A centered = static_cast<A>(x[c]) - mean[c];
+            const A value = centered * scale[c] + bias[c];
+            const A upstream =
+                static_cast<A>(grad_y[c]);  // unconditional, or GCC does not vectorize
+            const A grad = value <= A(0) ? A(0) : upstream;
+            grad_bias[c] += grad;
+            grad_weight[c] += grad * centered;
+          }
+        }
+        for (int64_t c = 0; c < p.branches[i].channels; ++c)
+          grad_weight[c] *= constants[i].inverse[c];
+      });
 
   cpu::sum_partials(
       static_cast<const A*>(p.partial), bias_partials(p.rows), 2 * p.columns,

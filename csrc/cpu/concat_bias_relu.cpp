@@ -1,10 +1,11 @@
 // Concatenation with bias and ReLU, and its gradient: one pass over memory each.
 
+#include "../concat_bias_relu.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
-#include "../concat_bias_relu.h"
 #include "common.h"
 
 namespace googlenet_fast {
@@ -45,8 +46,9 @@ template <typename T>
 void forward(const ConcatBiasRelu& p) {
   using A = Accumulator<T>;
   const bool bias = p.branches[0].bias != nullptr;
-  const auto row_kernel = bias ? (p.relu ? forward_row<T, true, true> : forward_row<T, true, false>)
-                               : (p.relu ? forward_row<T, false, true> : forward_row<T, false, false>);
+  const auto row_kernel =
+      bias ? (p.relu ? forward_row<T, true, true> : forward_row<T, true, false>)
+           : (p.relu ? forward_row<T, false, true> : forward_row<T, false, false>);
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, p.columns));
   parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -66,8 +68,9 @@ void backward(const ConcatBiasReluBackward& p) {
   using A = Accumulator<T>;
   const bool bias = p.grad_bias != nullptr;
   const bool relu = p.y.data != nullptr;
-  const auto row_kernel = relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
-                               : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
+  const auto row_kernel =
+      relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
+           : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
   const int64_t partials = bias_partials(p.rows);
   A* const partial = static_cast<A*>(p.partial);
 

@@ -37,8 +37,7 @@ void run_stem(const ConvBiasReluBackward& p) {
   }
   if (p.grads == nullptr) return;
   float* const grads = static_cast<float*>(p.grads);
-  stem_weight_gradient(
-      size, grad_y, mask, view_of(p.x, s.channels), grads, grads + weight.size());
+  stem_weight_gradient(size, grad_y, mask, view_of(p.x, s.channels), grads, grads + weight.size());
 }
 
 }  // namespace
@@ -52,9 +51,7 @@ void run_cpu(Dtype, const ConvBiasRelu& p) {
   run(size_of(s), view_of(p.x, s.channels), weight, bias, p.relu, view_of(p.y, s.outputs));
 }
 
-int64_t packed_size(const PackWeight& p) {
-  return cpu::packed_size(size_of(p), filter_of(p));
-}
+int64_t packed_size(const PackWeight& p) { return cpu::packed_size(size_of(p), filter_of(p)); }
 
 void run_cpu(Dtype, const PackWeight& p) {
   cpu::pack_filter(size_of(p), filter_of(p), static_cast<float*>(p.packed));
@@ -85,10 +82,11 @@ void run_cpu(Dtype, const ConvBiasReluBackward& p) {
 
 }  // namespace googlenet_fast
 
-// Points of a tile of Winograd's convolution of such images, or 0 of other convolutions. Packed weights
-// are the same for images of all sizes with the same points; read by googlenet_fast/extension.py.
-extern "C" __attribute__((visibility("default"))) int64_t googlenet_fast_tile_points(
-    int64_t height, int64_t width, int64_t taps, int64_t channels) {
+// Points of a tile of Winograd's convolution of such images, or 0 of other convolutions. Packed
+// weights are the same for images of all sizes with the same points; read by
+// googlenet_fast/extension.py.
+extern "C" __attribute__((visibility("default"))) int64_t
+googlenet_fast_tile_points(int64_t height, int64_t width, int64_t taps, int64_t channels) {
   using namespace googlenet_fast;
   return cpu::tile_points({1, height, width}, static_cast<int>(taps), channels);
 }

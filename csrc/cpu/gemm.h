@@ -122,8 +122,7 @@ template <int kRows, int kWide, Variant kVariant>
 template <int kRows, int kWide, Variant kVariant>
 void compute_edge_tiles(TileColumn t, int64_t tiles, int64_t columns) {
   constexpr bool kTransposed = kVariant == Variant::kTransposedA;
-  constexpr Variant kBuffered =
-      kVariant == Variant::kNontemporalStore ? Variant::kBInL2 : kVariant;
+  constexpr Variant kBuffered = kVariant == Variant::kNontemporalStore ? Variant::kBInL2 : kVariant;
   constexpr int64_t kColumns = kWide * kLanes;
   float buffer[kRows * kColumns] = {}, bias[kColumns] = {};
   const auto copy = [=](const float* from, float* to) {
@@ -193,9 +192,16 @@ inline void gemm(const GemmArgs& p) {
     for (int64_t i = 0; i < tiles; i += tiles_per_panel) {
       const int64_t row = first + i * kRows;
       const TileColumn t{
-          .a = p.a + row * p.a_stride, .a_stride = p.a_stride, .b = p.b, .depth = p.depth,
-          .segments = p.segments, .segment_stride = p.segment_stride,
-          .c = p.c + row * p.c_stride, .c_stride = p.c_stride, .bias = p.bias, .add = p.add,
+          .a = p.a + row * p.a_stride,
+          .a_stride = p.a_stride,
+          .b = p.b,
+          .depth = p.depth,
+          .segments = p.segments,
+          .segment_stride = p.segment_stride,
+          .c = p.c + row * p.c_stride,
+          .c_stride = p.c_stride,
+          .bias = p.bias,
+          .add = p.add,
           .relu = p.relu};
       const bool nontemporal_store = kHasNontemporalStore && p.nontemporal_store;
       const auto run = nontemporal_store ? compute_panels<kRows, Variant::kNontemporalStore>
@@ -209,9 +215,17 @@ inline void gemm(const GemmArgs& p) {
 inline void gemm_at(const GemmAtArgs& p) {
   for_each_tile_height(p.outputs, [&]<int kRows>(int64_t first, int64_t tiles) {
     const TileColumn t{
-        .a = p.a + first, .a_stride = p.a_stride, .b = p.b, .depth = p.rows, .segments = 1,
-        .segment_stride = 0, .c = p.c + first * p.c_stride, .c_stride = p.c_stride,
-        .bias = nullptr, .add = p.add, .relu = false};
+        .a = p.a + first,
+        .a_stride = p.a_stride,
+        .b = p.b,
+        .depth = p.rows,
+        .segments = 1,
+        .segment_stride = 0,
+        .c = p.c + first * p.c_stride,
+        .c_stride = p.c_stride,
+        .bias = nullptr,
+        .add = p.add,
+        .relu = false};
     compute_panels<kRows, Variant::kTransposedA>(t, tiles, p.b_rows * kNr, p.columns);
   });
 }

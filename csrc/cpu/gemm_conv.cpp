@@ -32,11 +32,19 @@ void gemm_tile(
     bool relu, bool add, bool nontemporal_store) {
   const int64_t b_bytes = gemm_config().packed_size(a.channels, tile.columns) * sizeof(float);
   gemm_config().gemm(
-      {.a = a.data, .a_stride = a.stride, .b = packed + tile.column * a.channels,
-       .c = c.row(tile.row) + tile.column, .c_stride = c.stride, .rows = tile.rows,
-       .columns = tile.columns, .depth = a.channels,
-       .bias = bias == nullptr ? nullptr : bias + tile.column, .relu = relu, .add = add,
-       .nontemporal_store = nontemporal_store, .prefetch_b = 2 * b_bytes > l2_cache_bytes()});
+      {.a = a.data,
+       .a_stride = a.stride,
+       .b = packed + tile.column * a.channels,
+       .c = c.row(tile.row) + tile.column,
+       .c_stride = c.stride,
+       .rows = tile.rows,
+       .columns = tile.columns,
+       .depth = a.channels,
+       .bias = bias == nullptr ? nullptr : bias + tile.column,
+       .relu = relu,
+       .add = add,
+       .nontemporal_store = nontemporal_store,
+       .prefetch_b = 2 * b_bytes > l2_cache_bytes()});
 }
 
 void gemm_at_packed(
@@ -65,8 +73,7 @@ int64_t packed_size(const Filter& w) {
 void pack_filter(const Filter& w, float* packed) {
   const int64_t depth = w.taps * w.taps * w.channels;
   parallel_for_panels(w.outputs, [&](int64_t column, int64_t columns) {
-    gemm_config().pack_bt(
-        w.data + column * depth, depth, depth, columns, packed + column * depth);
+    gemm_config().pack_bt(w.data + column * depth, depth, depth, columns, packed + column * depth);
   });
 }
 

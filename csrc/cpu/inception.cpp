@@ -24,8 +24,7 @@ struct Filters {
 
   Filters(const InceptionShape& s, const InceptionWeights& w)
       : in{floats(w.w_in), s.c1 + s.reductions(), 1, s.channels},
-        w3{floats(w.w3), s.c3, s.taps3, s.c3_reduce},
-        w5{floats(w.w5), s.c5, s.taps5, s.c5_reduce},
+        w3{floats(w.w3), s.c3, s.taps3, s.c3_reduce}, w5{floats(w.w5), s.c5, s.taps5, s.c5_reduce},
         project{floats(w.wp), s.project, 1, s.channels} {}
 };
 

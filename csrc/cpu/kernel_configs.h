@@ -48,9 +48,7 @@ struct GemmConfig {
   bool has_nontemporal_store;  // a vector is a whole cache line
 
   int64_t panels(int64_t columns) const { return (columns + nr - 1) / nr; }
-  int64_t packed_size(int64_t depth, int64_t columns) const {
-    return panels(columns) * depth * nr;
-  }
+  int64_t packed_size(int64_t depth, int64_t columns) const { return panels(columns) * depth * nr; }
 
   void (*gemm)(const GemmArgs& p);
   void (*gemm_at)(const GemmAtArgs& p);
@@ -60,8 +58,7 @@ struct GemmConfig {
       const float* b, int64_t stride, int64_t depth, int64_t columns, int64_t b_rows,
       float* packed);
   // Pack B from Bᵀ (columns, depth).
-  void (*pack_bt)(
-      const float* bt, int64_t stride, int64_t depth, int64_t columns, float* packed);
+  void (*pack_bt)(const float* bt, int64_t stride, int64_t depth, int64_t columns, float* packed);
 };
 
 // A tile of a Winograd convolution: side² outputs of taps² filters from points² inputs, as points²

@@ -32,8 +32,8 @@ inline MatrixView view_of(const Matrix& m, int64_t channels) {
 // stores.
 inline bool use_nontemporal_store(const Size& size, MatrixView y) {
   constexpr int64_t kSmallest = 2 << 20;  // floats
-  const bool is_aligned = reinterpret_cast<uintptr_t>(y.data) % (kLine * sizeof(float)) == 0 &&
-                          y.stride % kLine == 0;
+  const bool is_aligned =
+      reinterpret_cast<uintptr_t>(y.data) % (kLine * sizeof(float)) == 0 && y.stride % kLine == 0;
   return gemm_config().has_nontemporal_store && is_aligned && size.pixels() * y.stride >= kSmallest;
 }
 

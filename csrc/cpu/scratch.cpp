@@ -36,7 +36,7 @@ struct Block {
 struct Memory {
   std::vector<Block> blocks;
   int64_t block = 0, used = 0;  // the next array is at `used` of this block, or in a later one
-  int64_t next = kPage;  // minimum size of the next block
+  int64_t next = kPage;         // minimum size of the next block
   int64_t scopes = 0;
 };
 

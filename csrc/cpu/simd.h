@@ -85,11 +85,15 @@ inline void store(float* p, V v, bool nontemporal) {
 }
 
 template <typename V>
-inline V zero() { return V{}; }
+inline V zero() {
+  return V{};
+}
 
 // max(v, 0) that keeps NaN.
 template <typename V>
-inline V relu(V v) { return v < 0.0f ? zero<V>() : v; }
+inline V relu(V v) {
+  return v < 0.0f ? zero<V>() : v;
+}
 
 // sum += a * b, by the FMA form that overwrites the sum: GCC may choose others, which need copies.
 inline void multiply_add(Vector& sum, float a, Vector b) {

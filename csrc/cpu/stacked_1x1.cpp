@@ -138,8 +138,7 @@ void stacked_1x1_weight_gradient(
   const int64_t threads = torch::stable::get_num_threads();
   parallel_for_ranges(panels, ceil_div(panels, threads), [&](int64_t begin, int64_t end) {
     const int64_t column = begin * nr;
-    weight_gradient_columns(
-        size, convs, x, column, std::min(x.channels, end * nr) - column);
+    weight_gradient_columns(size, convs, x, column, std::min(x.channels, end * nr) - column);
   });
 }
 

@@ -37,7 +37,6 @@ struct WeightGrad {
 };
 
 // The weight gradients; pooled convolutions come last.
-void stacked_1x1_weight_gradient(
-    const Size& size, std::span<const WeightGrad> convs, MatrixView x);
+void stacked_1x1_weight_gradient(const Size& size, std::span<const WeightGrad> convs, MatrixView x);
 
 }  // namespace googlenet_fast::cpu

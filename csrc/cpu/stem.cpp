@@ -110,18 +110,26 @@ void convolve_stem(
   const Bands bands(size, x.channels);
   Scratch scratch;
   const float* const packed = packed_filter(size, w, scratch);
-  const bool nontemporal_store =
-      use_nontemporal_store({size.images, bands.height, bands.width}, y);
+  const bool nontemporal_store = use_nontemporal_store({size.images, bands.height, bands.width}, y);
   parallel_for_each(bands.count(), [&](int64_t band) {
     Scratch own;
     float* const rows = own.take(bands.scratch());
     bands.copy_padded(band, x, rows);
     for (int64_t row = 0; row < bands.rows(band); ++row) {
       gemm_config().gemm(
-          {.a = rows + kStride * row * bands.padded(), .a_stride = kStride * x.channels,
-           .b = packed, .c = y.row(bands.pixel(band, row)), .c_stride = y.stride,
-           .rows = bands.width, .columns = y.channels, .depth = bands.depth(), .bias = bias,
-           .relu = relu, .add = false, .segments = kTaps, .segment_stride = bands.padded(),
+          {.a = rows + kStride * row * bands.padded(),
+           .a_stride = kStride * x.channels,
+           .b = packed,
+           .c = y.row(bands.pixel(band, row)),
+           .c_stride = y.stride,
+           .rows = bands.width,
+           .columns = y.channels,
+           .depth = bands.depth(),
+           .bias = bias,
+           .relu = relu,
+           .add = false,
+           .segments = kTaps,
+           .segment_stride = bands.padded(),
            .nontemporal_store = nontemporal_store});
     }
   });
@@ -164,11 +172,18 @@ void stem_input_gradient(
     float* const patches = own.take(bands.width * values);
     for (int64_t row = 0; row < bands.height; ++row) {
       const int64_t first = (image * bands.height + row) * bands.width;
-      const MatrixView grads =
-          mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
+      const MatrixView grads = mask_rows(grad_y, mask, first, bands.width, masked, nullptr);
       gemm_config().gemm(
-          {.a = grads.data, .a_stride = grads.stride, .b = packed, .c = patches, .c_stride = values,
-           .rows = bands.width, .columns = values, .depth = outputs, .bias = nullptr, .relu = false,
+          {.a = grads.data,
+           .a_stride = grads.stride,
+           .b = packed,
+           .c = patches,
+           .c_stride = values,
+           .rows = bands.width,
+           .columns = values,
+           .depth = outputs,
+           .bias = nullptr,
+           .relu = false,
            .add = false});
       for (int64_t i = 0; i < bands.width * kTaps; ++i) {
         const float* const from = patches + i * bands.depth();

@@ -61,9 +61,7 @@ Tiling tiling_for(const Size& size, int taps, int64_t channels) {
 
 // The stride between the frequencies' matrices of `size` values. A transform accesses all of them
 // at once: an odd number of cache lines puts them into different cache sets.
-int64_t frequency_stride(int64_t size) {
-  return (ceil_div(size, kLine) | 1) * kLine;
-}
+int64_t frequency_stride(int64_t size) { return (ceil_div(size, kLine) | 1) * kLine; }
 
 // Transformed filters: a packed B (depth, columns) per frequency.
 struct Filters {
@@ -190,10 +188,18 @@ void convolve_tiles(
       const int64_t m_stride = frequency_stride(part.rows * columns);
       for (int64_t f = 0; f < frequencies; ++f) {
         gemm_config().gemm(
-            {.a = v + f * v_stride, .a_stride = x.channels,
-             .b = filters.data + f * filters.stride() + column * x.channels, .c = m + f * m_stride,
-             .c_stride = columns, .rows = part.rows, .columns = columns, .depth = x.channels,
-             .bias = nullptr, .relu = false, .add = false, .prefetch_b = true});
+            {.a = v + f * v_stride,
+             .a_stride = x.channels,
+             .b = filters.data + f * filters.stride() + column * x.channels,
+             .c = m + f * m_stride,
+             .c_stride = columns,
+             .rows = part.rows,
+             .columns = columns,
+             .depth = x.channels,
+             .bias = nullptr,
+             .relu = false,
+             .add = false,
+             .prefetch_b = true});
       }
       transform_outputs(
           tiling, part.row, part.rows, m, bias == nullptr ? nullptr : bias + column, relu,

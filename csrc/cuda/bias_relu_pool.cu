@@ -1,7 +1,6 @@
 // Bias, ReLU and the 3x3/2 max pool without padding, and their gradient.
 
 #include "../bias_relu_pool.h"
-
 #include "pooling.h"
 
 namespace googlenet_fast {

@@ -122,10 +122,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // Combine the moments of blocks of `height` rows into mean and variance of all rows.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    statistics_kernel(
-        const float* partial, int64_t parts, int64_t rows, int64_t height, int64_t columns,
-        float* statistics) {
+__global__ void __launch_bounds__(kThreads) statistics_kernel(
+    const float* partial, int64_t parts, int64_t rows, int64_t height, int64_t columns,
+    float* statistics) {
   __shared__ float shared[kWidth][kThreads];
   __shared__ float means[kWidth][kThreads];
   const int64_t column = first_column<kWidth>();
@@ -255,8 +254,7 @@ void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
     if (p.rows == 0) return;
     const Shape shape = shape_for_sums(p.rows, p.columns, width);
     height = shape.block.y;
-    launch(
-        "bn_relu_concat_moments", moments_kernel<decltype(value), width>, shape, stream, p);
+    launch("bn_relu_concat_moments", moments_kernel<decltype(value), width>, shape, stream, p);
   });
   launch(
       "bn_relu_concat_statistics", statistics_kernel<1>, shape_of(p.columns, 1, 1), stream,

@@ -64,8 +64,8 @@ inline void sum_partials(
   constexpr int kColumns = 8;  // 32 adjacent bytes
   const Shape shape{dim3(1, divide_up(columns, kColumns)), dim3(kColumns, kThreads / kColumns)};
   launch(
-      "sum_partials", sum_partials_kernel<1>, shape, stream,
-      static_cast<const float*>(partial), parts, columns, static_cast<float*>(total));
+      "sum_partials", sum_partials_kernel<1>, shape, stream, static_cast<const float*>(partial),
+      parts, columns, static_cast<float*>(total));
 }
 
 }  // namespace googlenet_fast

@@ -1,7 +1,6 @@
 // Concatenation with bias and ReLU, and its gradient, one pass over memory each.
 
 #include "../concat_bias_relu.h"
-
 #include "column_sums.h"
 
 namespace googlenet_fast {
@@ -74,8 +73,7 @@ bool can_vectorize_branches(Dtype dtype, const P& p) {
 
 void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  const bool vectorize =
-      can_vectorize_branches(dtype, p) && can_vectorize(dtype, p.y, p.columns);
+  const bool vectorize = can_vectorize_branches(dtype, p) && can_vectorize(dtype, p.y, p.columns);
   for_access(dtype, vectorize, [&](auto value, auto width) {
     launch(
         "concat_bias_relu", concat_bias_relu_kernel<decltype(value), width>,

@@ -104,8 +104,7 @@ inline Shape shape_for_rows(int64_t rows, int64_t columns, int width) {
 template <typename... Parameters>
 void launch(
     const char* name, void (*kernel)(Parameters...), const Shape& shape,
-    [[maybe_unused]] cudaStream_t stream,
-    const std::type_identity_t<Parameters>&... arguments) {
+    [[maybe_unused]] cudaStream_t stream, const std::type_identity_t<Parameters>&... arguments) {
 #ifdef GOOGLENET_FAST_CUDA_EMULATOR
   cuda_emulator::launch(name, kernel, shape.grid, shape.block, arguments...);
 #else

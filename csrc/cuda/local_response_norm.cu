@@ -3,10 +3,9 @@
 // A thread computes a few adjacent channels of a pixel. It loads the neighbouring channels by the
 // same wide accesses as their own threads do, so they hit L1.
 
-#include "../local_response_norm.h"
-
 #include <cmath>
 
+#include "../local_response_norm.h"
 #include "launch.h"
 
 namespace googlenet_fast {
@@ -38,9 +37,7 @@ __device__ inline void load_around(
 }
 
 // base^exponent of a positive base.
-__device__ inline float power(float base, float exponent) {
-  return exp2f(exponent * log2f(base));
-}
+__device__ inline float power(float base, float exponent) { return exp2f(exponent * log2f(base)); }
 
 // s of the channel at values[kBefore].
 __device__ inline float divisor(const Normalization& norm, const float* values) {
@@ -124,8 +121,7 @@ void run_cuda(Dtype dtype, const LocalResponseNormBackward& p, cudaStream_t stre
                          can_vectorize(dtype, p.grad_x, channels);
   for_access(dtype, vectorize, [&](auto value, auto width) {
     launch(
-        "local_response_norm_backward",
-        local_response_norm_backward_kernel<decltype(value), width>,
+        "local_response_norm_backward", local_response_norm_backward_kernel<decltype(value), width>,
         shape_for_rows(rows, channels, width), stream, p);
   });
 }

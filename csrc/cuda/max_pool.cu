@@ -1,7 +1,6 @@
 // The 3x3/1 max pool, padded by one pixel, and its gradient.
 
 #include "../max_pool.h"
-
 #include "pooling.h"
 
 namespace googlenet_fast {

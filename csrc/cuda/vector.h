@@ -43,15 +43,25 @@ __device__ inline T from_float(float value) {
 template <int kBytes>
 struct Word;
 template <>
-struct Word<1> { using Type = unsigned char; };
+struct Word<1> {
+  using Type = unsigned char;
+};
 template <>
-struct Word<2> { using Type = unsigned short; };
+struct Word<2> {
+  using Type = unsigned short;
+};
 template <>
-struct Word<4> { using Type = unsigned; };
+struct Word<4> {
+  using Type = unsigned;
+};
 template <>
-struct Word<8> { using Type = uint2; };
+struct Word<8> {
+  using Type = uint2;
+};
 template <>
-struct Word<16> { using Type = uint4; };
+struct Word<16> {
+  using Type = uint4;
+};
 
 template <typename T, int kWidth>
 __device__ inline Vector<T, kWidth> load(const void* base, int64_t offset) {
