@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
     from googlenet_fast.model.weights import load_model, load_weights, save_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["GoogLeNet", "GoogLeNetOutputs", "load", "load_model", "load_weights", "save_weights"]
 
