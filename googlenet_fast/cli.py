@@ -140,7 +140,8 @@ def add_weights(parser: argparse._ActionsContainer) -> None:
         "weights",
         type=Path,
         metavar="WEIGHTS",
-        help="a googlenet_fast checkpoint (best.pt), .safetensors, .pth, .pdparams or .caffemodel",
+        help="a googlenet_fast checkpoint (best.pt), .safetensors, .pth, .pdparams or .caffemodel; "
+        "or the folder of a run, for its best.pt",
     )
 
 

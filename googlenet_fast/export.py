@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from googlenet_fast.cli import Parser, add_preset, add_weights
+from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights import load_model, save_weights
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
     add_preset(parser, PRESETS)
     options = parser.parse_args(sys.argv[1:])
-    model, info = load_model(options.weights, preset=options.preset)
+    model, info = load_model(best_of(options.weights), preset=options.preset)
     save_weights(model, options.output, class_names=info.class_names, image_size=info.image_size)
     print(
         f"{options.output}: preset {info.preset}, {info.num_classes} classes, "

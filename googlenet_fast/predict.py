@@ -20,6 +20,8 @@ from googlenet_fast.classifier.prediction import (
 )
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import UserError, run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
@@ -96,6 +98,11 @@ def parse(arguments: Sequence[str]) -> Options:
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
+    if options.weights.is_dir():
+        best = best_of(options.weights)
+        parser.set_defaults(**options_of(read_run_config(options.weights)))
+        options = parser.parse_args(arguments, namespace=Options())
+        options.weights = best
     if not options.images:
         raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:

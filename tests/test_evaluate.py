@@ -209,7 +209,8 @@ def test_table_of_many_classes_shows_the_worst_and_the_best() -> None:
     results = [
         evaluate.ClassResult(i, f"class {i}", 100, i, "") for i in torch.randperm(100).tolist()
     ]
-    lines = evaluate.class_table(results).splitlines()
+    lines = evaluate.class_table(results, "9900 images of x").splitlines()
+    assert lines[0] == "accuracy of 100 classes on 9900 images of x: the worst and the best ten"
     shown = [int(line.split()[1]) for line in lines if line.startswith("class ") and "%" in line]
     assert shown == [*range(10), *range(90, 100)]
     assert lines[12] == "..."

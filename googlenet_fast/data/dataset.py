@@ -1,8 +1,10 @@
 """Labelled sets of image files, which every loader reads."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from googlenet_fast.data.shards import read_images
 from googlenet_fast.data.tar_members import Location, TarMembers
 from googlenet_fast.errors import UserError
 
+Split = Literal["train", "val", "all"]
+"""Which images of a dataset: those to train on, those to validate on, or all."""
 MOST_CLASSES = 1_000_000
 """More classes than a classifier can have: a larger label is an identifier or a mistake."""
 
@@ -33,6 +37,10 @@ class ImageDataset:
     """Folder, list file or pattern of shards that this was read from."""
     tar_members: TarMembers | None = None
     """Where the images are if they are members of tar files."""
+    split: Split = "all"
+    """Which images of a dataset these are."""
+    whole: "ImageDataset | None" = None
+    """The images that these were taken from, if a dataset without validation images was split."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -62,6 +70,36 @@ class ImageDataset:
             files=[self.files[i] for i in indices],
             labels=self.labels[indices],
             tar_members=None if self.tar_members is None else self.tar_members.take(indices),
+        )
+
+    def joined(self, other: "ImageDataset") -> "ImageDataset":
+        """Return the images of two datasets with the same classes.
+
+        Raises:
+            UserError: the images of one are files, those of the other members of shards.
+        """
+        members = None
+        if self.tar_members is not None and other.tar_members is not None:
+            members = self.tar_members.joined(other.tar_members)
+        elif self.tar_members is not other.tar_members:
+            raise UserError(
+                f"{self.source} and {other.source}: files and shards cannot be read together; "
+                "read each on its own"
+            )
+        root = os.path.commonpath([self.root.absolute(), other.root.absolute()])
+        prefixes = [os.path.relpath(part.root, root) for part in (self, other)]
+        return replace(
+            self,
+            root=Path(root),
+            files=[
+                f"{prefix}/{file}".removeprefix("./")
+                for prefix, part in zip(prefixes, (self, other), strict=True)
+                for file in part.files
+            ],
+            labels=np.concatenate([self.labels, other.labels]),
+            source=Path(os.path.commonpath([self.source.absolute(), other.source.absolute()])),
+            tar_members=members,
+            split="all",
         )
 
     def check_labels(self, num_classes: int) -> None:

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import ImageList, place_in, read_class_names
@@ -120,16 +122,18 @@ def open_dataset(
     if has_train and (relabel or class_names is None or not has_val):
         return _splits_of_folder(path, root, delimiter, relabel, class_names).val
     if path.is_file() or val_list.is_file():
-        return ImageDataset.from_list(
+        dataset = ImageDataset.from_list(
             path if path.is_file() else val_list,
             root,
             delimiter=delimiter,
             relabel=relabel,
             class_names=class_names,
         )
-    return ImageDataset.from_folder(
-        val_folder if val_folder.is_dir() else path, class_names=class_names
-    )
+    else:
+        dataset = ImageDataset.from_folder(
+            val_folder if val_folder.is_dir() else path, class_names=class_names
+        )
+    return replace(dataset, split="val" if has_val else "all")
 
 
 def _shards_to_evaluate_on(
@@ -141,7 +145,9 @@ def _shards_to_evaluate_on(
     if train and (relabel or not val):
         return _splits_of_folder(path, None, "", relabel, class_names).val
     images = read_shards(path, val or sorted(path.glob("*.tar")))
-    return ImageDataset.from_image_list(images, images.classes() if relabel else None, class_names)
+    classes = images.classes() if relabel else None
+    dataset = ImageDataset.from_image_list(images, classes, class_names)
+    return replace(dataset, split="val" if val else "all")
 
 
 def _splits_of_folder(
@@ -199,16 +205,26 @@ def _splits_of_lists(
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 
 
-def _hold_out(dataset: ImageDataset) -> Splits:
-    """Hold out a fixed tenth of each class, at least one image of two."""
+def hold_out(dataset: ImageDataset, fraction: float = HELD_OUT, seed: int = 0) -> Splits:
+    """Hold out a fixed share of each class, at least one image of two."""
     held_out = np.zeros(len(dataset), dtype=bool)
     for label in np.unique(dataset.labels):
         images = np.flatnonzero(dataset.labels == label)
-        count = max(round(HELD_OUT * len(images)), 1) if len(images) > 1 else 0
-        held_out[np.random.default_rng(0).permutation(images)[:count]] = True
-    splits = _checked(
-        dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+        count = max(round(fraction * len(images)), 1) if len(images) > 1 else 0
+        held_out[np.random.default_rng(seed).permutation(images)[:count]] = True
+    return split_by(dataset, held_out)
+
+
+def split_by(dataset: ImageDataset, held_out: NDArray[np.bool_]) -> Splits:
+    """Split a dataset; `held_out` (N,) is true for its validation images."""
+    train, val = (dataset.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
+    return Splits(
+        replace(train, split="train", whole=dataset), replace(val, split="val", whole=dataset)
     )
+
+
+def _hold_out(dataset: ImageDataset) -> Splits:
+    splits = _checked(*hold_out(dataset))
     _log.info(
         "%s has no validation images: %d of its %d images are held out for validation",
         dataset.source, len(splits.val), len(dataset),
@@ -221,4 +237,4 @@ def _checked(train: ImageDataset, val: ImageDataset) -> Splits:
         raise UserError(
             f"{train.source}: has images of one class only; a classifier needs two or more"
         )
-    return Splits(train, val)
+    return Splits(replace(train, split="train"), replace(val, split="val"))

@@ -48,6 +48,15 @@ class TarMembers:
             self.shards, self.shard[indices], self.offsets[indices], self.sizes[indices]
         )
 
+    def joined(self, other: "TarMembers") -> "TarMembers":
+        """Return the members of both."""
+        return TarMembers(
+            self.shards + other.shards,
+            np.concatenate([self.shard, other.shard + len(self.shards)]).astype(np.int32),
+            np.concatenate([self.offsets, other.offsets]),
+            np.concatenate([self.sizes, other.sizes]),
+        )
+
     def location(self, index: int, name: str) -> Location:
         """Return where to read an image."""
         shard = self.shards[self.shard[index]]

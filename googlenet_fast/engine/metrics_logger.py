@@ -26,7 +26,8 @@ class MetricsLogger:
 
     def __init__(self, folder: RunFolder, total_steps: int, start_step: int) -> None:
         self._metrics = folder.metrics.open("a", buffering=1)
-        self._tensorboard = SummaryWriter(str(folder.path), purge_step=start_step)
+        # TensorBoard forgets the points from `purge_step` on; the one at `start_step` stays.
+        self._tensorboard = SummaryWriter(str(folder.path), purge_step=start_step + 1)
         self._total_steps, self._start_step = total_steps, start_step
         self._bar: tqdm[Any] | None = None
 

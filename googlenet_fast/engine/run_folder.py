@@ -116,6 +116,22 @@ class RunFolder:
             copies.append(self.epoch(of_epoch))
         save_checkpoint(self.last, state, keep_as=self.previous, copies=copies)
 
+    def adopt_best(self, best: Path, top1: float) -> bool:
+        """Copy a best checkpoint of this top-1 into the folder, unless it has one already.
+
+        Returns:
+            Whether the folder has a best checkpoint now.
+        """
+        if self.best.exists():
+            return True
+        try:
+            if load_checkpoint(best)["best_top1"] != top1:
+                return False
+        except UserError:
+            return False
+        write_atomically(self.best, best.read_bytes())
+        return True
+
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest readable checkpoint and its path; None if there are no checkpoints.
 
@@ -141,6 +157,22 @@ class RunFolder:
             kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             write_atomically(self.metrics, text.encode())
+
+
+def best_of(weights: Path) -> Path:
+    """Return the best checkpoint of a run for its folder; other paths are returned unchanged.
+
+    Raises:
+        UserError: a folder without a best checkpoint.
+    """
+    if not weights.is_dir():
+        return weights
+    best = weights / "best.pt"
+    if best.is_file():
+        return best
+    if (weights / "last.pt").is_file():
+        raise UserError(f"{weights}: the run has no best.pt yet; name {weights / 'last.pt'}")
+    raise UserError(f"{weights}: is not the folder of a run (no best.pt); name a file of weights")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.data import Splits, build_loader
+from googlenet_fast.data.identity import digest
 from googlenet_fast.engine.build import (
     build_model,
     build_train_step,
@@ -26,8 +27,9 @@ from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.held_out import HeldOut
 from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
-from googlenet_fast.engine.optimizer import set_lr
+from googlenet_fast.engine.optimizer import load_momentum, set_lr
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
@@ -59,7 +61,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, process: Process) -> None:
         self.config = config
         self.process = process
-        self.splits = open_data(config.data)
+        self.splits = self._open_data()
+        self._held_out = HeldOut.of(self.splits) if process.is_main else None
         self.bad_images: list[str] = []
         """A line "path<tab>reason" for each image that was dropped."""
         options = [loader_options(config, process, train=train) for train in (True, False)]
@@ -75,6 +78,7 @@ class Trainer:
                 f"--accumulate {config.accumulate}: an epoch has only {len(self.train_loader)} "
                 "batches; accumulate fewer"
             )
+        self._images_digest = digest(self.splits.train)
         self.train_step: TrainStep
         self.epoch, self.images_seen = 0, 0
         self.step = 0
@@ -102,6 +106,30 @@ class Trainer:
         self._started = time.perf_counter()
         self._train_seconds, self._train_images = 0.0, 0
 
+    def _open_data(self) -> Splits:
+        """Open the images; those that a resumed run held out for validation stay held out."""
+        splits = open_data(self.config.data)
+        if splits.val.whole is None:
+            return splits
+        held_out = self.process.broadcast(self._held_out_before() if self.process.is_main else None)
+        before = None if held_out is None else held_out.split(splits.val.whole)
+        if before is None or not (len(before.splits.train) and len(before.splits.val)):
+            return splits
+        if before.note is not None:
+            self._log(f"{before.note}; new images are for training")
+        return before.splits
+
+    def _held_out_before(self) -> HeldOut | None:
+        """Return what the run to resume held out, if there is one that did."""
+        resume, folder = self.config.resume, self.config.output
+        files = [] if resume in (None, "auto") else [Path(resume)]
+        if resume == "auto" and folder is not None:
+            files = [folder / "last.pt", folder / "previous.pt"]
+        for file in files:
+            with suppress(LookupError):
+                return HeldOut.read(file)
+        return None
+
     def run(self) -> dict[str, Any] | None:
         """Train to the last epoch.
 
@@ -121,7 +149,12 @@ class Trainer:
                     self.stopped_by = stop.signal or signal.SIGTERM
                     return None
                 evaluation = self._finish_epoch()
-        return self._result(evaluation or self._evaluate())
+        if evaluation is None:  # the run had ended before
+            evaluation = self._evaluate()
+            if self.best_top1 < 0:
+                self.best_top1 = evaluation.top1
+                self._save(best=True)
+        return self._result(evaluation)
 
     def _autotune(self) -> None:
         config, device = self.config, self.process.device
@@ -311,6 +344,7 @@ class Trainer:
             "epoch": self.epoch,
             "images_seen": self.images_seen,
             "order": self._order(),
+            "held_out": None if self._held_out is None else self._held_out.state(),
             "step": self.step,
             "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
@@ -330,9 +364,10 @@ class Trainer:
         if self.process.max((~greatest.isfinite()).float()).item():
             raise self._diverged("weights or batch-norm statistics are")
 
-    def _order(self) -> list[int]:
-        """Return what determines the order of an epoch's images."""
-        return [self.config.seed if self.config.data.shuffle else -1, len(self.splits.train)]
+    def _order(self) -> list[int | str]:
+        """Return what determines an epoch's images: the seed of their order, number and digest."""
+        seed = self.config.seed if self.config.data.shuffle else -1
+        return [seed, len(self.splits.train), self._images_digest]
 
     def _meta(self) -> dict[str, Any]:
         """Return what describes the network and its input."""
@@ -367,8 +402,15 @@ class Trainer:
         self.train_step = build_train_step(self.config, self.model, self.process)
         if checkpoint is not None:
             self._resume(*checkpoint)
+            self._keep_best(checkpoint[0].with_name("best.pt"))
             if checkpoint[0] == Path(str(self.config.resume)):
                 self._save(best=False)  # from now on --resume auto finds it
+
+    def _keep_best(self, best: Path) -> None:
+        """See to it that the folder has the best checkpoint so far, or that the next one counts."""
+        if self.folder is not None and not self.folder.adopt_best(best, self.best_top1):
+            self.best_top1 = -1.0
+        self.best_top1 = self.process.broadcast(self.best_top1)
 
     def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """Read the checkpoint to resume from in the main process; return path and state in all."""
@@ -387,34 +429,49 @@ class Trainer:
                     f"--resume {path}: that run has {key} {state['meta'][key]}, this one {value}; "
                     f"set --model.{key} {state['meta'][key]}, or start a run with --model.weights"
                 )
+        names = self.splits.train.class_names
+        for i, (old, new) in enumerate(zip(state["meta"]["class_names"], names, strict=False)):
+            if old != new:
+                raise UserError(
+                    f"--resume {path}: class {i} of that run is {old}, of this one {new}; give the "
+                    f"classes their names back, or start a run with --model.weights {path}"
+                )
         step = self.train_step
         self.model.load_state_dict(state["model"])
         self.model.transform_input = state["meta"]["transform_input"]
-        hyperparameters = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in step.optimizer.param_groups
-        ]
-        step.optimizer.load_state_dict(state["optimizer"])
-        for group, values in zip(step.optimizer.param_groups, hyperparameters, strict=True):
-            group.update(values)  # this run's configuration overrides the saved one
+        load_momentum(step.optimizer, state["optimizer"])
         if state["scaler"]:  # empty if that run did not scale
             step.scaler.load_state_dict(state["scaler"])
-        if step.ema is not None and "ema" in state:
-            step.ema.module.load_state_dict(state["ema"])
+        if step.ema is not None:
+            # A run that had no average until now starts it from its weights.
+            step.ema.module.load_state_dict(state.get("ema", state["model"]))
             assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
-            step.ema.n_averaged.copy_(state["ema_updates"])
+            step.ema.n_averaged.fill_(state.get("ema_updates", 0))
         for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
-        if self.images_seen and state["order"] != self._order():
-            self._log(
-                "the images or their order have changed (--seed, --data.shuffle): "
-                "the interrupted epoch starts over"
-            )
-            self.images_seen = 0
+        self._compare_images(state["order"])
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
         self._log(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
+
+    def _compare_images(self, saved: list[int | str]) -> None:
+        """Start the interrupted epoch over if its images or their order are not the saved ones."""
+        own = self._order()[: len(saved)]  # older checkpoints have no digest
+        if own == saved:
+            return
+        what = "the order of the images has changed (--seed, --data.shuffle)"
+        if own[1:] != saved[1:]:
+            what = (
+                f"the training images have changed: {saved[1]} before, {own[1]} now"
+                if own[1] != saved[1]
+                else f"the names or labels of the {own[1]} training images have changed"
+            )
+        if self.images_seen:
+            self._log(f"{what}; the interrupted epoch starts over")
+        elif own[1:] != saved[1:]:
+            self._log(what)
+        self.images_seen = 0
 
     # Output
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from contextlib import closing
 from itertools import pairwise
@@ -12,6 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torch.utils.tensorboard import SummaryWriter
 
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
@@ -259,3 +265,158 @@ def test_another_order_restarts_the_epoch(
     result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", *order)
     assert "the interrupted epoch starts over" in capsys.readouterr().out
     assert result["steps"] == 6 + 10
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of 20 images."""
+    root = tmp_path_factory.mktemp("shapes")
+    for name in ("disc", "ring"):
+        (root / name).mkdir()
+        for i in range(20):
+            Image.new("RGB", (66, 70), (12 * i, 90, 160)).save(root / name / f"{i:02}.jpg")
+    return root
+
+
+def shape_trainer(shapes: Path, output: Path, *more: str) -> Trainer:
+    return Trainer(
+        load_config([
+            "-c", "digits", "--data", str(shapes), "--output", str(output), "--epochs", "1",
+            "--data.batch_size", "9", "--device", "cpu", *more,
+        ]),
+        ALONE,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shape_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, with a checkpoint within it."""
+    folder = tmp_path_factory.mktemp("shape run") / "run"
+    with closing(shape_trainer(shapes, folder, "--checkpoint_interval", "2")) as trainer:
+        assert trainer.run() is not None
+    return folder
+
+
+def interrupted(shape_run: Path, folder: Path) -> Path:
+    """A copy of the run, as if it had been stopped within its epoch."""
+    shutil.copytree(shape_run, folder)
+    (folder / "previous.pt").replace(folder / "last.pt")
+    return folder
+
+
+def test_other_classes_in_the_same_number_are_refused(
+    shapes: Path, shape_run: Path, tmp_path: Path
+) -> None:
+    renamed = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    (renamed / "disc").rename(renamed / "square")  # sorted after ring: every label changes
+    with pytest.raises(UserError, match="class 0 of that run is disc, of this one ring"):
+        shape_trainer(renamed, shape_run, "--resume", "auto")
+
+
+def test_another_list_of_images_is_told_and_restarts_the_epoch(
+    shapes: Path, shape_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    (renamed / "disc" / "00.jpg").rename(renamed / "disc" / "20.jpg")  # the number stays
+    folder = interrupted(shape_run, tmp_path / "run")
+    for data, expected in ((shapes, 18), (renamed, 0)):
+        capsys.readouterr()
+        with closing(shape_trainer(data, folder, "--resume", "auto")) as trainer:
+            assert trainer.images_seen == expected
+        told = "the names or labels of the 36 training images have changed; the interrupted epoch"
+        assert (told in capsys.readouterr().out) == (expected == 0)
+    shape_trainer(renamed, shape_run, "--resume", "auto").close()
+    assert "36 training images have changed\n" in capsys.readouterr().out  # between two epochs
+
+
+def test_a_resumed_run_never_validates_on_images_that_it_trained_on(
+    shapes: Path, shape_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New images would move the choice of those to hold out; they are for training."""
+    grown = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    for i in range(30):
+        shutil.copy(grown / "disc" / "00.jpg", grown / "disc" / f"0 new {i}.jpg")
+    with closing(shape_trainer(shapes, tmp_path / "new")) as trainer:
+        before = trainer.splits
+    folder = interrupted(shape_run, tmp_path / "run")
+    for _ in range(2):
+        with closing(shape_trainer(grown, folder, "--resume", "auto")) as trainer:
+            assert trainer.splits.val.files == before.val.files
+            assert len(trainer.splits.train) == 66
+            trainer._save(best=False)
+    assert "had 40 images, now 70; 4 of the 4 validation images are left; new images are for" in (
+        capsys.readouterr().out
+    )
+
+
+def test_tensorboard_keeps_the_last_point_when_a_run_is_resumed(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    """And forgets those that the resumed run logs again."""
+    run(few_digits, tmp_path, "--epochs", "1")
+    with closing(SummaryWriter(str(tmp_path))) as writer:
+        writer.add_scalar("train/loss", 9.0, 12)  # of steps that no checkpoint has
+    run(few_digits, tmp_path, "--resume", "auto")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for kind, steps in (("train", [3, 6, 9, 10, 12, 15, 18, 20]), ("val", [10, 20])):
+        assert [point.step for point in events.Scalars(f"{kind}/loss")] == steps
+    assert all(point.value != 9.0 for point in events.Scalars("train/loss"))
+
+
+def test_an_average_that_begins_at_a_resume_begins_with_the_weights(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    expected = run(few_digits, tmp_path, "--epochs", "1")
+    result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", "--ema_decay", "0.9")
+    for key in ("top1", "top5", "loss", "best_top1"):
+        assert result[key] == expected[key]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_in_another_folder_has_the_best_checkpoint(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    """That of its old folder; or, where there is none, the best from now on."""
+    old = tmp_path / "old"
+    run(few_digits, old, "--epochs", "1")
+    finished = ("--epochs", "1", "--resume", str(old / "last.pt"))
+    run(few_digits, tmp_path / "new", *finished)
+    assert (tmp_path / "new" / "best.pt").read_bytes() == (old / "best.pt").read_bytes()
+    (old / "best.pt").unlink()
+    result = run(few_digits, tmp_path / "alone", *finished)
+    assert_same_checkpoint(tmp_path / "alone" / "best.pt", old / "last.pt")
+    assert result["best_top1"] == result["top1"] >= 0
+    state = load_checkpoint(old / "last.pt")
+    torch.save({**state, "best_top1": 99.0}, old / "last.pt")
+    run(few_digits, tmp_path / "longer", "--epochs", "2", "--resume", str(old / "last.pt"))
+    assert load_checkpoint(tmp_path / "longer" / "best.pt")["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [("--optimizer.classifier_lr_scale", "10"), ("--optimizer.decay_bias_and_norm", "false")],
+)
+def test_other_parameter_groups_keep_the_momenta(
+    changed: tuple[str, str], few_digits: Path, tmp_path: Path
+) -> None:
+    run(few_digits, tmp_path, "--epochs", "1")
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto")) as trainer:
+        expected = momenta(trainer)
+    assert any(momentum.any() for momentum in expected.values())
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto", *changed)) as trainer:
+        assert len(trainer.train_step.optimizer.param_groups) == 2
+        found = momenta(trainer)
+        trainer._save(best=False)
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto")) as trainer:
+        again = momenta(trainer)
+    for name, momentum in expected.items():
+        assert torch.equal(found[name], momentum)
+        assert torch.equal(again[name], momentum)
+
+
+def momenta(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = trainer.train_step.optimizer.state
+    return {
+        name: state[parameter]["momentum_buffer"].clone()
+        for name, parameter in trainer.model.named_parameters()
+    }
