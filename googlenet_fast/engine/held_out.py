@@ -12,6 +12,8 @@ from torch import Tensor
 from googlenet_fast.data import ImageDataset, Splits
 from googlenet_fast.data.identity import digest, image_keys
 from googlenet_fast.data.splits import HELD_OUT, hold_out, split_by
+from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.errors import UserError
 
 ALIKE = 0.9
 """A dataset with this share of a run's validation images, by name, is taken for the run's."""
@@ -67,9 +69,9 @@ class HeldOut:
             LookupError: the weights do not say, as no others than checkpoints do.
         """
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-            return None if state["held_out"] is None else cls(**state["held_out"])
-        except Exception:  # torch.load's errors on other formats have no common class
+            described = load_checkpoint(weights)["held_out"]
+            return None if described is None else cls(**described)
+        except (UserError, KeyError, TypeError):
             raise LookupError(f"{weights}: does not say what it was trained on") from None
 
     def state(self) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from googlenet_fast.data import ImageDataset, find_splits
 from googlenet_fast.data.shard_writer import write_shards
 from googlenet_fast.data.splits import hold_out, open_dataset
+from googlenet_fast.engine.checkpoint import save_checkpoint
 from googlenet_fast.engine.held_out import HeldOut
 
 
@@ -38,7 +38,7 @@ def held_out(flowers: Path, tmp_path: Path) -> HeldOut:
     """As it comes back from a checkpoint."""
     recorded = HeldOut.of(find_splits(flowers))
     assert recorded is not None
-    torch.save({"held_out": recorded.state()}, tmp_path / "best.pt")
+    save_checkpoint(tmp_path / "best.pt", {"held_out": recorded.state()})
     read = HeldOut.read(tmp_path / "best.pt")
     assert read is not None
     return read
@@ -123,7 +123,7 @@ def test_datasets_with_validation_images_and_other_weights_say_nothing(
             (tmp_path / "divided" / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "divided" / name / file).touch()
     assert HeldOut.of(find_splits(tmp_path / "divided")) is None
-    torch.save({"held_out": None}, tmp_path / "last.pt")
+    save_checkpoint(tmp_path / "last.pt", {"held_out": None})
     assert HeldOut.read(tmp_path / "last.pt") is None
     (tmp_path / "x.safetensors").write_bytes(b"\0" * 20)
     for weights in ("x.safetensors", "nowhere.pt"):

@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from googlenet_fast.errors import UserError
+from googlenet_fast.model.weights.archive import check_archive
 from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT, Description
 
 TORCHVISION_SHA256 = "1378be20"
 """First digits of the SHA-256 of torchvision's published googlenet-1378be20.pth."""
+DIGEST = "sha256"
+"""Key of the digest in the metadata of our `.safetensors` files."""
 
 
 def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Description]:
@@ -30,8 +33,12 @@ def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Descripti
             plain values.
     """
     try:
+        if content.startswith(b"PK"):
+            check_archive(io.BytesIO(content))
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load's errors on bad bytes have no common class
+    except (
+        Exception
+    ) as error:  # zipfile's and torch.load's errors on bad bytes have no common class
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
             f"refused, it asks for {asked[1]}, not a tensor"
@@ -72,6 +79,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Description]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise UserError(f"weights {path}: cannot be read as .safetensors ({error})") from None
+    expected = metadata.pop(DIGEST, None)
+    if expected is not None and expected != _digest(state, metadata):
+        raise UserError(f"weights {path}: is damaged; its content is not what was written")
     try:
         values = {
             key: json.loads(value)
@@ -86,13 +96,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Description]:
 def write_safetensors(state: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     """Return the `.safetensors` file of a state dict.
 
-    Metadata values are written as JSON, except for `preset`, a plain string.
+    Metadata values are written as JSON, except for `preset`, a plain string. A digest is added.
     """
-    return safetensors.torch.save(
-        state,
-        {
-            key: value if key == "preset" else json.dumps(value)
-            for key, value in metadata.items()
-            if value is not None
-        },
-    )
+    texts = {
+        key: value if key == "preset" else json.dumps(value)
+        for key, value in metadata.items()
+        if value is not None
+    }
+    return safetensors.torch.save(state, {**texts, DIGEST: _digest(state, texts)})
+
+
+def _digest(state: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Return the SHA-256 of tensors and metadata, names included, in hexadecimal."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
