@@ -119,11 +119,11 @@ def read_weights(path: str | Path) -> WeightFile:
         raise UserError(f"weights {path}: {error.strerror}") from None
     if content.startswith((_ZIP, _TORCH_PICKLE)):
         file = WeightFile(path, "PyTorch", *read_torch(path, content))
+    elif _is_safetensors(content):  # before pickles, whose first byte a length may have
+        file = WeightFile(path, "safetensors", *read_safetensors(path))
     elif content.startswith(_PICKLE):
         description = Description(preset="paddleclas")
         file = WeightFile(path, "PaddleClas", read_pdparams(path, content), description)
-    elif _is_safetensors(content):
-        file = WeightFile(path, "safetensors", *read_safetensors(path))
     else:
         description = Description(preset="paper")
         file = WeightFile(path, "Caffe", read_caffemodel(path, content), description)
