@@ -124,7 +124,7 @@ class Trainer:
         resume, folder = self.config.resume, self.config.output
         files = [] if resume in (None, "auto") else [Path(resume)]
         if resume == "auto" and folder is not None:
-            files = [folder / "last.pt", folder / "previous.pt"]
+            files = [folder / name for name in ("last.pt", "previous.pt", "best.pt")]
         for file in files:
             with suppress(LookupError):
                 return HeldOut.read(file)
@@ -137,6 +137,14 @@ class Trainer:
             The values of the RESULT line. None if a signal stopped the run; then `stopped_by` is
             the signal and the last checkpoint has the run's state.
         """
+        try:
+            return self._run()
+        except (OSError, UserError):
+            if self.folder is None or self.folder.path.is_dir():
+                raise
+        raise UserError(f"{self.folder.path}: was deleted while the run was training in it")
+
+    def _run(self) -> dict[str, Any] | None:
         self._log(self._description())
         if self.folder is not None:
             write_environment(self.folder.path, self.process)

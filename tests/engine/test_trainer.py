@@ -1,5 +1,6 @@
 """The training loop: exact resume, processes that equal one, and what it refuses."""
 
+import errno
 import json
 import math
 import os
@@ -14,14 +15,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from googlenet_fast import files
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.event_file import EventFile
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
@@ -267,6 +267,82 @@ def test_another_order_restarts_the_epoch(
     assert result["steps"] == 6 + 10
 
 
+SHORT = ("--epochs", "2", "--data.batch_size", "20", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of two steps."""
+    folder = tmp_path_factory.mktemp("short")
+    run(few_digits, folder, *SHORT)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", range(1, 8))
+def test_a_disk_that_is_full_at_any_write(
+    write: int, short_run: Path, few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config, environment, best, last, best or last, last or none, curves: one line, no loss."""
+    replace, writes = files._replace, 0
+
+    def fail(path: Path, content: bytes, keep_as: Path | None = None) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(path, content, keep_as)
+
+    monkeypatch.setattr(files, "_replace", fail)
+    folder = tmp_path / "run"
+    try:
+        run(few_digits, folder, *SHORT)
+    except UserError as error:
+        assert re.fullmatch(r"cannot save \S+: No space left on device.*", str(error))  # noqa: PT017
+        assert writes == write
+    monkeypatch.setattr(files, "_replace", replace)
+    checkpoints = list(folder.glob("*.pt"))
+    assert bool(checkpoints) == (write > 3)
+    if checkpoints:
+        with pytest.raises(UserError, match="holds a run already"):
+            make_trainer(few_digits, folder, *SHORT)
+    run(few_digits, folder, *SHORT, "--resume", "auto")
+    for name in ("last.pt", "best.pt"):
+        assert_same_checkpoint(folder / name, short_run / name)
+
+
+@pytest.mark.parametrize("place", ["_record_steps", "_evaluate", "_result"])
+def test_a_folder_that_is_deleted_while_it_trains(
+    place: str, few_digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    trainer = make_trainer(few_digits, folder, "--epochs", "1", "--data.batch_size", "20")
+    method = getattr(trainer, place)
+
+    def delete_first(*args: Any) -> Any:
+        shutil.rmtree(folder)
+        return method(*args)
+
+    setattr(trainer, place, delete_first)
+    with closing(trainer), pytest.raises(UserError, match="run: was deleted while the run was"):
+        trainer.run()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_metrics_that_cannot_be_written(few_digits: Path, tmp_path: Path) -> None:
+    """In one line, also when the logger is closed."""
+    for name in ("_metrics", "_tensorboard"):
+        trainer = make_trainer(few_digits, tmp_path / name, "--epochs", "1")
+        assert trainer._logger is not None
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            if name == "_metrics":
+                trainer._logger._metrics = full
+            else:
+                trainer._logger._tensorboard._records._writer = full
+            with closing(trainer), pytest.raises(UserError, match="No space left on device; free"):
+                trainer.run()
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two class folders of 20 images."""
@@ -354,8 +430,8 @@ def test_tensorboard_keeps_the_last_point_when_a_run_is_resumed(
 ) -> None:
     """And forgets those that the resumed run logs again."""
     run(few_digits, tmp_path, "--epochs", "1")
-    with closing(SummaryWriter(str(tmp_path))) as writer:
-        writer.add_scalar("train/loss", 9.0, 12)  # of steps that no checkpoint has
+    with closing(EventFile(tmp_path, 10)) as file:
+        file.add("train", 12, {"loss": 9.0})  # of steps that no checkpoint has
     run(few_digits, tmp_path, "--resume", "auto")
     events = EventAccumulator(str(tmp_path)).Reload()
     for kind, steps in (("train", [3, 6, 9, 10, 12, 15, 18, 20]), ("val", [10, 20])):

@@ -57,7 +57,7 @@ def read_file(path: Path) -> Any:
     return {"state": file.state, "description": file.description}
 
 
-FILES: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+FILES: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "last.pt": (
         lambda path: save_checkpoint(
             path, {"model": state(), "step": 12, "meta": {"class_names": ["ä", "b"]}}
@@ -73,7 +73,7 @@ FILES: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
         ),
         read_file,
     ),
-    "x.pth": (lambda path: path.write_bytes(write_torch(state())) and None, read_file),
+    "x.pth": (lambda path: path.write_bytes(write_torch(state())), read_file),
 }
 
 
