@@ -68,11 +68,22 @@ def remove_unfinished(folder: Path) -> list[Path]:
 
 
 def cache_dir() -> Path:
-    """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist."""
+    """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist.
+
+    Raises:
+        UserError: HOME is not set, and the system does not know the user's home folder.
+    """
     if own := os.environ.get("GOOGLENET_FAST_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "googlenet_fast"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "googlenet_fast"
+    try:
+        return Path.home() / ".cache" / "googlenet_fast"
+    except RuntimeError:
+        raise UserError(
+            "HOME is not set, and this user has no home folder; set HOME, or GOOGLENET_FAST_CACHE "
+            "to a folder for cached files"
+        ) from None
 
 
 def write_cache(path: Path, content: bytes | memoryview) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from googlenet_fast.classifier.prediction import (
     printable,
 )
 from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.distributed import distributed, world_size
 from googlenet_fast.engine.run_evaluation import options_of, read_run_config
 from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import UserError, run_command
@@ -40,7 +39,7 @@ def main() -> None:
     """Run the command; exit status 2 if an image could not be read."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = parse(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise UserError("prediction runs in one process; start it without torchrun")
     images, unreadable = find_images(options.images)
     predictions = []

@@ -2,12 +2,12 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from googlenet_fast.cli import Device, Parser, add_device, not_negative
+from googlenet_fast.engine.distributed import world_size
 from googlenet_fast.engine.report_page import ReportedRun, report_page
 from googlenet_fast.engine.run_evaluation import evaluate_run
 from googlenet_fast.engine.run_record import read_run
@@ -29,7 +29,7 @@ def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parse(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise UserError("the report runs in one process; start it without torchrun")
     if len({run.resolve() for run in options.runs}) < len(options.runs):
         raise UserError("a run is given twice; give each once")
