@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from googlenet_fast.data.lists import ImageList, read_image_list
 from googlenet_fast.data.shard_index import index_shard
+from googlenet_fast.data.split_folders import split_folders
 from googlenet_fast.data.tar_members import TarMembers
 from googlenet_fast.errors import UserError
 
@@ -65,8 +66,8 @@ def holds_shards(folder: Path) -> bool:
     """
     if (folder / "train_list.txt").is_file() or not folder.is_dir():
         return False
-    if (folder / "train").is_dir():
-        folder = folder / "train"
+    if train := split_folders(folder).get("train"):
+        folder = train
     elif (folder / "val_list.txt").is_file():
         return False
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -76,7 +77,8 @@ def holds_shards(folder: Path) -> bool:
 def shards_of_split(folder: Path, split: str) -> list[Path]:
     """Return folder/split/*.tar, else the folder's shards with the word `split` in their name."""
     word = re.compile(rf"(?<![a-z]){split}", re.IGNORECASE)
-    return sorted((folder / split).glob("*.tar")) or [
+    within = split_folders(folder).get(split)
+    return sorted(within.glob("*.tar") if within else ()) or [
         shard for shard in sorted(folder.glob("*.tar")) if word.search(shard.name)
     ]
 

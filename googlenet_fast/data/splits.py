@@ -17,6 +17,7 @@ from googlenet_fast.data.shards import (
     read_shards,
     shards_of_split,
 )
+from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
 from googlenet_fast.errors import UserError
 
 HELD_OUT = 0.1
@@ -78,7 +79,8 @@ def find_splits(path: Path | str) -> Splits:
     """Find the training and validation images of a dataset folder.
 
     The folder holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/
-    with class folders, or class folders alone. Or it holds shards: *train*.tar and *val*.tar,
+    with class folders (also training/, valid/ and validation/, in any case of letters), or class
+    folders alone. Or it holds shards: *train*.tar and *val*.tar,
     train/*.tar and val/*.tar, or others. If there are no validation images, a tenth is held out.
     `path` can also be a pattern of shards, see `find_shards`.
 
@@ -100,7 +102,8 @@ def open_dataset(
 
     Args:
         path: A list file, shards, a folder of class folders, or a dataset folder (see
-            `find_splits`), of which the validation images are taken.
+            `find_splits`), of which the validation images are taken, or, if it has neither
+            training nor validation images, those of its folder test/.
         root: Folder that the paths of a list are relative to; default: the folder of the list.
         delimiter: Separator of path and label in a list.
         relabel: Renumber the labels of a list from 0, in sorted order; for a dataset folder, the
@@ -114,9 +117,11 @@ def open_dataset(
     path = Path(path)
     if is_shards(path) or holds_shards(path):
         return _shards_to_evaluate_on(path, relabel, class_names)
-    val_list, val_folder = path / "val_list.txt", path / "val"
-    has_train = (path / "train_list.txt").is_file() or (path / "train").is_dir()
-    has_val = val_list.is_file() or val_folder.is_dir()
+    val_list, train_list = path / "val_list.txt", path / "train_list.txt"
+    has_lists = val_list.is_file() or train_list.is_file()
+    folders = split_folders(path) if path.is_dir() and not has_lists else {}
+    has_train = train_list.is_file() or "train" in folders
+    has_val = val_list.is_file() or "val" in folders
     if has_train and (relabel or class_names is None or not has_val):
         return _splits_of_folder(path, root, delimiter, relabel, class_names).val
     if path.is_file() or val_list.is_file():
@@ -127,8 +132,10 @@ def open_dataset(
             relabel=relabel,
             class_names=class_names,
         )
+    if path.is_dir() and not folders:
+        refuse_splits_as_classes(path)
     return ImageDataset.from_folder(
-        val_folder if val_folder.is_dir() else path, class_names=class_names
+        folders.get("val") or folders.get("test") or path, class_names=class_names
     )
 
 
@@ -162,13 +169,19 @@ def _splits_of_folder(
         train = read_images(train_list, root, delimiter)
         val = read_images(val_list, root, delimiter) if val_list.is_file() else None
         return _splits_of_lists(train, val, relabel, class_names)
-    train_folder, val_folder = path / "train", path / "val"
-    if not train_folder.is_dir():
+    folders = split_folders(path)
+    if not folders:
+        refuse_splits_as_classes(path)
         return _hold_out(ImageDataset.from_folder(path, class_names=class_names))
-    dataset = ImageDataset.from_folder(train_folder, class_names=class_names)
-    if not val_folder.is_dir():
+    if "train" not in folders:
+        raise UserError(f"{path}: holds {' and '.join(folders)} images, but none to train on")
+    dataset = ImageDataset.from_folder(folders["train"], class_names=class_names)
+    if "test" in folders:
+        _log.info("%s: neither trained nor validated on", folders["test"])
+    if "val" not in folders:
         return _hold_out(dataset)
-    return _checked(dataset, ImageDataset.from_folder(val_folder, class_names=dataset.class_names))
+    val = ImageDataset.from_folder(folders["val"], class_names=dataset.class_names)
+    return _checked(dataset, val)
 
 
 def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
