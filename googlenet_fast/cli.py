@@ -233,7 +233,7 @@ def add_list_flags(group: argparse._ActionsContainer) -> None:
         help="folder that the list's paths are relative to; default: the list's",
     )
     group.add_argument(
-        "--delimiter", default=" ", help="between path and label of a list; default: a space"
+        "--delimiter", default=" ", help="between path and label of a list; default: spaces or tabs"
     )
 
 

@@ -1,5 +1,6 @@
 """Labelled sets of image files, which every loader reads."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from googlenet_fast.errors import UserError
 
 MOST_CLASSES = 1_000_000
 """More classes than a classifier can have: a larger label is an identifier or a mistake."""
+RELABEL = "--data.relabel true (evaluate: --relabel)"
+"""The flags that renumber labels."""
+
+_log = logging.getLogger("googlenet_fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +82,19 @@ class ImageDataset:
             raise UserError(
                 f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
-                "num_classes, or renumber the labels with relabel"
+                f"num_classes, or renumber the labels from 0 with {RELABEL}"
             )
+
+    def warn_of_empty_classes(self) -> None:
+        """Log the classes without images, which labels that start at 1 or have gaps leave."""
+        empty = np.setdiff1d(np.arange(self.num_classes), self.labels)
+        if empty.size:
+            shown = ", ".join(map(str, empty[:3])) + (", ..." if empty.size > 3 else "")
+            _log.warning(
+                "%s: no image has label %s: %d of the %d classes stay empty; to number the labels "
+                "that occur from 0: %s",
+                self.source, shown, empty.size, self.num_classes, RELABEL,
+            )  # fmt: skip
 
     @classmethod
     def from_folder(

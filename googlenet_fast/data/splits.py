@@ -200,6 +200,8 @@ def _splits_of_lists(
     known = train.classes()
     classes = known if relabel else None
     dataset = ImageDataset.from_image_list(train, classes, class_names)
+    if class_names is None:
+        dataset.warn_of_empty_classes()
     if val is None:
         return _hold_out(dataset)
     unknown = np.flatnonzero(~np.isin(val.labels, known))
