@@ -8,6 +8,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from googlenet_fast.data.foreign_formats import what_instead
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
 
@@ -41,8 +42,10 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         DecodeError: not a complete image in one of `FORMATS`, or a too large one.
     """
+    content = b"?"
     try:
-        with _no_limit(), Image.open(io.BytesIO(image.read()), formats=FORMATS) as file:
+        content = image.read()
+        with _no_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as file:
             if file.width * file.height > max_pixels:
                 raise DecodeError(
                     image.name, f"{file.width}x{file.height} pixels, more than {max_pixels=}"
@@ -54,7 +57,8 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except DecodeError:
         raise
     except Exception as reason:  # Pillow's plugins raise many types on damaged files
-        text = str(reason).partition("<_io.BytesIO")[0]
+        told = getattr(reason, "strerror", None) or str(reason)
+        text = what_instead(content) or told.partition("<_io.BytesIO")[0]
         raise DecodeError(image.name, text or type(reason).__name__) from None
 
 

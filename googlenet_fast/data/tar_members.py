@@ -1,6 +1,8 @@
 """Locate encoded images: files, or members of tar files."""
 
 import errno
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,8 +25,11 @@ class Location(NamedTuple):
     """Size in bytes; None means to the end of the file."""
 
     def read(self) -> bytes:
-        """Read the encoded image; may raise OSError."""
-        with open(self.file, "rb") as file:  # noqa: PTH123 (Path costs as much as a small read)
+        """Read the encoded image; raise OSError, also for a pipe or device, which may never end."""
+        # O_NONBLOCK: opening a pipe would wait for its writer.
+        with open(os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self.file)
             file.seek(self.offset)
             return file.read(self.size)
 

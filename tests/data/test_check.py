@@ -28,7 +28,7 @@ def test_bad_duplicate_and_suspicious_images(tmp_path: Path, run_main: Command) 
     assert status == 1
     *lines, summary = out.splitlines()
     assert lines == [
-        f"bad: {tmp_path}/a/2.jpg: cannot identify image file",
+        f"bad: {tmp_path}/a/2.jpg: GIF is not supported, convert it to JPEG or PNG",
         f"duplicate: {tmp_path}/a/1.jpg (a) = {tmp_path}/b ü/9.jpg (b ü)",
         f"suspicious: {tmp_path}/a/red.png: one colour only",
     ]

@@ -194,4 +194,4 @@ def test_pillow_starts_no_interpreter_for_postscript(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(path, "EPS")
     reason = why_unreadable(Location(str(path), str(path)), MAX_PIXELS)
-    assert reason == "cannot identify image file"
+    assert reason == "PostScript is not supported, convert it to JPEG or PNG"
