@@ -15,6 +15,7 @@ from googlenet_fast.data.shards import (
     is_shards,
     read_images,
     read_shards,
+    shards_in,
     shards_of_split,
 )
 from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
@@ -147,7 +148,7 @@ def _shards_to_evaluate_on(
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
     if train and (relabel or not val):
         return _splits_of_folder(path, None, "", relabel, class_names).val
-    images = read_shards(path, val or sorted(path.glob("*.tar")))
+    images = read_shards(path, val or shards_in(path))
     return ImageDataset.from_image_list(images, images.classes() if relabel else None, class_names)
 
 
@@ -187,7 +188,7 @@ def _splits_of_folder(
 def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
     """Return the training and validation shards in a folder."""
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
-    train = train or [shard for shard in sorted(path.glob("*.tar")) if shard not in val]
+    train = train or [shard for shard in shards_in(path) if shard not in val]
     if not train:
         raise UserError(f"{path}: holds validation shards only; to train on them, name them")
     return read_shards(path, train), read_shards(path, val) if val else None

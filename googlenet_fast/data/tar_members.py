@@ -68,7 +68,7 @@ class TarMembers:
         maps = []
         for shard in self.shards:
             try:
-                maps.append(_mapped(shard, shard.stat().st_mtime_ns))
+                maps.append(_mapped(shard, shard.stat().st_ctime_ns))
             except OSError as error:
                 hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
                 raise UserError(f"{shard}: cannot be read ({error.strerror}){hint}") from None
@@ -77,7 +77,7 @@ class TarMembers:
 
 @cache
 def _mapped(shard: Path, changed: int) -> NDArray[np.uint8]:
-    """Map a file that was last modified at `changed` into memory; may raise OSError.
+    """Map a file that was last changed at `changed` into memory; may raise OSError.
 
     It stays mapped, because two splits may share a shard, and DALI's threads may still read it
     after the dataset is deleted.
