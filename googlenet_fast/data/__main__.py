@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from googlenet_fast.cli import (
     Parser,
@@ -16,10 +17,15 @@ from googlenet_fast.cli import (
 )
 from googlenet_fast.data.check import check_images
 from googlenet_fast.data.dataset import ImageDataset
+from googlenet_fast.data.lists import CLASS_NAMES
+from googlenet_fast.data.parts import PARTS, open_part
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.shard_writer import Resizing, write_shards
 from googlenet_fast.data.splits import open_dataset, open_splits
 from googlenet_fast.errors import run_command
+
+TITLES = {"train": "training", "val": "validation", "test": "test"}
+"""Parts of a dataset, in words."""
 
 
 def main() -> None:
@@ -88,6 +94,11 @@ class ShardOptions(argparse.Namespace):
 
     path: Path
     out: Path
+    split: Literal["train", "val", "test"] | None
+    root: Path | None
+    delimiter: str
+    relabel: bool
+    class_names: Path | None
     shard_size: int
     resize: int | None
     quality: int
@@ -101,8 +112,26 @@ def _add_shard_command(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Write the training and validation images of a dataset into tar files of "
         ".jpg (.png, ...) and .cls members, in random order, as WebDataset and DALI read them.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="the dataset, as for --data")
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="a dataset as for --data, or a list file"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "--split",
+        choices=PARTS,
+        help="write these images of the dataset alone, or all of one that is not divided, under "
+        "this name; OUT may hold shards of the others. Default: training and validation images, "
+        "of which a tenth is held out where there are none",
+    )
+    add_list_flags(parser)
+    parser.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="one class name per line, in label order; default: class_names.txt in OUT, else the "
+        "dataset's",
+    )
     parser.add_argument(
         "--shard-size",
         type=positive,
@@ -129,19 +158,30 @@ def _add_shard_command(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _shard(options: ShardOptions) -> None:
     """Write the shards and print how to train on them."""
-    splits = open_splits(options.path)
+    parts = _parts_to_write(options)
     written = write_shards(
-        splits,
+        parts,
         options.out,
         shard_size=options.shard_size,
         resizing=None if options.resize is None else Resizing(options.resize, options.quality),
         num_workers=options.num_workers,
     )
+    counts = " and ".join(f"{len(images)} {TITLES[part]}" for part, images in parts.items())
     print(
-        f"{len(splits.train)} training and {len(splits.val)} validation images in "
-        f"{written.shards} shards in {options.out}, {written.megabytes:,.1f} MB; to train on them: "
-        f"--data {shlex.quote(str(options.out))}"
+        f"{counts} images in {written.shards} shards in {options.out}, "
+        f"{written.megabytes:,.1f} MB; to train on them: --data {shlex.quote(str(options.out))}"
     )
+
+
+def _parts_to_write(options: ShardOptions) -> dict[str, ImageDataset]:
+    how: dict[str, Any] = {key: getattr(options, key) for key in ("root", "delimiter", "relabel")}
+    names = options.class_names
+    if names is None and (known := options.out / CLASS_NAMES).is_file():
+        names = known
+    if options.split is not None:
+        return {options.split: open_part(options.path, options.split, class_names=names, **how)}
+    by_list = {"train_list" if options.path.is_file() else "path": options.path}
+    return open_splits(**by_list, class_names=names, **how)._asdict()
 
 
 def _percent(text: str) -> int:

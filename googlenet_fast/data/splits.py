@@ -175,7 +175,10 @@ def _splits_of_folder(
         refuse_splits_as_classes(path)
         return _hold_out(ImageDataset.from_folder(path, class_names=class_names))
     if "train" not in folders:
-        raise UserError(f"{path}: holds {' and '.join(folders)} images, but none to train on")
+        found = " and ".join(folders)
+        raise UserError(
+            f"{path}: holds {found} images, but none to train on (data shard --split reads them)"
+        )
     dataset = ImageDataset.from_folder(folders["train"], class_names=class_names)
     if "test" in folders:
         _log.info("%s: neither trained nor validated on", folders["test"])
