@@ -4,7 +4,6 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +17,11 @@ from googlenet_fast.cli import (
 from googlenet_fast.data.check import check_images
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import CLASS_NAMES
-from googlenet_fast.data.parts import PARTS, open_part
+from googlenet_fast.data.parts import PARTS, open_part, open_whatever_can_be
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.shard_writer import Resizing, write_shards
-from googlenet_fast.data.splits import open_dataset, open_splits
-from googlenet_fast.errors import run_command
+from googlenet_fast.data.splits import open_splits
+from googlenet_fast.errors import UserError, run_command
 
 TITLES = {"train": "training", "val": "validation", "test": "test"}
 """Parts of a dataset, in words."""
@@ -54,7 +53,9 @@ def _add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
         "check",
         help="list bad, duplicate and suspicious images",
         description="Read every image of a dataset and list those that cannot be read, that have "
-        "the same bytes as one with another label, or that look odd. Exit status 1 if any is bad.",
+        "the same bytes as one with another label, that are in two parts (train, val, test) with "
+        "the same bytes or nearly the same picture, or that look odd; and classes with few images. "
+        "Exit status 1 if an image, a folder, a list or a shard cannot be read.",
     )
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="a dataset as for --data, or a list file"
@@ -66,27 +67,38 @@ def _add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _check(options: CheckOptions) -> None:
-    """Print the problems of a dataset; exit status 1 if an image cannot be read."""
-    datasets: Sequence[ImageDataset]
-    if options.path.is_dir():
-        datasets = open_splits(options.path, root=options.root, delimiter=options.delimiter)
-    else:
-        datasets = [open_dataset(options.path, root=options.root, delimiter=options.delimiter)]
-    report = check_images(datasets, max_pixels=options.max_pixels, num_workers=options.num_workers)
+    """Print the problems of a dataset; exit status 1 if a part of it cannot be read."""
+    parts, unusable = open_whatever_can_be(
+        options.path, root=options.root, delimiter=options.delimiter
+    )
+    for line in unusable:
+        print(_printable(f"unusable: {line}"))
+    if not parts:
+        raise UserError(f"{options.path}: holds nothing that can be checked")
+    report = check_images(parts, max_pixels=options.max_pixels, num_workers=options.num_workers)
     for title, lines in (
         ("bad", report.bad),
         ("duplicate", report.duplicates),
+        ("in two parts", report.shared),
+        ("similar", report.similar),
+        ("class", report.classes_to_look_at),
         ("suspicious", report.suspicious),
     ):
         for line in lines:
-            print(f"{title}: {line}".encode(errors="backslashreplace").decode())
+            print(_printable(f"{title}: {line}"))
     print(
         f"{report.images} images in {report.classes} classes: {len(report.bad)} bad, "
         f"{len(report.duplicates)} with the same bytes under different labels, "
+        f"{len(report.shared)} in two parts, {len(report.similar)} similar to one in another part, "
         f"{len(report.suspicious)} suspicious"
+        + (f"; {len(unusable)} folders or files unusable" if unusable else "")
     )
-    if report.bad:
+    if report.bad or unusable:
         sys.exit(1)
+
+
+def _printable(line: str) -> str:
+    return line.encode(errors="backslashreplace").decode()
 
 
 class ShardOptions(argparse.Namespace):
@@ -180,8 +192,8 @@ def _parts_to_write(options: ShardOptions) -> dict[str, ImageDataset]:
         names = known
     if options.split is not None:
         return {options.split: open_part(options.path, options.split, class_names=names, **how)}
-    by_list = {"train_list" if options.path.is_file() else "path": options.path}
-    return open_splits(**by_list, class_names=names, **how)._asdict()
+    how["train_list" if options.path.is_file() else "path"] = options.path
+    return open_splits(class_names=names, **how)._asdict()
 
 
 def _percent(text: str) -> int:

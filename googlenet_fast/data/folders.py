@@ -126,7 +126,8 @@ def _entries(
     folder: Path, name: str, listing: Listing
 ) -> tuple[list["os.DirEntry[str]"], list["os.DirEntry[str]"]]:
     """Return the folders and the other entries of a folder, links last; add its time stamps."""
-    folders, files = [], []
+    folders: list[os.DirEntry[str]] = []
+    files: list[os.DirEntry[str]] = []
     try:
         status = folder.stat()
         listing.changed[name] = [status.st_mtime_ns, status.st_ctime_ns]

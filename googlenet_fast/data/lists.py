@@ -162,8 +162,8 @@ def _divided(line: str, delimiter: str) -> tuple[str, str]:
     if delimiter != " ":
         file, _, label = line.rpartition(delimiter)
         return file.strip(), label.strip()
-    file, *label = line.rsplit(maxsplit=1)
-    return (file, label[0]) if label else ("", line)
+    words = line.rsplit(maxsplit=1)
+    return (words[0], words[1]) if len(words) == 2 else ("", line)
 
 
 def _delimiter_hint(line: str, delimiter: str) -> str:
