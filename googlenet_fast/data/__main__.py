@@ -21,6 +21,7 @@ from googlenet_fast.data.parts import PARTS, open_part, open_whatever_can_be
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.shard_writer import Resizing, write_shards
 from googlenet_fast.data.splits import open_splits
+from googlenet_fast.data.waiting import ending_on_signals
 from googlenet_fast.errors import UserError, run_command
 
 TITLES = {"train": "training", "val": "validation", "test": "test"}
@@ -35,7 +36,8 @@ def main() -> None:
     _add_shard_command(commands)
     _add_check_command(commands)
     options = parser.parse_args(sys.argv[1:])
-    options.run(options)
+    with ending_on_signals():
+        options.run(options)
 
 
 class CheckOptions(argparse.Namespace):

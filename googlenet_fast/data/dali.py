@@ -31,6 +31,7 @@ from googlenet_fast.data.sampling import (
     Batch,
 )
 from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.waiting import waiting_for
 
 Window = tuple[DataNode, DataNode]
 """Start (top, left) and size (height, width) of image windows, int32."""
@@ -121,12 +122,17 @@ class DaliLoader:
         if self._options.device.type == "cuda":
             stream = torch.cuda.current_stream(self._options.device)
         try:
-            return pipeline.run(stream)
+            with waiting_for(self._files_in_flight):
+                return pipeline.run(stream)
         except StopIteration:
             return None
         except RuntimeError as error:
             self._raise_for_undecodable(error)
             raise
+
+    def _files_in_flight(self) -> list[str]:
+        batches = list(self._in_flight)
+        return [self._dataset.location(i).file for batch in batches for i in batch.indices]
 
     def _refuse_damaged(self, indices: NDArray[np.int64], encoded: Any) -> None:
         """Raise `DecodeError` for an image that DALI decoded in part and Pillow refuses.

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import cache_dir, read_checked_json, write_checked_json
 
@@ -129,9 +130,11 @@ def _entries(
     folders: list[os.DirEntry[str]] = []
     files: list[os.DirEntry[str]] = []
     try:
-        status = folder.stat()
-        listing.changed[name] = [status.st_mtime_ns, status.st_ctime_ns]
-        with os.scandir(folder) as entries:
+        with waiting_for(lambda: [str(folder)]):
+            status = folder.stat()
+            listing.changed[name] = [status.st_mtime_ns, status.st_ctime_ns]
+            entries = list(os.scandir(folder))
+        if entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name.lower() in TOOLS_OWN:
                     continue

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_fast.data.tar_members import TarMembers
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 _log = logging.getLogger("googlenet_fast")
@@ -134,7 +135,8 @@ def _read_lines(path: Path) -> list[str]:
     Bytes that are not UTF-8 stay as they are: names of files may have them.
     """
     try:
-        content = path.read_bytes()
+        with waiting_for(lambda: [str(path)]):
+            content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -234,7 +236,7 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
 def _files_in(folder: Path) -> set[str]:
     """Return the names of regular files in a folder, also of those that links lead to."""
     try:
-        with os.scandir(folder) as entries:
+        with waiting_for(lambda: [str(folder)]), os.scandir(folder) as entries:
             return {entry.name for entry in entries if _is_file(entry)}
     except (OSError, ValueError):  # a null character in the path
         return set()

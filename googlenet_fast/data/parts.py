@@ -20,7 +20,7 @@ from googlenet_fast.data.shards import (
     shards_of_split,
 )
 from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
-from googlenet_fast.data.splits import held_out_images, open_splits
+from googlenet_fast.data.splits import hold_out, open_splits
 from googlenet_fast.errors import UserError
 
 PARTS = ("train", "val", "test")
@@ -133,10 +133,7 @@ def open_whatever_can_be(
             if numbered and dataset.num_classes <= train.num_classes:
                 opened[part] = replace(dataset, class_names=train.class_names)
     if "train" in opened and "val" not in parts:
-        whole = opened["train"]
-        held_out = held_out_images(whole.labels)
-        opened["train"] = whole.subset(np.flatnonzero(~held_out))
-        opened["val"] = whole.subset(np.flatnonzero(held_out))
+        opened = hold_out(opened.pop("train"))._asdict() | opened
     return opened, problems
 
 

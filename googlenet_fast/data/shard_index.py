@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from googlenet_fast.data.folders import EXTENSIONS
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import cache_dir, read_checked_json, write_checked_json
 
@@ -63,7 +64,7 @@ def index_shard(path: Path) -> ShardIndex:
         cache = cache_dir() / "shards" / f"{digest}.json"
         if index := _load(cache, stamp):
             return index
-        with path.open("rb") as file:
+        with waiting_for(lambda: [str(path)]), path.open("rb") as file:
             index = _scan(path, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

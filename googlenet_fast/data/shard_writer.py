@@ -21,7 +21,7 @@ from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.shards import shards_in
 from googlenet_fast.data.tar_members import Location
-from googlenet_fast.data.worker_processes import ignore_sigint
+from googlenet_fast.data.worker_processes import end_with_parent, ignore_sigint
 from googlenet_fast.errors import UserError
 
 
@@ -124,7 +124,7 @@ def _write_all(
         written: Iterable[UserError | None] = map(write, shards)
         if (processes := min(num_workers, len(shards))) > 1:
             with ignore_sigint():
-                pool = multiprocessing.get_context("spawn").Pool(processes)
+                pool = multiprocessing.get_context("spawn").Pool(processes, end_with_parent)
             closing.enter_context(pool)
             written = pool.imap_unordered(write, shards)
         for error in tqdm(written, total=len(shards), unit="shard", disable=None):

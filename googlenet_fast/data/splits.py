@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import ImageList, place_in, read_class_names
@@ -219,22 +218,20 @@ def _splits_of_lists(
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 
 
-def held_out_images(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which images are held out, (len(labels),): a fixed tenth of each class."""
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        images = np.flatnonzero(labels == label)
+def hold_out(dataset: ImageDataset) -> Splits:
+    """Hold out a fixed tenth of each class, at least one image of two."""
+    held_out = np.zeros(len(dataset), dtype=bool)
+    for label in np.unique(dataset.labels):
+        images = np.flatnonzero(dataset.labels == label)
         count = max(round(HELD_OUT * len(images)), 1) if len(images) > 1 else 0
         held_out[np.random.default_rng(0).permutation(images)[:count]] = True
-    return held_out
+    return Splits(
+        dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+    )
 
 
 def _hold_out(dataset: ImageDataset) -> Splits:
-    """Hold out a fixed tenth of each class, at least one image of two."""
-    held_out = held_out_images(dataset.labels)
-    splits = _checked(
-        dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
-    )
+    splits = _checked(*hold_out(dataset))
     _log.info(
         "%s has no validation images: %d of its %d images are held out for validation",
         dataset.source, len(splits.val), len(dataset),

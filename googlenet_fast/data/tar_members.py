@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 
@@ -27,7 +28,8 @@ class Location(NamedTuple):
     def read(self) -> bytes:
         """Read the encoded image; raise OSError, also for a pipe or device, which may never end."""
         # O_NONBLOCK: opening a pipe would wait for its writer.
-        with open(os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        with waiting_for(lambda: [self.file]), open(os.open(self.file, flags), "rb") as file:  # noqa: PTH123
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self.file)
             file.seek(self.offset)

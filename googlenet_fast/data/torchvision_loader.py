@@ -1,6 +1,7 @@
 """Load images with Pillow and torchvision transforms, for machines without DALI."""
 
 import gc
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,7 @@ from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import PILLOW, decode
 from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
 from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 Item = tuple[Location, int, NDArray[np.float64] | None]
@@ -64,7 +66,13 @@ class TorchvisionLoader:
             # A forked worker must not inherit garbage: it would finalise another loader and stop
             # that one's workers, or a DALI pipeline, whose threads it does not have.
             gc.collect()
-        for batch in self._batches:
+        batches = iter(self._batches)
+        while True:
+            with waiting_for(self._items.files_in_flight):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            self._items.in_flight.popleft()
             if isinstance(batch, UserError):
                 raise batch
             pixels, labels = (part.to(self._device, non_blocking=True) for part in batch)
@@ -79,14 +87,23 @@ class _Items:
         self._dataset = dataset
         self._sampler = sampler
         self.epoch, self.images_seen = 0, 0
+        self.in_flight: deque[list[Item]] = deque()
+        """Batches that are being read."""
+
+    def files_in_flight(self) -> list[str]:
+        """Return the files of the images that are being read."""
+        return [location.file for batch in list(self.in_flight) for location, _, _ in batch]
 
     def __iter__(self) -> Iterator[list[Item]]:
+        self.in_flight.clear()
         for batch in self._sampler.batches(self.epoch, self.images_seen):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
-            yield [
+            items = [
                 (self._dataset.location(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
+            self.in_flight.append(items)
+            yield items
 
 
 class _Reader(Dataset):

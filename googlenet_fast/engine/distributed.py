@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from googlenet_fast.cli import Device
+from googlenet_fast.data.waiting import ending_on_signals
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
@@ -109,7 +110,8 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
     if process.world_size > 1:
         _join(process, timeout)
     try:
-        yield process
+        with ending_on_signals():
+            yield process
     except RuntimeError as error:
         rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
         if not rendezvous_lost and not _LOST_PEER.search(str(error)):

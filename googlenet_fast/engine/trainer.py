@@ -3,9 +3,10 @@
 import math
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.engine.step import TrainStep
-from googlenet_fast.engine.stop_signal import StopSignal
+from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
@@ -116,11 +117,14 @@ class Trainer:
         evaluation = None
         with StopSignal(self.process.world_size, self.config.timeout) as stop:
             while self.epoch < self.config.epochs:
-                if not self.train_epoch(stop):
+                try:
+                    if not self.train_epoch(stop):
+                        raise Stopped
+                    evaluation = self._finish_epoch(stop)
+                except Stopped:
                     self._save(best=False)
                     self.stopped_by = stop.signal or signal.SIGTERM
                     return None
-                evaluation = self._finish_epoch()
         return self._result(evaluation or self._evaluate())
 
     def _autotune(self) -> None:
@@ -261,15 +265,24 @@ class Trainer:
 
     # Evaluation and checkpoints
 
-    def _finish_epoch(self) -> Evaluation | None:
-        """Evaluate if an evaluation is due, and save."""
+    def _finish_epoch(self, stop: StopSignal) -> Evaluation | None:
+        """Evaluate if an evaluation is due, and save.
+
+        Raises:
+            Stopped: a signal came during the evaluation, which a resumed run begins anew.
+        """
+        trained = self.epoch, self.images_seen
         self.epoch, self.images_seen = self.epoch + 1, 0
         interval = self.config.save_interval
         of_epoch = self.epoch if interval is not None and self.epoch % interval == 0 else None
         if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
             self._save(best=False, of_epoch=of_epoch)
             return None
-        evaluation = self._evaluate()
+        try:
+            evaluation = self._evaluate(stop)
+        except Stopped:
+            self.epoch, self.images_seen = trained
+            raise
         best = evaluation.top1 > self.best_top1
         self.best_top1 = max(self.best_top1, evaluation.top1)
         self._save(best=best, of_epoch=of_epoch)
@@ -290,14 +303,24 @@ class Trainer:
             )
         return evaluation
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self, stop: StopSignal | None = None) -> Evaluation:
         ema = self.train_step.ema
         model = self.model if ema is None else ema.module
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
         network = freeze(cast(GoogLeNet, model), amp)
-        return evaluate(network, self.val_loader, self.process, network.num_classes, amp)
+        batches = self.val_loader if stop is None else self._val_batches(stop)
+        return evaluate(network, batches, self.process, network.num_classes, amp)
+
+    def _val_batches(self, stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the validation batches; raise `Stopped` in all processes before the same one."""
+        number = torch.tensor(float(len(self.val_loader)), device=self.process.device)
+        batches = iter(self.val_loader)
+        for _ in range(int(self.process.max(number).item())):  # some have one batch less
+            if stop.poll():
+                raise Stopped
+            yield from islice(batches, 1)
 
     def _save(self, *, best: bool, of_epoch: int | None = None) -> None:
         self._check_weights()

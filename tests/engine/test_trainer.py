@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
@@ -69,6 +71,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     result = run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
     assert result["steps"] == 10
     assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_signal_during_the_evaluation_stops_it(
+    epoch: int,
+    uninterrupted: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer(few_digits, tmp_path, *EVERYTHING)
+    batches = trainer._val_batches
+
+    def interrupt_at_second(stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for i, batch in enumerate(batches(stop)):
+            assert i < 2 or trainer.epoch < epoch, "went on after the signal"
+            if i == 1 and trainer.epoch == epoch:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(trainer, "_val_batches", interrupt_at_second)
+    with closing(trainer):
+        assert trainer.run() is None
+    assert trainer.stopped_by == signal.SIGTERM
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["epoch"], state["step"]) == (epoch - 1, 5 * epoch)
+    run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
+    assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
 
 
 def test_a_run_leaves_its_records(few_digits: Path, tmp_path: Path) -> None:
