@@ -93,6 +93,7 @@ class ClassifierOptions(argparse.Namespace):
     class_names: Path | None
     image_size: int | None
     resize_size: int | None
+    resize: Literal["antialias", "cv2", "pillow"] | None
     batch_size: int
     loader: Literal["auto", "dali", "torchvision"]
     num_workers: int
@@ -188,6 +189,12 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
         type=positive,
         metavar="PIXELS",
         help="short side before the centre crop; default: as in training, else image size * 8/7",
+    )
+    images.add_argument(
+        "--resize",
+        choices=("antialias", "cv2", "pillow"),
+        help="bilinear filter of resized images: with antialiasing, cv2's without, or in "
+        "Pillow's two 8-bit passes; default: as in training, cv2 for .pdparams and .caffemodel",
     )
     images.add_argument(
         "--loader",

@@ -172,7 +172,7 @@ def _description(classifier: Classifier, dataset: ImageDataset, process: Process
     return (
         f"GoogLeNet preset {classifier.network.preset.name}, {classifier.num_classes} classes,"
         f" from {classifier.weights}\n"
-        f"{len(dataset)} images of {dataset.source} at {classifier.image_size} px on "
+        f"{len(dataset)} images of {dataset.source} at {classifier.preprocessing} on "
         f"{process.device.type}"
     )
 
@@ -207,7 +207,9 @@ def _report(
         "data": str(dataset.source),
         "preset": classifier.network.preset.name,
         "num_classes": classifier.num_classes,
-        "image_size": classifier.image_size,
+        "image_size": classifier.preprocessing.image_size,
+        "resize_size": classifier.preprocessing.resize_size,
+        "resize": classifier.preprocessing.resize,
         "world_size": process.world_size,
     }
     per_class = [

@@ -14,18 +14,19 @@ def main() -> None:
     parser = Parser(
         prog="python -m googlenet_fast.export",
         description="Convert the weights of a network, without its auxiliary heads. The suffix of "
-        "OUTPUT is the format: .safetensors (keeps class names and image size), .pth "
-        "(torchvision's keys), .pdparams (PaddleClas) or .caffemodel (Caffe).",
+        "OUTPUT is the format: .safetensors .pth (torchvision's keys), "
+        ".pdparams (PaddleClas) or .caffemodel (Caffe). How images are resized and normalised and "
+        "the class names are kept: in .safetensors, else in OUTPUT.json beside the file.",
     )
     add_weights(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
     add_preset(parser, PRESETS)
     options = parser.parse_args(sys.argv[1:])
     model, info = load_model(options.weights, preset=options.preset)
-    save_weights(model, options.output, class_names=info.class_names, image_size=info.image_size)
+    save_weights(model, options.output, preprocessing=info.preprocessing)
     print(
         f"{options.output}: preset {info.preset}, {info.num_classes} classes, "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, images at {info.preprocessing}"
     )
 
 

@@ -31,6 +31,7 @@ from googlenet_fast.data.sampling import (
     Batch,
 )
 from googlenet_fast.data.tar_members import Location
+from googlenet_fast.model.preprocessing import Resize
 
 Window = tuple[DataNode, DataNode]
 """Start (top, left) and size (height, width) of image windows, int32."""
@@ -225,12 +226,12 @@ def image_pipeline(
     if options.train:
         window = _crop_window(draws[0], shape, options.augmentation.aspect_ratio)
         images = decode_window(encoded, shape, window, options.max_pixels, **decoding)
-        images = _resize(images, [options.image_size, options.image_size])
+        images = _resize(images, options.image_size, options.resize)
         mirror = fn.cast(draws[0][FLIP], dtype=types.INT32)
     else:
         window = whole_image(shape)
         images = decode_window(encoded, shape, window, options.max_pixels, **decoding)
-        images = _resize_and_crop_center(images, shape, options.short_side, options.image_size)
+        images = _resize_and_crop_center(images, shape, options)
     if options.normalization.channel_order == "BGR":  # decoding directly to BGR is slower
         images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     images = fn.crop_mirror_normalize(
@@ -266,9 +267,34 @@ def whole_image(shape: DataNode) -> Window:
     return size * 0, size
 
 
-def _resize(images: DataNode, size: list[int], **region: DataNode) -> DataNode:
-    """Resize bilinearly with antialiasing, as torchvision and Pillow do."""
-    return fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True, **region)
+def _resize(
+    images: DataNode, size: int, resize: Resize, region: tuple[DataNode, DataNode] | None = None
+) -> DataNode:
+    """Resize a region, from (top, left) to (bottom, right), bilinearly to a square.
+
+    Pillow's pixels come of two passes: first rows, rounded to 8 bits, then columns.
+    """
+    bilinear: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": resize != "cv2"}
+    if resize != "pillow":
+        ends = {} if region is None else {"roi_start": region[0], "roi_end": region[1]}
+        return fn.resize(images, size=[size, size], **bilinear, **ends)
+    for axis, side in ((1, "resize_x"), (0, "resize_y")):
+        ends = {} if region is None else _only_along(axis, images, region)
+        only_this: dict[str, Any] = {side: size, "mode": "stretch"}
+        images = fn.resize(images, **only_this, **bilinear, **ends)
+    return images
+
+
+def _only_along(
+    axis: int, images: DataNode, region: tuple[DataNode, DataNode]
+) -> dict[str, DataNode]:
+    """Return a region that has all of the images along the other axis."""
+    start, end = region
+    whole = fn.cast(images.shape()[1 - axis], dtype=types.FLOAT)
+    starts, ends = [start[axis], whole * 0], [end[axis], whole]
+    if axis == 1:
+        starts, ends = starts[::-1], ends[::-1]
+    return {"roi_start": fn.stack(*starts), "roi_end": fn.stack(*ends)}
 
 
 def _crop_window(draws: DataNode, shape: DataNode, aspect_ratio: tuple[float, float]) -> Window:
@@ -297,23 +323,38 @@ def _only(chosen: DataNode, values: DataNode) -> DataNode:
     return fn.reductions.sum(fn.cast(chosen * values, dtype=types.FLOAT))
 
 
-def _resize_and_crop_center(
-    images: DataNode, shape: DataNode, resize_size: int, image_size: int
-) -> DataNode:
-    """Resize the short side, then crop the central square; rounding is torchvision's.
+def _resize_and_crop_center(images: DataNode, shape: DataNode, options: LoaderOptions) -> DataNode:
+    """Resize the short side, then crop the central square, as `bilinear.center_crop` says.
 
     Only the square is computed, because the resized image may be very long.
     """
+    resize_size, image_size = options.short_side, options.image_size
     sides = fn.cast(shape[:2], dtype=types.INT64)
-    resized = sides * resize_size // fn.reductions.min(sides)
-    start = _half_to_even(resized - image_size)
+    short = fn.reductions.min(sides)
+    if options.resize == "cv2":
+        resized = _rounded(sides * (float(resize_size) / fn.cast(short, dtype=types.FLOAT64)))
+        start = (resized - image_size) // 2
+    else:
+        resized = sides * resize_size // short
+        start = _half_to_even(resized - image_size)
     scale = fn.cast(sides, dtype=types.FLOAT64) / resized
     return _resize(
         images,
-        [image_size, image_size],
-        roi_start=fn.cast(start * scale, dtype=types.FLOAT),
-        roi_end=fn.cast((start + image_size) * scale, dtype=types.FLOAT),
+        image_size,
+        options.resize,
+        (
+            fn.cast(start * scale, dtype=types.FLOAT),
+            fn.cast((start + image_size) * scale, dtype=types.FLOAT),
+        ),
     )
+
+
+def _rounded(value: DataNode) -> DataNode:
+    """Compute Python's round(value), ties to even, of float64 of 0 or more, as int64."""
+    up = dali_math.floor(value + 0.5)
+    nearest = fn.cast(up, dtype=types.INT64)
+    is_tie = fn.cast(value + 0.5 == up, dtype=types.INT64)
+    return nearest - is_tie * (nearest - 2 * (nearest // 2))
 
 
 def _half_to_even(value: DataNode) -> DataNode:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from googlenet_fast.data.bilinear import CenterCrop, center_crop, cv2_bilinear
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import PILLOW, decode
@@ -118,19 +119,27 @@ class _Reader(Dataset):
 
         Only the square is computed, because the resized image may be very long.
         """
-        short, crop = min(image.size), self._options.image_size
-        box = []
-        for side in image.size:
-            resized = side * self._options.short_side // short
-            start = round((resized - crop) / 2)
-            box.append((start * side / resized, (start + crop) * side / resized))
-        (left, right), (top, bottom) = box
-        return image.resize((crop, crop), Image.Resampling.BILINEAR, (left, top, right, bottom))
+        options, crop = self._options, self._options.image_size
+        columns, rows = (
+            center_crop(side, min(image.size), options.short_side, crop, options.resize)
+            for side in image.size
+        )
+        if options.resize == "cv2":
+            return Image.fromarray(cv2_bilinear(np.asarray(image), crop, rows, columns))
+        left, top = columns.start * columns.scale, rows.start * rows.scale
+        box = (left, top, left + crop * columns.scale, top + crop * rows.scale)
+        return image.resize((crop, crop), Image.Resampling.BILINEAR, box)
 
     def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
-        aspect_ratio = self._options.augmentation.aspect_ratio
+        options, size = self._options, self._options.image_size
+        aspect_ratio = options.augmentation.aspect_ratio
         window = crop_window(draws, image.height, image.width, aspect_ratio)
-        image = tf.resized_crop(image, *window, size=[self._options.image_size] * 2)
+        if options.resize == "cv2":
+            pixels = np.asarray(tf.crop(image, *window))
+            axes = (CenterCrop(0, side / size) for side in pixels.shape[:2])
+            image = Image.fromarray(cv2_bilinear(pixels, size, *axes))
+        else:
+            image = tf.resized_crop(image, *window, size=[size, size])
         return tf.horizontal_flip(image) if draws[FLIP] else image
 
 

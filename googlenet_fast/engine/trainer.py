@@ -18,8 +18,10 @@ from googlenet_fast.data import Splits, build_loader
 from googlenet_fast.engine.build import (
     build_model,
     build_train_step,
+    evaluation_preprocessing,
     loader_options,
     open_data,
+    with_resize,
 )
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
@@ -57,7 +59,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
-        self.config = config
+        self.config = config = with_resize(config)
         self.process = process
         self.splits = open_data(config.data)
         self.bad_images: list[str] = []
@@ -336,7 +338,9 @@ class Trainer:
 
     def _meta(self) -> dict[str, Any]:
         """Return what describes the network and its input."""
-        options, data = self.config.model, self.config.data
+        options = self.config.model
+        names = self.splits.train.class_names
+        known = names if len(names) == self.model.num_classes else None
         return {
             "preset": options.preset,
             "num_classes": self.model.num_classes,
@@ -344,9 +348,7 @@ class Trainer:
             "lrn": options.lrn,
             "dropout": options.dropout,
             "transform_input": self.model.transform_input,
-            "image_size": data.eval_size or data.image_size,
-            "resize_size": data.resize_size,
-            "class_names": list(self.splits.train.class_names),
+            **evaluation_preprocessing(self.config, known).values(),
         }
 
     def _open_folder(self) -> RunFolder | None:
@@ -387,6 +389,8 @@ class Trainer:
                     f"--resume {path}: that run has {key} {state['meta'][key]}, this one {value}; "
                     f"set --model.{key} {state['meta'][key]}, or start a run with --model.weights"
                 )
+        if (resize := state["meta"].get("resize")) not in (None, self._meta()["resize"]):
+            self._log(f"note: that run resized images with --data.resize {resize}")
         step = self.train_step
         self.model.load_state_dict(state["model"])
         self.model.transform_input = state["meta"]["transform_input"]
@@ -433,6 +437,7 @@ class Trainer:
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
             f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
+            f"evaluation at {evaluation_preprocessing(config, None)}\n"
             f"{self._dropped_images()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "

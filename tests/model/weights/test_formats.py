@@ -94,7 +94,8 @@ def test_safetensors_describe_the_network(tmp_path: Path) -> None:
     }
     loaded, info = load_model(path)
     assert (info.preset, info.num_classes) == ("paper", 3)
-    assert (info.class_names, info.image_size) == (NAMES, 192)
+    preprocessing = info.preprocessing
+    assert (preprocessing.class_names, preprocessing.image_size) == (NAMES, 192)
     assert loaded.preset == model.preset
     assert loaded.transform_input
 
@@ -115,7 +116,10 @@ def test_checkpoints_give_their_averaged_weights(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ema.pt", {**state, "ema": averaged.state_dict()})
     loaded, info = load_model(tmp_path / "plain.pt")
     assert_same(loaded, model.state_dict())
-    assert (info.class_names, info.image_size, loaded.preset.lrn) == (NAMES, 96, False)
+    preprocessing = info.preprocessing
+    assert (preprocessing.class_names, preprocessing.image_size) == (NAMES, 96)
+    assert (preprocessing.resize_size, preprocessing.resize) == (110, "antialias")  # an older file
+    assert not loaded.preset.lrn
     assert_same(load_model(tmp_path / "ema.pt")[0], averaged.state_dict())
 
 
