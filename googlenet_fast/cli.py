@@ -1,6 +1,7 @@
 """The parsers of command lines, the types of numbers, and the flags that commands share."""
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 
 import jsonargparse
+from jsonargparse import _loaders_dumpers
 
 from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.plain_yaml import PlainLoader
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
@@ -19,6 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# Reads the numbers of recipes and of the command line. There is no public way to set it.
+setattr(_loaders_dumpers, "yaml_default_loader", PlainLoader)  # noqa: B010
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,6 +84,9 @@ def check_ranges(settings: object, prefix: str = "") -> None:
     """
     for name, annotation in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"--{prefix}{name} {value}: must be a finite number")
         for kind in (annotation, *get_args(annotation)):  # PositiveInt, or PositiveInt | None
             for restriction in getattr(kind, "__metadata__", ()):
                 if value is not None and not restriction.contains(value):
