@@ -121,11 +121,11 @@ def read_weights(path: str | Path) -> WeightFile:
     content = _content(path)
     if content.startswith((_ZIP, _TORCH_PICKLE)):
         file = WeightFile(path, "PyTorch", *read_torch(path, content))
+    elif _is_safetensors(content):  # before pickles: its length may begin with the same byte
+        file = WeightFile(path, "safetensors", *read_safetensors(path, content))
     elif content.startswith(_PICKLE):
         description = Description(preset="paddleclas")
         file = WeightFile(path, "PaddleClas", read_pdparams(path, content), description)
-    elif _is_safetensors(content):
-        file = WeightFile(path, "safetensors", *read_safetensors(path, content))
     else:
         description = Description(preset="paper")
         file = WeightFile(path, "Caffe", read_caffemodel(path, content), description)

@@ -59,8 +59,9 @@ def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Descripti
         ) from None
     values, state = _find_state_dict(path, file.saved, content)
     if not isinstance(state, dict) or not isinstance(values, dict):
-        holds = f"a {state.name}" if isinstance(state, Foreign) else "no dict"
-        raise UserError(f"weights {path}: holds {holds}, no state dict; save its state_dict()")
+        if isinstance(state, Foreign):
+            raise UserError(f"weights {path}: holds a {state.name}; save its state_dict() instead")
+        raise UserError(f"weights {path}: holds no state dict")
     tensors = {
         key: _read_tensor(path, file, key, value) for key, value in _network_keys(state).items()
     }

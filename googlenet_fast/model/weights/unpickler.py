@@ -79,7 +79,10 @@ class Unpickler(pickle._Unpickler):
         self.proto = 0
         try:
             for _ in range(MAX_OPCODES):
-                self.dispatch[self.read(1)[0]](self)
+                opcode = self.read(1)
+                if not opcode:
+                    raise EOFError
+                self.dispatch[opcode[0]](self)
         except _PRIVATE._Stop as stop:
             return stop.value
         raise RefusedError(f"it has more than {MAX_OPCODES:,} instructions")

@@ -100,6 +100,17 @@ def test_safetensors_describe_the_network(tmp_path: Path) -> None:
     assert loaded.transform_input
 
 
+def test_safetensors_whose_length_begins_like_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for length in range(0, 256, 8):
+        save_weights(network("paddleclas"), path, class_names=["x" * length, "b", "c"])
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    else:
+        pytest.fail("no such length")
+    assert load_model(path)[1].num_classes == 3
+
+
 def test_checkpoints_give_their_averaged_weights(tmp_path: Path) -> None:
     model, averaged = network("paper"), network("paper")
     meta = {
