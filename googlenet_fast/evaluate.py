@@ -27,7 +27,7 @@ from googlenet_fast.engine.confusion import (
 from googlenet_fast.engine.distributed import Process, distributed
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
@@ -53,7 +53,7 @@ class Options(cli.ClassifierOptions):
 
 def main() -> None:
     """Run the command; its last line is RESULT with one JSON object."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
     with distributed(options.device) as process:
         if options.output is not None and process.is_main:
@@ -171,8 +171,8 @@ def _open_data(options: Options, classifier: Classifier, process: Process) -> Im
 def _description(classifier: Classifier, dataset: ImageDataset, process: Process) -> str:
     return (
         f"GoogLeNet preset {classifier.network.preset.name}, {classifier.num_classes} classes,"
-        f" from {classifier.weights}\n"
-        f"{len(dataset)} images of {dataset.source} at {classifier.preprocessing} on "
+        f" from {printable(classifier.weights)}\n"
+        f"{len(dataset)} images of {printable(dataset.source)} at {classifier.preprocessing} on "
         f"{process.device.type}"
     )
 
@@ -231,7 +231,10 @@ def _report(
     if bad_images:
         print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
-        print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
+        print(
+            f"results.json, per_class.csv, confusion.csv and confusion.png in "
+            f"{printable(options.output)}"
+        )
     print(f"RESULT {json.dumps(result)}", flush=True)
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from googlenet_fast.cli import Parser, add_preset, add_weights
-from googlenet_fast.errors import run_command
+from googlenet_fast.errors import printable, run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights import load_model, save_weights
 
@@ -25,7 +25,7 @@ def main() -> None:
     model, info = load_model(options.weights, preset=options.preset)
     save_weights(model, options.output, preprocessing=info.preprocessing)
     print(
-        f"{options.output}: preset {info.preset}, {info.num_classes} classes, "
+        f"{printable(options.output)}: preset {info.preset}, {info.num_classes} classes, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, images at {info.preprocessing}"
     )
 

@@ -16,11 +16,10 @@ from googlenet_fast.classifier.prediction import (
     Unreadable,
     find_images,
     predict,
-    printable,
 )
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
 
@@ -36,7 +35,7 @@ class Options(cli.ClassifierOptions):
 
 def main() -> None:
     """Run the command; exit status 2 if an image could not be read."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("prediction runs in one process; start it without torchrun")
@@ -57,7 +56,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(document(options.weights, predictions, unreadable), indent=2))
     for image in unreadable:
-        print(f"error: {image.reason}", file=sys.stderr)
+        print(f"error: {printable(image.reason)}", file=sys.stderr)
     if unreadable:
         sys.exit(2)
 

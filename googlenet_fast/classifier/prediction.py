@@ -86,8 +86,3 @@ class _Files(ImageDataset):
     def path(self, index: int) -> str:
         """Return the path of an image as the user gave it."""
         return self.files[index]
-
-
-def printable(path: Path | str) -> str:
-    """Return the path as text; bytes of a file name that are not text are escaped."""
-    return str(path).encode(errors="backslashreplace").decode()

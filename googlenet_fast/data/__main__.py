@@ -19,12 +19,12 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.shard_writer import Resizing, write_shards
 from googlenet_fast.data.splits import open_dataset, open_splits
-from googlenet_fast.errors import run_command
+from googlenet_fast.errors import log_to_stderr, printable, run_command
 
 
 def main() -> None:
     """Run the command that the command line names."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     parser = Parser(prog="python -m googlenet_fast.data", description="Check and prepare datasets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shard_command(commands)
@@ -73,7 +73,7 @@ def _check(options: CheckOptions) -> None:
         ("suspicious", report.suspicious),
     ):
         for line in lines:
-            print(f"{title}: {line}".encode(errors="backslashreplace").decode())
+            print(f"{title}: {printable(line)}")
     print(
         f"{report.images} images in {report.classes} classes: {len(report.bad)} bad, "
         f"{len(report.duplicates)} with the same bytes under different labels, "
@@ -139,8 +139,8 @@ def _shard(options: ShardOptions) -> None:
     )
     print(
         f"{len(splits.train)} training and {len(splits.val)} validation images in "
-        f"{written.shards} shards in {options.out}, {written.megabytes:,.1f} MB; to train on them: "
-        f"--data {shlex.quote(str(options.out))}"
+        f"{written.shards} shards in {printable(options.out)}, {written.megabytes:,.1f} MB; "
+        f"to train on them: --data {printable(shlex.quote(str(options.out)))}"
     )
 
 

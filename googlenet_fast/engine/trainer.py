@@ -36,7 +36,7 @@ from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import UserError, printable
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
@@ -365,7 +365,7 @@ class Trainer:
     def _start_from_weights_or_checkpoint(self) -> None:
         checkpoint = self._find_checkpoint()
         if self.config.model.weights is not None and checkpoint is None:
-            self._log(str(load_weights(self.model, self.config.model.weights)))
+            self._log(printable(load_weights(self.model, self.config.model.weights)))
         self.train_step = build_train_step(self.config, self.model, self.process)
         if checkpoint is not None:
             self._resume(*checkpoint)
@@ -418,7 +418,7 @@ class Trainer:
             self.images_seen = 0
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
-        self._log(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
+        self._log(f"resumed {printable(path)} at epoch {self._epochs_done:.2f}, step {self.step}")
 
     # Output
 
@@ -435,7 +435,7 @@ class Trainer:
         return (
             f"GoogLeNet preset {config.model.preset} ({parameters:.1f} M parameters, "
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
-            f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
+            f"{data} {printable(self.splits.train.source)}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
             f"evaluation at {evaluation_preprocessing(config, None)}\n"
             f"{self._dropped_images()}{self.train_loader.description}\n"
@@ -443,7 +443,7 @@ class Trainer:
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
-            f"output {config.output}"
+            f"output {printable(config.output)}"
         )
 
     def _dropped_images(self) -> str:

@@ -191,5 +191,6 @@ def _note_differences(overall: Section, loader: Section, config: PaddleClasConfi
 
 def _log_ignored(document: Document) -> None:
     if document.ignored and os.environ.get("RANK", "0") == "0":
-        lines = [f"  {path}: ignored because {why}" for path, why in document.ignored.items()]
-        _log.info("%s: settings without effect:\n%s", document.file, "\n".join(lines))
+        lines = "\n  %s: ignored because %s" * len(document.ignored)
+        ignored = [part for item in document.ignored.items() for part in item]
+        _log.info("%s: settings without effect:" + lines, document.file, *ignored)

@@ -7,7 +7,7 @@ import pickle
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,7 +101,7 @@ def safetensors(header: object, data: bytes = bytes(8192)) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + data
 
 
-def described(shape: list[float], offsets: list[float], dtype: str = "F32") -> object:
+def described(shape: Sequence[float], offsets: Sequence[float], dtype: str = "F32") -> object:
     return {"fc.weight": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
 
 
