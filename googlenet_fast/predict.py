@@ -43,6 +43,7 @@ def main() -> None:
     predictions = []
     with distributed(options.device) as process:
         classifier = Classifier(device=process.device, **options.for_classifier())
+        logging.getLogger("googlenet_fast").info("images at %s", classifier.preprocessing)
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
             if isinstance(outcome, Unreadable):
