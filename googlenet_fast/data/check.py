@@ -9,7 +9,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.reading import DecodeError, decode
+from googlenet_fast.data.library_messages import caught
+from googlenet_fast.data.reading import DecodeError, decode, range_of_16_bits
+from googlenet_fast.data.scan_damage import scan_damage
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.data.worker_processes import parallel_map
 
@@ -68,15 +70,22 @@ def check_images(datasets: Sequence[ImageDataset], *, max_pixels: int, num_worke
 def inspect(image: Location, max_pixels: int) -> Finding:
     """Read one image completely."""
     try:
-        digest = hashlib.sha256(image.read()).digest()
-        with warnings.catch_warnings(record=True) as caught:
+        content = image.read()
+        digest = hashlib.sha256(content).digest()
+        with warnings.catch_warnings(record=True) as warned, caught() as messages:
             warnings.simplefilter("always")
             pixels = decode(image, max_pixels)
+            range_16 = range_of_16_bits(image)
+            printed = messages.take()[:1]  # the rest is what follows from the first
     except OSError as error:
         return Finding(error.strerror or str(error), b"", "")
     except DecodeError as error:
         return Finding(error.reason, digest, "")
-    notes = [" ".join(str(warning.message).split()) for warning in caught]
+    notes = [" ".join(str(warning.message).split()) for warning in warned] + printed
+    if damage := scan_damage(content):
+        notes.append(damage)
+    if range_16 is not None:
+        notes.append("16 bits a channel, values {}..{}".format(*range_16))
     short, long = sorted(pixels.size)
     if short < SMALLEST or long > LONGEST * short:
         notes.append(f"{pixels.width}x{pixels.height} pixels")
