@@ -182,8 +182,12 @@ def readable_batches(
 
 def describe_decoding() -> dict[str, str]:
     """Describe what decodes images here, and its memory."""
+    try:
+        loader = _loader_class("auto").__name__
+    except UserError as error:
+        loader = str(error)
     return {
-        "by default": _loader_class("auto").__name__.removesuffix("Loader"),
+        "loader": loader,
         "memory": (
             f"DALI: {3 * PIXELS_TOGETHER / 1e9:.1f} GB or an image per thread, up to twice that "
             "with what is ahead; torchvision: one image per process; 36 MB for 12 megapixels"

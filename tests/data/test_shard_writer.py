@@ -109,6 +109,21 @@ def test_larger_images_are_resized_as_evaluation_does_it(
     assert resized == 14
 
 
+def test_of_16_bits_resizing_keeps_the_8_high_ones(
+    birds: Path, tmp_path: Path, command: Command
+) -> None:
+    values = np.full((90, 90), 120 << 8 | 255, np.uint16)
+    Image.fromarray(values).save(birds / "grey heron" / "16 bits.png")
+    assert command(birds, tmp_path / "out", "--resize", 70)[0] == 0
+    grey = []
+    for dataset in open_splits(tmp_path / "out"):
+        for i, file in enumerate(dataset.files):
+            if "16 bits" in file:
+                grey.append(Image.open(io.BytesIO(dataset.location(i).read())))
+    assert [image.size for image in grey] == [(70, 70)]
+    assert grey[0].getextrema() in ((120, 120), ((120, 120),) * 3)
+
+
 @pytest.mark.slow
 def test_several_processes_write_the_same(
     birds: Path, tmp_path: Path, command: Command, run_main: Command
