@@ -3,6 +3,7 @@
 Names are imported on first use (PEP 562), so `import googlenet_fast` does not import torch.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,13 @@ if TYPE_CHECKING:
     from googlenet_fast.classifier import load
     from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
     from googlenet_fast.model.weights import load_model, load_weights, save_weights
+
+if sys.argv[:1] == ["-m"]:  # python -m googlenet_fast.COMMAND: before it imports torch
+    from googlenet_fast.errors import check_address_space, run_command
+    from googlenet_fast.files import cache_dir
+
+    check_address_space()
+    run_command(cache_dir)
 
 __version__ = "0.2.0"
 

@@ -1,6 +1,7 @@
 """The parsers of command lines, the types of numbers, and the flags that commands share."""
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 
 import jsonargparse
+from jsonargparse import _loaders_dumpers
 
 from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.plain_yaml import PlainLoader
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
@@ -19,6 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# Reads the numbers of recipes and of the command line. There is no public way to set it.
+setattr(_loaders_dumpers, "yaml_default_loader", PlainLoader)  # noqa: B010
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,6 +84,9 @@ def check_ranges(settings: object, prefix: str = "") -> None:
     """
     for name, annotation in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"--{prefix}{name} {value}: must be a finite number")
         for kind in (annotation, *get_args(annotation)):  # PositiveInt, or PositiveInt | None
             for restriction in getattr(kind, "__metadata__", ()):
                 if value is not None and not restriction.contains(value):
@@ -93,6 +101,7 @@ class ClassifierOptions(argparse.Namespace):
     class_names: Path | None
     image_size: int | None
     resize_size: int | None
+    resize: Literal["antialias", "cv2", "pillow"] | None
     batch_size: int
     loader: Literal["auto", "dali", "torchvision"]
     num_workers: int
@@ -140,7 +149,8 @@ def add_weights(parser: argparse._ActionsContainer) -> None:
         "weights",
         type=Path,
         metavar="WEIGHTS",
-        help="a googlenet_fast checkpoint (best.pt), .safetensors, .pth, .pdparams or .caffemodel",
+        help="a googlenet_fast checkpoint (best.pt), .safetensors, .pth, .pdparams or .caffemodel; "
+        "or the folder of a run, for its best.pt",
     )
 
 
@@ -190,6 +200,12 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
         help="short side before the centre crop; default: as in training, else image size * 8/7",
     )
     images.add_argument(
+        "--resize",
+        choices=("antialias", "cv2", "pillow"),
+        help="bilinear filter of resized images: with antialiasing, cv2's without, or in "
+        "Pillow's two 8-bit passes; default: as in training, cv2 for .pdparams and .caffemodel",
+    )
+    images.add_argument(
         "--loader",
         choices=("auto", "dali", "torchvision"),
         default="auto",
@@ -233,7 +249,7 @@ def add_list_flags(group: argparse._ActionsContainer) -> None:
         help="folder that the list's paths are relative to; default: the list's",
     )
     group.add_argument(
-        "--delimiter", default=" ", help="between path and label of a list; default: a space"
+        "--delimiter", default=" ", help="between path and label of a list; default: spaces or tabs"
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import torch
 
+from googlenet_fast.data.loader import describe_decoding
 from googlenet_fast.environment import describe_extension, devices, versions
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
@@ -43,7 +44,12 @@ def main() -> None:
                 times += layers.measure_all(f"cuda:{index}", name, training_layers())
         else:
             results += check_in_interpreter()
-    about = {"versions": versions(), "devices": devices(), "extension": describe_extension()}
+    about = {
+        "versions": versions(),
+        "devices": devices(),
+        "extension": describe_extension(),
+        "decoding": describe_decoding(),
+    }
     if as_json:
         document = {
             **about,

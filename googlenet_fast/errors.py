@@ -1,8 +1,27 @@
 """The one exception for bad input, and how commands report it."""
 
+import copy
 import difflib
+import errno
+import logging
+import re
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+ADDRESS_SPACE = 4 << 30
+"""Bytes of address space that a command needs: importing torch with CUDA maps 3.2 GiB, reading
+images with DALI another 0.6 GiB."""
+
+_CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, line ends, changes of direction, and bytes that are not text."""
 
 
 class UserError(Exception):
@@ -12,21 +31,86 @@ class UserError(Exception):
     """
 
 
+def printable(text: object) -> str:
+    """Return a text of a file or a user in one line; what would control a terminal is escaped."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+class _PrintableArguments(logging.Formatter):
+    """Escapes the arguments of messages; the messages themselves are the package's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)
+            record.args = tuple(
+                value if isinstance(value, int | float) else printable(value)
+                for value in record.args or ()
+            )
+        return super().format(record)
+
+
+def log_to_stderr(level: int) -> None:
+    """Print the log of a command, if its caller has not set up logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableArguments("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=level)
+
+
 def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean X?" with the choice that resembles `word`, or ""."""
     nearest = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def run_command(main: Callable[[], None]) -> None:
+def check_address_space() -> None:
+    """Exit with one line if `ulimit -v` is too small to import torch, which may abort instead."""
+    if (limit := _address_space()) is not None and limit < ADDRESS_SPACE:
+        needed = ADDRESS_SPACE >> 10
+        _exit(f"ulimit -v {limit >> 10}: is too small, {needed} or more is needed; raise the limit")
+
+
+def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
 
-    Ctrl-C exits without a message, with status 130 as in shells.
+    So does a lack of memory under `ulimit -v`. Ctrl-C exits without a message, with status 130 as
+    in shells.
     """
     try:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(printable(error))
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        limit = _address_space()
+        if limit is None or not _is_lack_of_memory(error):
+            raise
+        _exit(f"ulimit -v {limit >> 10}: is too small for this command; raise the limit")
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _address_space() -> int | None:
+    """Return the limit of this process's address space in bytes (ulimit -v); None without one."""
+    if resource is None:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Recognise what Python, its loader of libraries, and torch raise."""
+    words = (
+        "cannot allocate memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "failed to map segment",
+    )
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(text in str(error).lower() for text in words)
+    )

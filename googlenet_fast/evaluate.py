@@ -6,17 +6,21 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
 from googlenet_fast import cli
 from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.classifier.display_names import shortened
-from googlenet_fast.data import ImageDataset, open_dataset, sample_dataset
+from googlenet_fast.data import open_dataset, open_splits, sample_dataset
+from googlenet_fast.data.dataset import Split
 from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.class_matching import match_classes
+from googlenet_fast.engine.build import open_data
+from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
@@ -25,9 +29,12 @@ from googlenet_fast.engine.confusion import (
     write_confusion,
 )
 from googlenet_fast.engine.distributed import Process, distributed
+from googlenet_fast.engine.evaluated_images import EvaluatedImages, choose_images
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
@@ -46,31 +53,35 @@ class Options(cli.ClassifierOptions):
     root: Path | None
     delimiter: str
     relabel: bool
+    split: Split | None
     bad_images: Literal["error", "skip"]
     output: Path | None
     json: bool
+    run: TrainConfig | None = None
+    """The run whose folder was named as the weights."""
 
 
 def main() -> None:
     """Run the command; its last line is RESULT with one JSON object."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
     with distributed(options.device) as process:
         if options.output is not None and process.is_main:
             _make_folder(options.output)
         classifier = Classifier(device=process.device, **options.for_classifier())
-        dataset = _open_data(options, classifier, process)
+        images = _choose_images(options, classifier, process)
         bad_images: list[str] = []
         if options.bad_images == "skip":
-            dataset, bad_images = drop_unreadable(dataset, process, classifier.loader_options)
+            kept, bad_images = drop_unreadable(images.dataset, process, classifier.loader_options)
+            images = replace(images, dataset=kept)
         if process.is_main and not options.json:
-            print(_description(classifier, dataset, process), flush=True)
+            print(_description(classifier, images, process), flush=True)
         started = time.perf_counter()
         evaluation = evaluate(
             classifier.network,
             # disable=None: only on a terminal
             tqdm(
-                classifier.loader(dataset, process.rank, process.world_size),
+                classifier.loader(images.dataset, process.rank, process.world_size),
                 unit="batch",
                 leave=False,
                 disable=None if process.is_main else True,
@@ -81,7 +92,7 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
         if process.is_main:
-            _report(options, classifier, dataset, evaluation, seconds, bad_images, process)
+            _report(options, classifier, images, evaluation, seconds, bad_images, process)
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -101,15 +112,21 @@ def parse(arguments: Sequence[str]) -> Options:
         "--data",
         type=Path,
         metavar="PATH",
-        help="class folders, the validation images of a dataset folder (train and val, as folders, "
-        "lists or shards), or a pattern of shards, 'val-{000..009}.tar'; default: the embedded "
-        "handwritten digits",
+        help="class folders, a dataset folder (train and val, as folders, lists or shards), or a "
+        "pattern of shards, 'val-{000..009}.tar'; default: the images of the run whose folder "
+        "WEIGHTS is, else the embedded handwritten digits",
     )
     source.add_argument(
         "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
     )
     cli.add_list_flags(data)
     data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    data.add_argument(
+        "--split",
+        choices=get_args(Split),
+        help="which images; default: the validation images, where the dataset or the run of the "
+        "checkpoint has them apart, else all",
+    )
     data.add_argument(
         "--bad-images",
         choices=("error", "skip"),
@@ -127,13 +144,23 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     cli.add_json(output)
     if paddleclas is None:
-        return parser.parse_args(arguments, namespace=Options())
+        options = parser.parse_args(arguments, namespace=Options())
+        return _with_run(parser, arguments, options) if options.weights.is_dir() else options
     parser.set_defaults(**paddleclas.evaluate_options())
     options = parser.parse_args(arguments, namespace=Options())
     if options.data is None and options.list is None:
         for key, value in paddleclas.evaluate_data().items():
             if getattr(options, key) == parser.get_default(key):
                 setattr(options, key, value)
+    return options
+
+
+def _with_run(parser: cli.Parser, arguments: Sequence[str], options: Options) -> Options:
+    """Take weights, images and how they are read from a run's folder, where no flag says else."""
+    best, run = best_of(options.weights), read_run_config(options.weights)
+    parser.set_defaults(bad_images=run.data.bad_images, **options_of(run))
+    options = parser.parse_args(arguments, namespace=Options())
+    options.weights, options.run = best, run
     return options
 
 
@@ -146,41 +173,53 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _open_data(options: Options, classifier: Classifier, process: Process) -> ImageDataset:
+def _choose_images(options: Options, classifier: Classifier, process: Process) -> EvaluatedImages:
     """Open the images, with the labels of the network."""
     source = options.list or options.data
     if options.list is not None and not options.list.is_file():
         raise UserError(f"--list {options.list}: no such file")
-    dataset = open_dataset(
-        source or sample_dataset(),
-        root=options.root,
-        delimiter=options.delimiter,
-        relabel=options.relabel,
+    how: dict[str, Any] = {
+        "root": options.root,
+        "delimiter": options.delimiter,
+        "relabel": options.relabel,
+    }
+    if source is None and options.run is not None:
+        splits = open_data(options.run.data)
+        opened, find_splits = splits.val, lambda: splits
+    else:
+        opened = open_dataset(source or sample_dataset(), **how)
+        find_splits = partial(open_splits, source or sample_dataset(), **how)
+        if source is None and opened.num_classes != classifier.num_classes:
+            raise UserError(
+                f"{options.weights} has {classifier.num_classes} classes, the embedded digits "
+                f"{opened.num_classes}; name the images to evaluate on with --data or --list"
+            )
+    images = choose_images(
+        opened,
+        find_splits,
+        options.split,
+        options.weights,
+        classifier.num_classes,
+        classifier.class_names,
     )
-    if source is None and dataset.num_classes != classifier.num_classes:
-        raise UserError(
-            f"{options.weights} has {classifier.num_classes} classes, the embedded digits "
-            f"{dataset.num_classes}; name the images to evaluate on with --data or --list"
-        )
-    dataset, note = match_classes(dataset, classifier.num_classes, classifier.class_names)
-    if note is not None and process.is_main:
-        logging.getLogger("googlenet_fast").warning("note: %s", note)
-    return dataset
+    if process.is_main:
+        for note in images.notes:
+            logging.getLogger("googlenet_fast").warning("note: %s", note)
+    return images
 
 
-def _description(classifier: Classifier, dataset: ImageDataset, process: Process) -> str:
+def _description(classifier: Classifier, images: EvaluatedImages, process: Process) -> str:
     return (
         f"GoogLeNet preset {classifier.network.preset.name}, {classifier.num_classes} classes,"
-        f" from {classifier.weights}\n"
-        f"{len(dataset)} images of {dataset.source} at {classifier.image_size} px on "
-        f"{process.device.type}"
+        f" from {printable(classifier.weights)}\n"
+        f"{images.description} at {classifier.preprocessing} on {process.device.type}"
     )
 
 
 def _report(
     options: Options,
     classifier: Classifier,
-    dataset: ImageDataset,
+    images: EvaluatedImages,
     evaluation: Evaluation,
     seconds: float,
     bad_images: Sequence[str],
@@ -204,10 +243,14 @@ def _report(
         "top5_count": evaluation.top5_count,
         "images_per_second": round(evaluation.images / seconds, 1),
         "weights": str(options.weights),
-        "data": str(dataset.source),
+        "data": str(images.dataset.source),
+        "split": images.dataset.split,
+        "which": images.which,
         "preset": classifier.network.preset.name,
         "num_classes": classifier.num_classes,
-        "image_size": classifier.image_size,
+        "image_size": classifier.preprocessing.image_size,
+        "resize_size": classifier.preprocessing.resize_size,
+        "resize": classifier.preprocessing.resize,
         "world_size": process.world_size,
     }
     per_class = [
@@ -225,11 +268,14 @@ def _report(
     if options.json:
         print(document)
         return
-    print(f"\n{class_table(classes)}\n\n{_summary(evaluation)}")
+    print(f"\n{class_table(classes, images.description)}\n\n{_summary(evaluation)}")
     if bad_images:
         print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
-        print(f"results.json, per_class.csv, confusion.csv and confusion.png in {options.output}")
+        print(
+            f"results.json, per_class.csv, confusion.csv and confusion.png in "
+            f"{printable(options.output)}"
+        )
     print(f"RESULT {json.dumps(result)}", flush=True)
 
 
@@ -242,10 +288,13 @@ def _summary(evaluation: Evaluation) -> str:
     )
 
 
-def class_table(classes: Sequence[ClassResult]) -> str:
-    """Return the accuracy of each class, or of the worst and best ten, as aligned text."""
+def class_table(classes: Sequence[ClassResult], images: str) -> str:
+    """Return the accuracy of each class, or of the worst and best ten, as aligned text.
+
+    `images` says which images they are, in the title.
+    """
     rows = list(classes)
-    heading = f"accuracy of the {len(rows)} classes with images"
+    heading = f"accuracy of {len(rows)} classes on {images}"
     if len(rows) > MAX_ROWS:
         rows.sort(key=lambda r: (r.top1, -r.images))
         rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from googlenet_fast.cli import Parser, add_preset, add_weights
-from googlenet_fast.errors import run_command
+from googlenet_fast.engine.run_folder import best_of
+from googlenet_fast.errors import printable, run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights import load_model, save_weights
 
@@ -14,18 +15,19 @@ def main() -> None:
     parser = Parser(
         prog="python -m googlenet_fast.export",
         description="Convert the weights of a network, without its auxiliary heads. The suffix of "
-        "OUTPUT is the format: .safetensors (keeps class names and image size), .pth "
-        "(torchvision's keys), .pdparams (PaddleClas) or .caffemodel (Caffe).",
+        "OUTPUT is the format: .safetensors .pth (torchvision's keys), "
+        ".pdparams (PaddleClas) or .caffemodel (Caffe). How images are resized and normalised and "
+        "the class names are kept: in .safetensors, else in OUTPUT.json beside the file.",
     )
     add_weights(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
     add_preset(parser, PRESETS)
     options = parser.parse_args(sys.argv[1:])
-    model, info = load_model(options.weights, preset=options.preset)
-    save_weights(model, options.output, class_names=info.class_names, image_size=info.image_size)
+    model, info = load_model(best_of(options.weights), preset=options.preset)
+    save_weights(model, options.output, preprocessing=info.preprocessing)
     print(
-        f"{options.output}: preset {info.preset}, {info.num_classes} classes, "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+        f"{printable(options.output)}: preset {info.preset}, {info.num_classes} classes, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, images at {info.preprocessing}"
     )
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from googlenet_fast.errors import UserError
 
@@ -68,11 +69,22 @@ def remove_unfinished(folder: Path) -> list[Path]:
 
 
 def cache_dir() -> Path:
-    """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist."""
+    """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist.
+
+    Raises:
+        UserError: HOME is not set, and the system does not know the user's home folder.
+    """
     if own := os.environ.get("GOOGLENET_FAST_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "googlenet_fast"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "googlenet_fast"
+    try:
+        return Path.home() / ".cache" / "googlenet_fast"
+    except RuntimeError:
+        raise UserError(
+            "HOME is not set, and this user has no home folder; set HOME, or GOOGLENET_FAST_CACHE "
+            "to a folder for cached files"
+        ) from None
 
 
 def write_cache(path: Path, content: bytes | memoryview) -> None:
@@ -87,6 +99,25 @@ def write_cache(path: Path, content: bytes | memoryview) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write a value to a file of the cache as JSON; a failed write is logged and ignored."""
     write_cache(path, json.dumps(value).encode())
+
+
+def write_checked_json(path: Path, value: object) -> None:
+    """Write a value to a file of the cache so that `read_checked_json` notices any damage."""
+    text = json.dumps(value).encode()
+    write_cache(path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+
+def read_checked_json(path: Path) -> Any:
+    """Read what `write_checked_json` wrote.
+
+    Raises:
+        OSError: no such file, or an unreadable one.
+        ValueError: not the bytes that were written.
+    """
+    digest, _, text = path.read_bytes().partition(b"\n")
+    if digest != hashlib.sha256(text).hexdigest().encode():
+        raise ValueError("it is damaged")
+    return json.loads(text)
 
 
 def sources_digest(folder: Path) -> str:

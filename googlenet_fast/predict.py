@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from googlenet_fast.classifier.prediction import (
     Unreadable,
     find_images,
     predict,
-    printable,
 )
 from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.engine.distributed import distributed, world_size
+from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+from googlenet_fast.engine.run_folder import best_of
+from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
 
@@ -36,14 +36,15 @@ class Options(cli.ClassifierOptions):
 
 def main() -> None:
     """Run the command; exit status 2 if an image could not be read."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise UserError("prediction runs in one process; start it without torchrun")
     images, unreadable = find_images(options.images)
     predictions = []
     with distributed(options.device) as process:
         classifier = Classifier(device=process.device, **options.for_classifier())
+        logging.getLogger("googlenet_fast").info("images at %s", classifier.preprocessing)
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
             if isinstance(outcome, Unreadable):
@@ -57,7 +58,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(document(options.weights, predictions, unreadable), indent=2))
     for image in unreadable:
-        print(f"error: {image.reason}", file=sys.stderr)
+        print(f"error: {printable(image.reason)}", file=sys.stderr)
     if unreadable:
         sys.exit(2)
 
@@ -96,6 +97,11 @@ def parse(arguments: Sequence[str]) -> Options:
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
+    if options.weights.is_dir():
+        best = best_of(options.weights)
+        parser.set_defaults(**options_of(read_run_config(options.weights)))
+        options = parser.parse_args(arguments, namespace=Options())
+        options.weights = best
     if not options.images:
         raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:

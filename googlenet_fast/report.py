@@ -2,16 +2,16 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from googlenet_fast.cli import Device, Parser, add_device, not_negative
+from googlenet_fast.engine.distributed import world_size
 from googlenet_fast.engine.report_page import ReportedRun, report_page
 from googlenet_fast.engine.run_evaluation import evaluate_run
 from googlenet_fast.engine.run_record import read_run
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.files import write_atomically
 
 
@@ -27,16 +27,16 @@ class Options(argparse.Namespace):
 
 def main() -> None:
     """Run the command."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log_to_stderr(logging.WARNING)
     options = parse(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise UserError("the report runs in one process; start it without torchrun")
     if len({run.resolve() for run in options.runs}) < len(options.runs):
         raise UserError("a run is given twice; give each once")
     output = options.output or options.runs[0] / "report.html"
     page = report_page([_report_on(run, options) for run in options.runs])
     write_atomically(output, page.encode(errors="backslashreplace"))
-    print(output)
+    print(printable(output))
 
 
 def parse(arguments: Sequence[str]) -> Options:

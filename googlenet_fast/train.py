@@ -8,12 +8,12 @@ from contextlib import closing
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import run_command
+from googlenet_fast.errors import log_to_stderr, printable, run_command
 
 
 def main() -> None:
     """Run the command; print one RESULT line at the end."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr(logging.INFO)
     config = load_config(sys.argv[1:])
     with distributed(config.device, config.timeout) as process:
         with closing(Trainer(config, process)) as trainer:
@@ -21,7 +21,10 @@ def main() -> None:
         if trainer.folder is None:
             return
         if trainer.stopped_by is not None:
-            print(f"stopped at step {trainer.step}; to continue: {trainer.folder.resume_command()}")
+            print(
+                f"stopped at step {trainer.step}; to continue: "
+                f"{printable(trainer.folder.resume_command())}"
+            )
             sys.exit(128 + trainer.stopped_by)
         print(f"RESULT {json.dumps(result)}", flush=True)
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "googlenet_fast"
 FLOORS = (
     ("errors", "kernels"),
-    ("files",),
+    ("files", "plain_yaml"),
     ("extension",),
     ("registry", "capture", "cli", "environment", "paddleclas"),
     ("selfcheck",),

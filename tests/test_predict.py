@@ -62,7 +62,9 @@ def predictions(stdout: str) -> dict[str, list[tuple[int, str, float]]]:
 def test_photos_are_named(shared_data: Path, loader: str, command: Command) -> None:
     caffe = shared_data / "bvlc_googlenet" / "bvlc_googlenet.caffemodel"
     folder = shared_data / "dali_jpeg47"
-    status, stdout, _ = command(caffe, folder / "100", folder / "84", "--loader", loader)
+    status, stdout, _ = command(
+        caffe, folder / "100", folder / "84", "--loader", loader, "--resize", "antialias"
+    )
     assert status == 0
     assert [line.split(maxsplit=2)[2] for line in stdout.splitlines() if line[2:3] == " "][::5] == [
         "black swan, Cygnus atratus", "peacock",

@@ -94,7 +94,7 @@ def test_one_run(finished: Path, command: Command) -> None:
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     evaluated = [record for record in records if record["kind"] == "val"]
     assert f"{max(record['top1'] for record in evaluated):.2f} %" in page.text
-    assert "best.pt on 4 images" in page.text
+    assert "best.pt on 4 validation images of " in page.text
     for heading in (
         "Curves",
         "Throughput",

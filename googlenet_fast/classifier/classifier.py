@@ -15,10 +15,8 @@ from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.precision import amp_dtype
+from googlenet_fast.model.preprocessing import Resize, default_resize_size
 from googlenet_fast.model.weights import load_model
-
-IMAGE_SIZE = 224
-"""Side of the images in pixels, for weights that do not say (Szegedy et al. 2014)."""
 
 
 class Classifier:
@@ -31,8 +29,9 @@ class Classifier:
         class_names: file with one class name per line; default: the names in the weights, or
             ImageNet's for 1000 classes.
         image_size: side of the network's input, in pixels; default: as in training, else 224.
-        resize_size: short side before the centre crop, in pixels; default: as in training, else
-            that of `LoaderOptions`.
+        resize_size: short side before the centre crop, in pixels; default: as in training, or
+            image_size * 256 / 224 for another image size.
+        resize: filter of the resized images; default: as in training.
         amp: mixed precision.
         loader, batch_size, num_workers, max_pixels: how images are read, as in `LoaderOptions`.
 
@@ -50,6 +49,7 @@ class Classifier:
         class_names: Path | None = None,
         image_size: int | None = None,
         resize_size: int | None = None,
+        resize: Resize | None = None,
         amp: Amp = "auto",
         loader: Kind = "auto",
         batch_size: int = 64,
@@ -61,32 +61,44 @@ class Classifier:
         model, info = load_model(weights, preset=preset)
         self.amp_dtype = amp_dtype(amp, device)
         self.network = freeze(model.to(device), self.amp_dtype)
-        self.class_names = info.class_names
-        """Names in the user's file or the weights, or ImageNet's identifiers; None if unknown."""
+        names = info.preprocessing.class_names
         if class_names is not None:
-            self.class_names = _names_in(class_names, weights, info.num_classes)
-        elif self.class_names is None and info.num_classes == len(imagenet_classes()):
-            self.class_names = tuple(imagenet_classes())
+            names = _names_in(class_names, weights, info.num_classes)
+        elif names is None and info.num_classes == len(imagenet_classes()):
+            names = tuple(imagenet_classes())
+        size = image_size or info.preprocessing.image_size
+        if size != info.preprocessing.image_size:
+            resize_size = resize_size or default_resize_size(size)
+        self.preprocessing = replace(
+            info.preprocessing,
+            image_size=size,
+            resize_size=resize_size or info.preprocessing.resize_size,
+            resize=resize or info.preprocessing.resize,
+            class_names=names,
+        )
+        """How images are made. Names are the user's, the weights', or ImageNet's identifiers."""
         numbers = [str(i) for i in range(info.num_classes)]
-        self.names = display_names(self.class_names or numbers)
+        self.names = display_names(names or numbers)
         """What to call each class: its number if it has no name."""
-        self.image_size = image_size or info.image_size or IMAGE_SIZE
-        self.resize_size = resize_size
-        if resize_size is None and self.image_size == info.image_size:
-            self.resize_size = info.resize_size
-        self.network.preset.check_input_size(self.image_size, aux=False)
+        self.network.preset.check_input_size(size, aux=False)
         self.loader_options = LoaderOptions(
             train=False,
             kind=loader,
             batch_size=batch_size,
-            image_size=self.image_size,
-            resize_size=self.resize_size,
-            normalization=self.network.preset.normalization,
+            image_size=size,
+            resize_size=self.preprocessing.resize_size,
+            resize=self.preprocessing.resize,
+            normalization=self.preprocessing.normalization,
             device=device,
             dtype=self.amp_dtype or torch.float32,
             num_workers=num_workers,
             max_pixels=max_pixels,
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names in the user's file or the weights, or ImageNet's identifiers; None if unknown."""
+        return self.preprocessing.class_names
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,8 @@ from typing import IO
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.classifier.prediction import ClassScore, Prediction, printable
+from googlenet_fast.classifier.prediction import ClassScore, Prediction
+from googlenet_fast.errors import printable
 from googlenet_fast.files import write_atomically
 
 MAX_TILES = 200

@@ -8,7 +8,7 @@ import numpy as np
 
 from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.data import ImageDataset
-from googlenet_fast.data.folders import EXTENSIONS
+from googlenet_fast.data.folders import list_images
 from googlenet_fast.data.loader import readable_batches
 from googlenet_fast.data.reading import DecodeError
 
@@ -45,16 +45,15 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
     missing = []
     for path in paths:
         if path.is_dir():
-            images = sorted(
-                file
-                for file in path.rglob("*")
-                if file.name.lower().endswith(EXTENSIONS) and not file.name.startswith(".")
-            )
+            images, problems = list_images(path)
             found += images
-            if not images:
+            missing += [Unreadable(path, problem) for problem in problems]
+            if not images and not problems:
                 missing.append(Unreadable(path, f"{path}: no image in this folder or below it"))
-        elif path.exists():
+        elif path.is_file():
             found.append(path)
+        elif path.exists():
+            missing.append(Unreadable(path, f"{path}: is not a regular file"))
         else:
             missing.append(Unreadable(path, f"{path}: no such file or folder"))
     return found, missing
@@ -86,8 +85,3 @@ class _Files(ImageDataset):
     def path(self, index: int) -> str:
         """Return the path of an image as the user gave it."""
         return self.files[index]
-
-
-def printable(path: Path | str) -> str:
-    """Return the path as text; bytes of a file name that are not text are escaped."""
-    return str(path).encode(errors="backslashreplace").decode()

@@ -1,8 +1,11 @@
 """Labelled sets of image files, which every loader reads."""
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +16,14 @@ from googlenet_fast.data.shards import read_images
 from googlenet_fast.data.tar_members import Location, TarMembers
 from googlenet_fast.errors import UserError
 
+Split = Literal["train", "val", "all"]
+"""Which images of a dataset: those to train on, those to validate on, or all."""
 MOST_CLASSES = 1_000_000
 """More classes than a classifier can have: a larger label is an identifier or a mistake."""
+RELABEL = "--data.relabel true (evaluate: --relabel)"
+"""The flags that renumber labels."""
+
+_log = logging.getLogger("googlenet_fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +42,10 @@ class ImageDataset:
     """Folder, list file or pattern of shards that this was read from."""
     tar_members: TarMembers | None = None
     """Where the images are if they are members of tar files."""
+    split: Split = "all"
+    """Which images of a dataset these are."""
+    whole: "ImageDataset | None" = None
+    """The images that these were taken from, if a dataset without validation images was split."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -64,6 +77,36 @@ class ImageDataset:
             tar_members=None if self.tar_members is None else self.tar_members.take(indices),
         )
 
+    def joined(self, other: "ImageDataset") -> "ImageDataset":
+        """Return the images of two datasets with the same classes.
+
+        Raises:
+            UserError: the images of one are files, those of the other members of shards.
+        """
+        members = None
+        if self.tar_members is not None and other.tar_members is not None:
+            members = self.tar_members.joined(other.tar_members)
+        elif self.tar_members is not other.tar_members:
+            raise UserError(
+                f"{self.source} and {other.source}: files and shards cannot be read together; "
+                "read each on its own"
+            )
+        root = os.path.commonpath([self.root.absolute(), other.root.absolute()])
+        prefixes = [os.path.relpath(part.root, root) for part in (self, other)]
+        return replace(
+            self,
+            root=Path(root),
+            files=[
+                f"{prefix}/{file}".removeprefix("./")
+                for prefix, part in zip(prefixes, (self, other), strict=True)
+                for file in part.files
+            ],
+            labels=np.concatenate([self.labels, other.labels]),
+            source=Path(os.path.commonpath([self.source.absolute(), other.source.absolute()])),
+            tar_members=members,
+            split="all",
+        )
+
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that are not below `num_classes`.
 
@@ -77,8 +120,19 @@ class ImageDataset:
             raise UserError(
                 f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
-                "num_classes, or renumber the labels with relabel"
+                f"num_classes, or renumber the labels from 0 with {RELABEL}"
             )
+
+    def warn_of_empty_classes(self) -> None:
+        """Log the classes without images, which labels that start at 1 or have gaps leave."""
+        empty = np.setdiff1d(np.arange(self.num_classes), self.labels)
+        if empty.size:
+            shown = ", ".join(map(str, empty[:3])) + (", ..." if empty.size > 3 else "")
+            _log.warning(
+                "%s: no image has label %s: %d of the %d classes stay empty; to number the labels "
+                "that occur from 0: %s",
+                self.source, shown, empty.size, self.num_classes, RELABEL,
+            )  # fmt: skip
 
     @classmethod
     def from_folder(

@@ -1,4 +1,6 @@
-"""Follow the markers of a JPEG to find damage that a decoder may ignore."""
+"""Follow the markers of a JPEG through its file."""
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,33 +9,42 @@ START, END, SCAN = 0xD8, 0xD9, 0xDA
 """Marker codes, ISO/IEC 10918-1, table B.1."""
 
 
-def looks_damaged(encoded: NDArray[np.uint8]) -> bool:
-    """Return True for a JPEG whose segments do not lead from its start to its end.
+class DamagedMarkers(Exception):  # noqa: N818 (a result, not a failure)
+    """The segments of a JPEG do not lead from its start to its end."""
 
-    Damage inside a scan's data is not found, and other formats are not checked. The cost is about
-    that of copying the bytes.
+
+def segments(encoded: NDArray[np.uint8]) -> Iterator[tuple[int, bytes]]:
+    """Yield marker code and content of each segment from a JPEG's start to its end.
+
+    Damage inside a scan's data is not found. The cost is about that of copying the bytes.
 
     Args:
-        encoded: Content of a file, (bytes,).
+        encoded: Content of a file that begins with the marker of a JPEG's start, (bytes,).
+
+    Raises:
+        DamagedMarkers: no marker where one should be, or no end.
     """
-    if encoded[:2].tobytes() != bytes((0xFF, START)):
-        return False
     after_scans: NDArray[np.int64] | None = None
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
-        if (code := encoded[at + 1]) == END:
-            return False
+        if (code := int(encoded[at + 1])) == END:
+            return
         if code == 0xFF:  # a fill byte
             at += 1
             continue
-        at += 2 + (int(encoded[at + 2]) << 8) + int(encoded[at + 3])
+        if code == 0:
+            raise DamagedMarkers
+        end = at + 2 + (int(encoded[at + 2]) << 8) + int(encoded[at + 3])
+        yield code, encoded[at + 4 : end].tobytes()
+        at = end
         if code == SCAN:
             if after_scans is None:
                 after_scans = at + _markers(encoded[at:])
             if (i := np.searchsorted(after_scans, at)) == len(after_scans):
-                return True
+                raise DamagedMarkers
             at = int(after_scans[i])
-    return encoded[at : at + 2].tobytes() != bytes((0xFF, END))
+    if encoded[at : at + 2].tobytes() != bytes((0xFF, END)):
+        raise DamagedMarkers
 
 
 def _markers(encoded: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Read lists of images (PaddleClas' train_list.txt) and files of class names."""
 
+import codecs
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_fast.data.tar_members import TarMembers
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 _log = logging.getLogger("googlenet_fast")
@@ -75,7 +77,9 @@ def read_image_list(
 ) -> ImageList:
     """Read a list with one line "path<delimiter>label" per image.
 
-    Paths are relative to the root, or absolute and below it.
+    Paths are relative to the root, or absolute and below it. A space as the delimiter stands for
+    any number of spaces and tabs. Backslashes separate folders, as on Windows, if no file has such
+    a name.
 
     Raises:
         UserError: names the file and the line.
@@ -89,18 +93,20 @@ def read_image_list(
     for number, line in enumerate(_read_lines(list_file), start=1):
         if not (line := line.strip()):
             continue
-        file, _, label = line.rpartition(delimiter)
+        file, label = _divided(line, delimiter)
         # isdecimal() alone would let other scripts' digits and numbers past int64 through.
         if not file or not (label.isascii() and label.isdecimal() and len(label) < 19):
+            hint = _delimiter_hint(line, delimiter)
             raise UserError(
                 f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a "
-                f"label of 0 or more, but found {line[:80]!r}"
+                f"label of 0 or more, but found {line[:80]!r}{hint}"
             )
         files.append(_normalized(file, root))
         labels.append(int(label))
         numbers.append(number)
     if not files:
         raise UserError(f"{list_file}: holds no image")
+    _replace_backslashes(list_file, root, files, numbers)
     _check_files(list_file, root, files, numbers)
     _check_repeats(list_file, files, labels, numbers)
     return ImageList(list_file, root, files, np.array(labels, dtype=np.int64))
@@ -113,6 +119,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         UserError: a file that cannot be read or holds no name.
     """
     lines = [line.strip() for line in _read_lines(path) if line.strip()]
+    if not all(map(_is_utf8, lines)):
+        number = next(i for i, line in enumerate(_read_lines(path)) if not _is_utf8(line)) + 1
+        raise UserError(f"{path}, line {number}: is not in UTF-8; save the file as such")
     if not lines:
         raise UserError(f"{path}: holds no class name")
     if all(line.split()[0] == str(i) and len(line.split()) > 1 for i, line in enumerate(lines)):
@@ -121,12 +130,62 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Bytes that are not UTF-8 stay as they are: names of files may have them.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        with waiting_for(lambda: [str(path)]):
+            content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="surrogateescape")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file in UTF-8") from None
+        text = "\0"
+    # UTF-16 without a mark is full of null characters.
+    if "\0" in text and (not _is_utf8(text) or text.count("\0") * 8 > len(text)):
+        raise UserError(f"{path}: is not a text file in UTF-8; save it as one")
+    return re.split(r"\r\n?|\n", text)
+
+
+def _is_utf8(text: str) -> bool:
+    """Return False for text with bytes that were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _divided(line: str, delimiter: str) -> tuple[str, str]:
+    """Return the path and the label of a line; the path is empty if there is no delimiter."""
+    if delimiter != " ":
+        file, _, label = line.rpartition(delimiter)
+        return file.strip(), label.strip()
+    words = line.rsplit(maxsplit=1)
+    return (words[0], words[1]) if len(words) == 2 else ("", line)
+
+
+def _delimiter_hint(line: str, delimiter: str) -> str:
+    """Return a hint at the delimiter that the line has, if it has another one."""
+    found = re.fullmatch(r".*\S\s*([,;:|\t ])\s*[0-9]+", line)
+    return f"; set the delimiter to {found[1]!r}" if found and found[1] != delimiter else ""
+
+
+def _replace_backslashes(list_file: Path, root: Path, files: list[str], numbers: list[int]) -> None:
+    """Replace the backslashes of a list from Windows, unless a file has one in its name."""
+    first = next((i for i, file in enumerate(files) if "\\" in file), None)
+    if first is None or (root / files[first]).is_file():
+        return
+    for i in range(first, len(files)):
+        if re.match(r"[A-Za-z]:\\|\\\\", files[i]):
+            raise UserError(
+                f"{list_file}, line {numbers[i]}: {files[i]}: is a path of another computer; "
+                f"write it relative to {root}"
+            )
+        files[i] = _normalized(files[i].replace("\\", "/"), root)
 
 
 def _normalized(file: str, root: Path) -> str:
@@ -154,19 +213,40 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
             raise UserError(
                 f"{line}: {files[outside[0]]}: must be a path below the root {root}, without '..'"
             )
-        try:
-            with os.scandir(root / folder) as entries:
-                present = {e.name for e in entries if not e.is_dir(follow_symlinks=False)}
-        except (OSError, ValueError):  # a null character in the path
-            present = set()
+        present = _files_in(root / folder)
         missing += [i for i in indices if files[i].rpartition("/")[2] not in present]
     if missing:
         first, others = min(missing), len(missing) - 1
         more = f" (nor those of {others} other lines)" if others else ""
+        line = f"{list_file}, line {numbers[first]}"
+        path = root / files[first]
+        if "\0" not in files[first] and path.exists():
+            raise UserError(f"{line}: {path}: is not a regular file; remove the line")
+        if not _is_utf8(files[first]):
+            raise UserError(
+                f"{line}: {files[first]!r}: there is no such file; the list is not in UTF-8: "
+                "save it as such"
+            )
         raise UserError(
-            f"{list_file}, line {numbers[first]}: there is no file {root / files[first]}{more}; "
+            f"{line}: there is no file {path}{more}; "
             "remove the line or set the root that the paths start from"
         )
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Return the names of regular files in a folder, also of those that links lead to."""
+    try:
+        with waiting_for(lambda: [str(folder)]), os.scandir(folder) as entries:
+            return {entry.name for entry in entries if _is_file(entry)}
+    except (OSError, ValueError):  # a null character in the path
+        return set()
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _check_repeats(
@@ -192,6 +272,8 @@ def place_in(source: Path, file: str) -> str:
     """Return "list, line N: file" for an image of a list, otherwise "source: file"."""
     if source.is_file() and source.suffix != ".tar":
         for number, line in enumerate(_read_lines(source), start=1):
-            if re.fullmatch(r"(.*/)?" + re.escape(file) + r"\D+\d+", line.strip()):
+            if re.fullmatch(
+                r"(.*/)?" + re.escape(file) + r"\D+\d+", line.strip().replace("\\", "/")
+            ):
                 return f"{source}, line {number}: {file}"
     return f"{source}: {file}"

@@ -13,9 +13,14 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
 from googlenet_fast.errors import UserError
+from googlenet_fast.model.preprocessing import Resize, default_resize_size
 from googlenet_fast.model.presets import Normalization
 
 Kind = Literal["auto", "dali", "torchvision", "synthetic"]
+
+PIXELS_TOGETHER = 100_000_000
+"""Pixels of the images that DALI decodes together, 300 MB; a batch with more is decoded in parts,
+each with an image for every thread."""
 
 _CPU = torch.device("cpu")
 _DEFAULT_AUGMENTATION = Augmentation()
@@ -30,8 +35,8 @@ class LoaderOptions:
     """
 
     train: bool
-    """True: crop at random and flip. False: resize the short side to `resize_size` (bilinear,
-    antialiased) and crop the central square of `image_size`."""
+    """True: crop at random and flip. False: resize the short side to `resize_size` and crop the
+    central square of `image_size`."""
     batch_size: int
     """Images per batch of this rank."""
     image_size: int
@@ -62,6 +67,8 @@ class LoaderOptions:
     """Seed of order and augmentation, >= 0."""
     resize_size: int | None = None
     """Short side in evaluation, in pixels; None means image_size * 256 / 224."""
+    resize: Resize = "antialias"
+    """Bilinear filter of resized images and crops, see `Resize`."""
     augmentation: Augmentation = _DEFAULT_AUGMENTATION
     """Augmentation of training images."""
     shuffle: bool = True
@@ -79,7 +86,7 @@ class LoaderOptions:
     @property
     def short_side(self) -> int:
         """Short side in evaluation before the central crop, in pixels."""
-        return self.resize_size or round(self.image_size * 256 / 224)
+        return self.resize_size or default_resize_size(self.image_size)
 
     def sampler(self, num_images: int) -> BatchSampler:
         """Return the sampler of this rank's batches.
@@ -174,6 +181,21 @@ def readable_batches(
             )
             yield left[at : at + 1], error
             left = np.delete(left, at)
+
+
+def describe_decoding() -> dict[str, str]:
+    """Describe what decodes images here, and its memory."""
+    try:
+        loader = _loader_class("auto").__name__
+    except UserError as error:
+        loader = str(error)
+    return {
+        "loader": loader,
+        "memory": (
+            f"DALI: {3 * PIXELS_TOGETHER / 1e9:.1f} GB or an image per thread, up to twice that "
+            "with what is ahead; torchvision: one image per process; 36 MB for 12 megapixels"
+        ),
+    }
 
 
 def _loader_class(kind: Kind) -> Callable[[ImageDataset, LoaderOptions], Loader]:

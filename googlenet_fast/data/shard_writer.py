@@ -4,7 +4,7 @@ import io
 import multiprocessing
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.reading import decode
-from googlenet_fast.data.splits import Splits
+from googlenet_fast.data.shards import shards_in
 from googlenet_fast.data.tar_members import Location
-from googlenet_fast.data.worker_processes import ignore_sigint
+from googlenet_fast.data.worker_processes import end_with_parent, ignore_sigint
 from googlenet_fast.errors import UserError
 
 
@@ -52,32 +52,35 @@ class Written(NamedTuple):
 
 
 def write_shards(
-    splits: Splits, out: Path, *, shard_size: int, resizing: Resizing | None, num_workers: int
+    parts: Mapping[str, ImageDataset],
+    out: Path,
+    *,
+    shard_size: int,
+    resizing: Resizing | None,
+    num_workers: int,
 ) -> Written:
-    """Write a dataset as `train-*.tar`, `val-*.tar` and a file of class names, or nothing.
+    """Write parts of a dataset as `PART-*.tar` and a file of class names, or nothing.
 
     Training images are shuffled once, so that a sequential reader meets all classes.
 
     Args:
-        splits: Training and validation images.
-        out: Folder for the shards, created if necessary.
+        parts: "train", "val" and "test" or some of them -> images, with the same classes.
+        out: Folder for the shards, created if necessary; may hold those of other parts.
         shard_size: Images per shard.
         resizing: How to shrink large images; None stores all bytes unchanged.
         num_workers: Processes that write.
 
     Raises:
-        UserError: the folder cannot be written to or already holds shards, or an image cannot be
-            read. Images are decoded only for resizing.
+        UserError: the folder cannot be written to, already holds such shards or those of other
+            classes, or an image cannot be read. Images are decoded only for resizing.
     """
-    train = splits.train.subset(np.random.default_rng(0).permutation(len(splits.train)))
-    parts = ((train, "train"), (splits.val, "val"))
-    shards = [shard for part, split in parts for shard in _cut(part, split, shard_size)]
-    lines = [f"{i} {' '.join(name.splitlines())}\n" for i, name in enumerate(train.class_names)]
+    shards = [shard for part in parts for shard in _cut(_ordered(parts, part), part, shard_size)]
+    class_names = next(iter(parts.values())).class_names
+    lines = [f"{i} {' '.join(name.splitlines())}\n" for i, name in enumerate(class_names)]
     names = "".join(lines).encode(errors="backslashreplace")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("*.tar")):
-            raise UserError(f"{out}: holds shards already; choose another folder")
+        _check_free(out, parts, names)
         with tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as folder:
             (Path(folder) / CLASS_NAMES).write_bytes(names)
             _write_all(shards, Path(folder), resizing, num_workers)
@@ -90,6 +93,28 @@ def write_shards(
     return Written(len(shards), megabytes)
 
 
+def _ordered(parts: Mapping[str, ImageDataset], part: str) -> ImageDataset:
+    """Return the images of a part in the order in which they are written."""
+    dataset = parts[part]
+    if part != "train":
+        return dataset
+    return dataset.subset(np.random.default_rng(0).permutation(len(dataset)))
+
+
+def _check_free(out: Path, parts: Iterable[str], names: bytes) -> None:
+    """Refuse a folder with shards that these would replace or contradict; may raise OSError."""
+    old = shards_in(out)
+    splits = [split for split in ("train", "val", "test") if any(out.glob(f"{split}-*.tar"))]
+    known = sum(len(list(out.glob(f"{split}-*.tar"))) for split in splits)
+    if known < len(old) or not set(parts).isdisjoint(splits):
+        raise UserError(f"{out}: holds shards already; choose another folder")
+    file = out / CLASS_NAMES
+    if old and file.is_file() and file.read_bytes() != names:
+        raise UserError(
+            f"{file}: names other classes than these images have; choose another folder"
+        )
+
+
 def _write_all(
     shards: Sequence[Shard], folder: Path, resizing: Resizing | None, num_workers: int
 ) -> None:
@@ -99,7 +124,7 @@ def _write_all(
         written: Iterable[UserError | None] = map(write, shards)
         if (processes := min(num_workers, len(shards))) > 1:
             with ignore_sigint():
-                pool = multiprocessing.get_context("spawn").Pool(processes)
+                pool = multiprocessing.get_context("spawn").Pool(processes, end_with_parent)
             closing.enter_context(pool)
             written = pool.imap_unordered(write, shards)
         for error in tqdm(written, total=len(shards), unit="shard", disable=None):

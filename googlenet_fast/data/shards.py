@@ -11,16 +11,25 @@ from tqdm import tqdm
 
 from googlenet_fast.data.lists import ImageList, read_image_list
 from googlenet_fast.data.shard_index import index_shard
+from googlenet_fast.data.split_folders import split_folders
 from googlenet_fast.data.tar_members import TarMembers
 from googlenet_fast.errors import UserError
 
 MOST_SHARDS = 100_000
 """A pattern that names more shards is taken for a mistake."""
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+"""Suffixes of tar files that are refused: no image in them can be read alone."""
+
 
 def is_shards(path: Path | str) -> bool:
-    """Return True if a path is a tar file or a pattern of tar files."""
-    return str(path).endswith(".tar")
+    """Return True if a path is a tar file or a pattern of tar files, also of compressed ones."""
+    return str(path).lower().endswith((".tar", *COMPRESSED)) and not Path(path).is_dir()
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Return the tar files in a folder, sorted, also compressed ones; not below it."""
+    return sorted(file for file in folder.iterdir() if is_shards(file) and file.name[0] != ".")
 
 
 def read_images(
@@ -37,15 +46,19 @@ def read_images(
 
 
 def find_shards(pattern: Path | str) -> list[Path]:
-    """Return the files of a pattern in its order: {000..127}, {a,b}, then *, ? and [].
+    """Return the files of a pattern in its order: {000..127}, {0..9..3}, {a,b}, then *, ? and [].
+
+    Patterns can be joined by `::`.
 
     Raises:
-        UserError: a file or a range that does not exist.
+        UserError: a file or a range that does not exist, or a file that is not on a disk.
     """
     if Path(pattern).is_file():
         return [Path(pattern)]
+    if re.match(r"(pipe|[a-z][a-z0-9+.-]*:/)[:/]", str(pattern)):
+        raise UserError(f"{pattern}: only files are read; copy the shards to a disk")
     found: list[Path] = []
-    for name in _expand(str(pattern)):
+    for name in itertools.chain(*map(_expand, str(pattern).split("::"))):
         if re.search(r"[*?[]", name):
             anchor = Path(Path(name).anchor)
             found += sorted(anchor.glob(str(Path(name).relative_to(anchor))))
@@ -65,8 +78,8 @@ def holds_shards(folder: Path) -> bool:
     """
     if (folder / "train_list.txt").is_file() or not folder.is_dir():
         return False
-    if (folder / "train").is_dir():
-        folder = folder / "train"
+    if train := split_folders(folder).get("train"):
+        folder = train
     elif (folder / "val_list.txt").is_file():
         return False
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -74,10 +87,11 @@ def holds_shards(folder: Path) -> bool:
 
 
 def shards_of_split(folder: Path, split: str) -> list[Path]:
-    """Return folder/split/*.tar, else the folder's shards with the word `split` in their name."""
+    """Return the shards in folder/split, else the folder's with the word `split` in their name."""
     word = re.compile(rf"(?<![a-z]){split}", re.IGNORECASE)
-    return sorted((folder / split).glob("*.tar")) or [
-        shard for shard in sorted(folder.glob("*.tar")) if word.search(shard.name)
+    within = split_folders(folder).get(split)
+    return (shards_in(within) if within else []) or [
+        shard for shard in shards_in(folder) if word.search(shard.name)
     ]
 
 
@@ -114,12 +128,12 @@ def _expand(pattern: str) -> list[str]:
 
 def _choices(text: str, pattern: str) -> list[str]:
     """Return the choices that {text} stands for."""
-    if match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", text):
-        first, last = int(match[1]), int(match[2])
-        if not first <= last < first + MOST_SHARDS:
+    if match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:\.\.([0-9]{1,9}))?", text):
+        first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+        if not first <= last < first + MOST_SHARDS or step == 0:
             raise UserError(f"{pattern}: {{{text}}} is not a range of shard numbers")
-        width = max(map(len, match.groups())) if text.startswith("0") else 0
-        return [str(number).zfill(width) for number in range(first, last + 1)]
+        width = max(len(match[1]), len(match[2])) if text.startswith("0") else 0
+        return [str(number).zfill(width) for number in range(first, last + 1, step)]
     if "," not in text:
         raise UserError(f"{pattern}: {{{text}}} is neither a range {{0..9}} nor a choice {{a,b}}")
     return text.split(",")

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import ImageList, place_in, read_class_names
@@ -15,8 +17,10 @@ from googlenet_fast.data.shards import (
     is_shards,
     read_images,
     read_shards,
+    shards_in,
     shards_of_split,
 )
+from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
 from googlenet_fast.errors import UserError
 
 HELD_OUT = 0.1
@@ -78,7 +82,8 @@ def find_splits(path: Path | str) -> Splits:
     """Find the training and validation images of a dataset folder.
 
     The folder holds train_list.txt and val_list.txt (paths below the folder), or train/ and val/
-    with class folders, or class folders alone. Or it holds shards: *train*.tar and *val*.tar,
+    with class folders (also training/, valid/ and validation/, in any case of letters), or class
+    folders alone. Or it holds shards: *train*.tar and *val*.tar,
     train/*.tar and val/*.tar, or others. If there are no validation images, a tenth is held out.
     `path` can also be a pattern of shards, see `find_shards`.
 
@@ -100,7 +105,8 @@ def open_dataset(
 
     Args:
         path: A list file, shards, a folder of class folders, or a dataset folder (see
-            `find_splits`), of which the validation images are taken.
+            `find_splits`), of which the validation images are taken, or, if it has neither
+            training nor validation images, those of its folder test/.
         root: Folder that the paths of a list are relative to; default: the folder of the list.
         delimiter: Separator of path and label in a list.
         relabel: Renumber the labels of a list from 0, in sorted order; for a dataset folder, the
@@ -114,22 +120,28 @@ def open_dataset(
     path = Path(path)
     if is_shards(path) or holds_shards(path):
         return _shards_to_evaluate_on(path, relabel, class_names)
-    val_list, val_folder = path / "val_list.txt", path / "val"
-    has_train = (path / "train_list.txt").is_file() or (path / "train").is_dir()
-    has_val = val_list.is_file() or val_folder.is_dir()
+    val_list, train_list = path / "val_list.txt", path / "train_list.txt"
+    has_lists = val_list.is_file() or train_list.is_file()
+    folders = split_folders(path) if path.is_dir() and not has_lists else {}
+    has_train = train_list.is_file() or "train" in folders
+    has_val = val_list.is_file() or "val" in folders
     if has_train and (relabel or class_names is None or not has_val):
         return _splits_of_folder(path, root, delimiter, relabel, class_names).val
     if path.is_file() or val_list.is_file():
-        return ImageDataset.from_list(
+        dataset = ImageDataset.from_list(
             path if path.is_file() else val_list,
             root,
             delimiter=delimiter,
             relabel=relabel,
             class_names=class_names,
         )
-    return ImageDataset.from_folder(
-        val_folder if val_folder.is_dir() else path, class_names=class_names
-    )
+    else:
+        if path.is_dir() and not folders:
+            refuse_splits_as_classes(path)
+        dataset = ImageDataset.from_folder(
+            folders.get("val") or folders.get("test") or path, class_names=class_names
+        )
+    return replace(dataset, split="val" if has_val else "all")
 
 
 def _shards_to_evaluate_on(
@@ -140,8 +152,10 @@ def _shards_to_evaluate_on(
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
     if train and (relabel or not val):
         return _splits_of_folder(path, None, "", relabel, class_names).val
-    images = read_shards(path, val or sorted(path.glob("*.tar")))
-    return ImageDataset.from_image_list(images, images.classes() if relabel else None, class_names)
+    images = read_shards(path, val or shards_in(path))
+    classes = images.classes() if relabel else None
+    dataset = ImageDataset.from_image_list(images, classes, class_names)
+    return replace(dataset, split="val" if val else "all")
 
 
 def _splits_of_folder(
@@ -162,19 +176,28 @@ def _splits_of_folder(
         train = read_images(train_list, root, delimiter)
         val = read_images(val_list, root, delimiter) if val_list.is_file() else None
         return _splits_of_lists(train, val, relabel, class_names)
-    train_folder, val_folder = path / "train", path / "val"
-    if not train_folder.is_dir():
+    folders = split_folders(path)
+    if not folders:
+        refuse_splits_as_classes(path)
         return _hold_out(ImageDataset.from_folder(path, class_names=class_names))
-    dataset = ImageDataset.from_folder(train_folder, class_names=class_names)
-    if not val_folder.is_dir():
+    if "train" not in folders:
+        found = " and ".join(folders)
+        raise UserError(
+            f"{path}: holds {found} images, but none to train on (data shard --split reads them)"
+        )
+    dataset = ImageDataset.from_folder(folders["train"], class_names=class_names)
+    if "test" in folders:
+        _log.info("%s: neither trained nor validated on", folders["test"])
+    if "val" not in folders:
         return _hold_out(dataset)
-    return _checked(dataset, ImageDataset.from_folder(val_folder, class_names=dataset.class_names))
+    names = dataset.class_names
+    return _checked(dataset, ImageDataset.from_folder(folders["val"], class_names=names))
 
 
 def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
     """Return the training and validation shards in a folder."""
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
-    train = train or [shard for shard in sorted(path.glob("*.tar")) if shard not in val]
+    train = train or [shard for shard in shards_in(path) if shard not in val]
     if not train:
         raise UserError(f"{path}: holds validation shards only; to train on them, name them")
     return read_shards(path, train), read_shards(path, val) if val else None
@@ -187,6 +210,8 @@ def _splits_of_lists(
     known = train.classes()
     classes = known if relabel else None
     dataset = ImageDataset.from_image_list(train, classes, class_names)
+    if class_names is None:
+        dataset.warn_of_empty_classes()
     if val is None:
         return _hold_out(dataset)
     unknown = np.flatnonzero(~np.isin(val.labels, known))
@@ -199,16 +224,26 @@ def _splits_of_lists(
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
 
 
-def _hold_out(dataset: ImageDataset) -> Splits:
-    """Hold out a fixed tenth of each class, at least one image of two."""
+def hold_out(dataset: ImageDataset, fraction: float = HELD_OUT, seed: int = 0) -> Splits:
+    """Hold out a fixed share of each class, at least one image of two."""
     held_out = np.zeros(len(dataset), dtype=bool)
     for label in np.unique(dataset.labels):
         images = np.flatnonzero(dataset.labels == label)
-        count = max(round(HELD_OUT * len(images)), 1) if len(images) > 1 else 0
-        held_out[np.random.default_rng(0).permutation(images)[:count]] = True
-    splits = _checked(
-        dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+        count = max(round(fraction * len(images)), 1) if len(images) > 1 else 0
+        held_out[np.random.default_rng(seed).permutation(images)[:count]] = True
+    return split_by(dataset, held_out)
+
+
+def split_by(dataset: ImageDataset, held_out: NDArray[np.bool_]) -> Splits:
+    """Split a dataset; `held_out` (N,) is true for its validation images."""
+    train, val = (dataset.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
+    return Splits(
+        replace(train, split="train", whole=dataset), replace(val, split="val", whole=dataset)
     )
+
+
+def _hold_out(dataset: ImageDataset) -> Splits:
+    splits = _checked(*hold_out(dataset))
     _log.info(
         "%s has no validation images: %d of its %d images are held out for validation",
         dataset.source, len(splits.val), len(dataset),
@@ -221,4 +256,4 @@ def _checked(train: ImageDataset, val: ImageDataset) -> Splits:
         raise UserError(
             f"{train.source}: has images of one class only; a classifier needs two or more"
         )
-    return Splits(train, val)
+    return Splits(replace(train, split="train"), replace(val, split="val"))

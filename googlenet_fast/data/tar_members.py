@@ -1,6 +1,8 @@
 """Locate encoded images: files, or members of tar files."""
 
 import errno
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 
@@ -23,8 +26,12 @@ class Location(NamedTuple):
     """Size in bytes; None means to the end of the file."""
 
     def read(self) -> bytes:
-        """Read the encoded image; may raise OSError."""
-        with open(self.file, "rb") as file:  # noqa: PTH123 (Path costs as much as a small read)
+        """Read the encoded image; raise OSError, also for a pipe or device, which may never end."""
+        # O_NONBLOCK: opening a pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        with waiting_for(lambda: [self.file]), open(os.open(self.file, flags), "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self.file)
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -48,6 +55,15 @@ class TarMembers:
             self.shards, self.shard[indices], self.offsets[indices], self.sizes[indices]
         )
 
+    def joined(self, other: "TarMembers") -> "TarMembers":
+        """Return the members of both."""
+        return TarMembers(
+            self.shards + other.shards,
+            np.concatenate([self.shard, other.shard + len(self.shards)]).astype(np.int32),
+            np.concatenate([self.offsets, other.offsets]),
+            np.concatenate([self.sizes, other.sizes]),
+        )
+
     def location(self, index: int, name: str) -> Location:
         """Return where to read an image."""
         shard = self.shards[self.shard[index]]
@@ -63,7 +79,7 @@ class TarMembers:
         maps = []
         for shard in self.shards:
             try:
-                maps.append(_mapped(shard, shard.stat().st_mtime_ns))
+                maps.append(_mapped(shard, shard.stat().st_ctime_ns))
             except OSError as error:
                 hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
                 raise UserError(f"{shard}: cannot be read ({error.strerror}){hint}") from None
@@ -72,7 +88,7 @@ class TarMembers:
 
 @cache
 def _mapped(shard: Path, changed: int) -> NDArray[np.uint8]:
-    """Map a file that was last modified at `changed` into memory; may raise OSError.
+    """Map a file that was last changed at `changed` into memory; may raise OSError.
 
     It stays mapped, because two splits may share a shard, and DALI's threads may still read it
     after the dataset is deleted.

@@ -1,6 +1,7 @@
 """Load images with Pillow and torchvision transforms, for machines without DALI."""
 
 import gc
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from googlenet_fast.data.bilinear import CenterCrop, center_crop, cv2_bilinear
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import PILLOW, decode
 from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
 from googlenet_fast.data.tar_members import Location
+from googlenet_fast.data.waiting import waiting_for
 from googlenet_fast.errors import UserError
 
 Item = tuple[Location, int, NDArray[np.float64] | None]
@@ -64,7 +67,13 @@ class TorchvisionLoader:
             # A forked worker must not inherit garbage: it would finalise another loader and stop
             # that one's workers, or a DALI pipeline, whose threads it does not have.
             gc.collect()
-        for batch in self._batches:
+        batches = iter(self._batches)
+        while True:
+            with waiting_for(self._items.files_in_flight):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            self._items.in_flight.popleft()
             if isinstance(batch, UserError):
                 raise batch
             pixels, labels = (part.to(self._device, non_blocking=True) for part in batch)
@@ -79,14 +88,23 @@ class _Items:
         self._dataset = dataset
         self._sampler = sampler
         self.epoch, self.images_seen = 0, 0
+        self.in_flight: deque[list[Item]] = deque()
+        """Batches that are being read."""
+
+    def files_in_flight(self) -> list[str]:
+        """Return the files of the images that are being read."""
+        return [location.file for batch in list(self.in_flight) for location, _, _ in batch]
 
     def __iter__(self) -> Iterator[list[Item]]:
+        self.in_flight.clear()
         for batch in self._sampler.batches(self.epoch, self.images_seen):
             draws = [None] * len(batch.indices) if batch.draws is None else batch.draws
-            yield [
+            items = [
                 (self._dataset.location(i), int(self._dataset.labels[i]), row)
                 for i, row in zip(batch.indices, draws, strict=True)
             ]
+            self.in_flight.append(items)
+            yield items
 
 
 class _Reader(Dataset):
@@ -118,19 +136,27 @@ class _Reader(Dataset):
 
         Only the square is computed, because the resized image may be very long.
         """
-        short, crop = min(image.size), self._options.image_size
-        box = []
-        for side in image.size:
-            resized = side * self._options.short_side // short
-            start = round((resized - crop) / 2)
-            box.append((start * side / resized, (start + crop) * side / resized))
-        (left, right), (top, bottom) = box
-        return image.resize((crop, crop), Image.Resampling.BILINEAR, (left, top, right, bottom))
+        options, crop = self._options, self._options.image_size
+        columns, rows = (
+            center_crop(side, min(image.size), options.short_side, crop, options.resize)
+            for side in image.size
+        )
+        if options.resize == "cv2":
+            return Image.fromarray(cv2_bilinear(np.asarray(image), crop, rows, columns))
+        left, top = columns.start * columns.scale, rows.start * rows.scale
+        box = (left, top, left + crop * columns.scale, top + crop * rows.scale)
+        return image.resize((crop, crop), Image.Resampling.BILINEAR, box)
 
     def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
-        aspect_ratio = self._options.augmentation.aspect_ratio
+        options, size = self._options, self._options.image_size
+        aspect_ratio = options.augmentation.aspect_ratio
         window = crop_window(draws, image.height, image.width, aspect_ratio)
-        image = tf.resized_crop(image, *window, size=[self._options.image_size] * 2)
+        if options.resize == "cv2":
+            pixels = np.asarray(tf.crop(image, *window))
+            axes = (CenterCrop(0, side / size) for side in pixels.shape[:2])
+            image = Image.fromarray(cv2_bilinear(pixels, size, *axes))
+        else:
+            image = tf.resized_crop(image, *window, size=[size, size])
         return tf.horizontal_flip(image) if draws[FLIP] else image
 
 

@@ -76,8 +76,8 @@ def why_unreadable(image: Location, max_pixels: int) -> str | None:
 class ReadableImages:
     """Cache of the images that a decoder has read completely.
 
-    An image is a 64-bit digest of its path, offset, size and modification time, so a changed file
-    is read again.
+    An image is a 64-bit digest of its path, offset, size and times of modification and change, so a
+    changed file is read again.
     """
 
     def __init__(self, decoder: str, max_pixels: int) -> None:
@@ -108,7 +108,7 @@ class ReadableImages:
 
 
 def signatures(images: Iterable[Location]) -> NDArray[np.uint64]:
-    """Return a digest of each image's path, offset, size and modification time, 0 if missing.
+    """Return a digest of each image's path, offset, size and times, 0 if missing.
 
     Among a million images, two digests are equal by chance once in 40 million runs.
     """
@@ -120,5 +120,6 @@ def _signature(image: Location) -> int:
         stat = os.stat(image.file)  # noqa: PTH116 (a million times)
     except OSError:
         return 0
-    text = f"{os.path.abspath(image.file)}\0{image.offset}\0{stat.st_size}\0{stat.st_mtime_ns}"  # noqa: PTH100
+    place = f"{os.path.abspath(image.file)}\0{image.offset}"  # noqa: PTH100
+    text = f"{place}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest())

@@ -1,7 +1,9 @@
 """Share work among processes; only the parent reacts to Ctrl-C."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +32,18 @@ def ignore_sigint() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, also while it waits for a file."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end_with_parent", daemon=True).start()
+
+
 def parallel_map(
     function: Callable[[Location], R], images: Sequence[Location], processes: int
 ) -> Iterator[R]:
@@ -42,15 +56,21 @@ def parallel_map(
     if processes < 2:
         yield from map(function, images)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, initializer=end_with_parent)
+    workers: list[multiprocessing.Process] = []
     try:
         with ignore_sigint():
             results = pool.map(function, images, chunksize=CHUNK)
+        workers = list(pool._processes.values())  # there is no public way to end them before 3.14
         yield from results
+        workers.clear()
     except BrokenProcessPool:
         raise UserError(
             f"one of {processes} processes that read images was killed (out of memory?); "
             "choose fewer workers or a smaller max_pixels"
         ) from None
     finally:
+        for worker in workers:  # after Ctrl-C, or an error; one may wait for a dead drive
+            worker.kill()
         pool.shutdown(cancel_futures=True)

@@ -1,5 +1,7 @@
 """Build the parts of a run from its configuration: data, network, training step."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +15,9 @@ from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
+from googlenet_fast.model.preprocessing import Preprocessing, default_resize_size
 from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.model.weights.load import read_weights
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -27,6 +31,34 @@ def open_data(data: DataConfig) -> Splits:
         delimiter=data.delimiter,
         relabel=data.relabel,
         class_names=data.class_names,
+    )
+
+
+def with_resize(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with a filter for images: its own, or that of its weights.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    weights, resuming = config.model.weights, config.resume is not None
+    if config.data.resize is not None or weights is None or (resuming and not weights.is_file()):
+        return config
+    resize = read_weights(weights).preprocessing.resize
+    return replace(config, data=replace(config.data, resize=resize))
+
+
+def evaluation_preprocessing(
+    config: TrainConfig, class_names: tuple[str, ...] | None
+) -> Preprocessing:
+    """Return how validation images are made."""
+    data = config.data
+    image_size = data.eval_size or data.image_size
+    return Preprocessing(
+        image_size=image_size,
+        resize_size=data.resize_size or default_resize_size(image_size),
+        resize=data.resize or "antialias",
+        normalization=PRESETS[config.model.preset].normalization,
+        class_names=class_names,
     )
 
 
@@ -67,6 +99,7 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
         batch_size=data.batch_size,
         image_size=data.image_size if train else data.eval_size or data.image_size,
         resize_size=None if train else data.resize_size,
+        resize=data.resize or "antialias",
         normalization=PRESETS[config.model.preset].normalization,
         device=process.device,
         dtype=amp_dtype(config.amp, process.device) or torch.float32,

@@ -9,6 +9,7 @@ import torch
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
+from googlenet_fast.model.weights.archive import check_archive
 from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT
 
 _RENAMED = {"position": "images_seen", "bad_steps": "nonfinite_steps"}
@@ -43,10 +44,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, or not a complete googlenet_fast checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_archive(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path}: no such file") from None
-    except Exception as error:  # torch.load's errors on bad bytes have no common class
+    except (
+        Exception
+    ) as error:  # zipfile's and torch.load's errors on bad bytes have no common class
         raise UserError(
             f"checkpoint {path}: cannot be read ({type(error).__name__}); "
             "it is damaged or not a checkpoint"

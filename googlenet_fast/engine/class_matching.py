@@ -53,6 +53,11 @@ def match_classes(
             "in a list with --list"
         )
     dataset.check_labels(num_classes)
+    if numbered and present.tolist() == list(range(1, len(present) + 1)):
+        return dataset, (
+            f"{dataset.source}: its labels start at 1, the network's at 0; if they count from 1, "
+            "renumber them with --relabel"
+        )
     if not known or names == [str(label) for label in present]:
         return dataset, None
     return dataset, (

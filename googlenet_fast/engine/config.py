@@ -86,6 +86,10 @@ class DataConfig:
     """The same in evaluation; default: image_size."""
     resize_size: PositiveInt | None = None
     """Short side before the centre crop of evaluation; default: eval_size * 256 / 224."""
+    resize: Literal["antialias", "cv2", "pillow"] | None = None
+    """Bilinear filter of images and crops: with antialiasing, cv2's without, or in Pillow's two
+    8-bit passes; default: that of the weights to start from, cv2 for PaddleClas's and Caffe's, else
+    antialias."""
     batch_size: PositiveInt = 64
     """Images per step and process."""
     shuffle: bool = True

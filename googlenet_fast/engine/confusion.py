@@ -74,8 +74,14 @@ def write_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None
 
 def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
     write_atomically(path, text.getvalue().encode())
+
+
+def _safe(cell: object) -> object:
+    """Return a cell that spreadsheets do not take for a formula, quoted as OWASP advises."""
+    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if is_formula else cell
 
 
 def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.files import write_atomically
 
 Metrics = Sequence[Mapping[str, Any]]
 """The lines of a metrics.jsonl."""
@@ -29,7 +30,9 @@ MAX_POINTS = 500
 
 def plot_curves(metrics: Path, output: Path) -> None:
     """Plot loss, top-1 and learning rate of a metrics.jsonl over the epochs into a PNG."""
-    draw_curves({"": read_metrics(metrics)}, LEARNING).savefig(output, dpi=100)
+    image = io.BytesIO()
+    draw_curves({"": read_metrics(metrics)}, LEARNING).savefig(image, format="png", dpi=100)
+    write_atomically(output, image.getbuffer())
 
 
 def curves_svg(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from googlenet_fast.cli import Device
+from googlenet_fast.data.waiting import ending_on_signals
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
@@ -90,15 +91,17 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
         timeout: seconds to wait for another process before the run stops.
 
     Raises:
-        UserError: no such device, the rendezvous port is in use, or another process was lost or did
+        UserError: an environment variable of torchrun that is missing or no number, no such device,
+            the rendezvous port is in use, or another process was lost or did
             not answer in time.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    _check_environment()
+    local_rank = _number("LOCAL_RANK", 0)
     process = Process(
-        rank=int(os.environ.get("RANK", 0)),
-        world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        rank=_number("RANK", 0),
+        world_size=world_size(),
         local_rank=local_rank,
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        local_world_size=_number("LOCAL_WORLD_SIZE", 1),
         device=_choose_device(device, local_rank),
     )
     if process.device.type == "cuda":
@@ -109,7 +112,8 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
     if process.world_size > 1:
         _join(process, timeout)
     try:
-        yield process
+        with ending_on_signals():
+            yield process
     except RuntimeError as error:
         rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
         if not rendezvous_lost and not _LOST_PEER.search(str(error)):
@@ -122,6 +126,44 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun.
+
+    Raises:
+        UserError: WORLD_SIZE is not such a number.
+    """
+    return _number("WORLD_SIZE", 1, least=1)
+
+
+def _number(variable: str, default: int, least: int = 0) -> int:
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise UserError(
+            f"environment variable {variable}={text}: must be a whole number of {least} or more, "
+            "as torchrun sets it; unset it to run without torchrun"
+        )
+    return int(text)
+
+
+def _check_environment() -> None:
+    """Check what torchrun sets, before PyTorch reads it."""
+    processes, rank = world_size(), _number("RANK", 0)
+    if rank >= processes:
+        raise UserError(
+            f"environment variable RANK={rank}: must be below WORLD_SIZE, which is {processes}; "
+            "start with torchrun, or unset RANK to run without it"
+        )
+    _number("MASTER_PORT", 0)
+    for variable in ("RANK", "MASTER_ADDR", "MASTER_PORT") if processes > 1 else ():
+        if variable not in os.environ:
+            raise UserError(
+                f"environment variable {variable} is not set, but WORLD_SIZE={processes}; start "
+                "with torchrun, or unset WORLD_SIZE to run without it"
+            )
 
 
 def _choose_device(device: Device, local_rank: int) -> torch.device:

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from googlenet_fast.engine.event_file import EventFile
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.errors import UserError
 
@@ -25,8 +25,13 @@ class MetricsLogger:
     """
 
     def __init__(self, folder: RunFolder, total_steps: int, start_step: int) -> None:
-        self._metrics = folder.metrics.open("a", buffering=1)
-        self._tensorboard = SummaryWriter(str(folder.path), purge_step=start_step)
+        try:
+            # Without a buffer nothing is left to write, and to fail again, in `close`.
+            self._metrics = folder.metrics.open("ab", buffering=0)
+            self._tensorboard = EventFile(folder.path, start_step)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder.path}: {error.strerror or error}") from None
+        self._folder = folder.path
         self._total_steps, self._start_step = total_steps, start_step
         self._bar: tqdm[Any] | None = None
 
@@ -41,11 +46,13 @@ class MetricsLogger:
         """Record values of one kind ("train" or "val") at a step."""
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         try:
-            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.write(f"{json.dumps(record)}\n".encode())
+            self._tensorboard.add(kind, step, values)
         except OSError as error:
-            raise UserError(f"cannot write {self._metrics.name}: {error.strerror}") from None
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            raise UserError(
+                f"cannot write to {self._folder}: {error.strerror or error}; free space and "
+                "continue with --resume auto"
+            ) from None
         if kind == "train" and sys.stderr.isatty():
             self._advance(step, line)
         else:

@@ -1,9 +1,12 @@
 """Stochastic gradient descent over the network's parameter groups."""
 
+from typing import Any
+
 import torch
 from torch import nn, optim
 
 from googlenet_fast.engine.config import OptimizerConfig
+from googlenet_fast.errors import UserError
 
 CLASSIFIERS = ("fc.", "aux1.fc2.", "aux2.fc2.")
 """Prefixes of the layers whose size is the number of classes."""
@@ -14,12 +17,12 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
 
     `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         decayed = parameter.ndim > 1 or config.decay_bias_and_norm
         weight_decay = config.weight_decay if decayed else 0.0
         lr_scale = config.classifier_lr_scale if name.startswith(CLASSIFIERS) else 1.0
-        groups.setdefault((weight_decay, lr_scale), []).append(parameter)
+        groups.setdefault((weight_decay, lr_scale), []).append((name, parameter))
     optimizer = optim.SGD(
         [
             {"params": parameters, "weight_decay": weight_decay, "lr_scale": lr_scale}
@@ -35,6 +38,37 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
             # PyTorch does not initialise it if gradient scaling skips the first step.
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load the momenta of a saved optimizer by the names of the parameters.
+
+    The groups and their settings stay those of `optimizer`.
+
+    Raises:
+        UserError: a checkpoint of an older version, which has no names, with other groups.
+    """
+    groups = [group["param_names"] for group in optimizer.param_groups]
+    if all("param_names" in group for group in saved["param_groups"]):
+        saved_groups = [group["param_names"] for group in saved["param_groups"]]
+    elif [len(g) for g in groups] == [len(group["params"]) for group in saved["param_groups"]]:
+        saved_groups = groups
+    else:
+        raise UserError(
+            "--resume: the checkpoint is of an older version and of a run with other "
+            "--optimizer.classifier_lr_scale or --optimizer.decay_bias_and_norm; set them as there"
+        )
+    indices = [index for group in saved["param_groups"] for index in group["params"]]
+    names = [name for group in saved_groups for name in group]
+    states = {
+        name: saved["state"].get(index, {}) for name, index in zip(names, indices, strict=True)
+    }
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            own = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            momentum = states[name].get("momentum_buffer")
+            if own is not None and momentum is not None:
+                own.copy_(momentum)
 
 
 def set_lr(optimizer: optim.Optimizer, lr: float) -> None:

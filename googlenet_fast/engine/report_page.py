@@ -12,6 +12,7 @@ from googlenet_fast.engine.confusion import ClassResult, class_results, confusio
 from googlenet_fast.engine.curves import LEARNING, THROUGHPUT, curves_svg
 from googlenet_fast.engine.run_evaluation import RunEvaluation, data_uri
 from googlenet_fast.engine.run_record import RunRecord, differences
+from googlenet_fast.errors import printable
 
 MAX_CLASSES = 10
 """Rows of the table of classes."""
@@ -50,6 +51,7 @@ def report_page(runs: Sequence[ReportedRun]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("googlenet_fast", "engine"),
         autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
@@ -70,4 +72,4 @@ def _names(records: Sequence[RunRecord]) -> list[str]:
     names = [record.name for record in records]
     if len(set(names)) < len(names):
         names = [str(record.path.resolve()) for record in records]
-    return [name.encode(errors="backslashreplace").decode() for name in names]
+    return [printable(name) for name in names]

@@ -2,8 +2,9 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,10 +13,14 @@ from googlenet_fast.classifier.contact_sheet import photo_on_mat
 from googlenet_fast.cli import Device
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.engine.build import open_data
-from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.config import TrainConfig, load_config
 from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.evaluated_images import EvaluatedImages, choose_images
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.mistakes import Mistake, Mistakes
+from googlenet_fast.engine.run_folder import best_of
+from googlenet_fast.engine.unreadable_images import drop_unreadable
+from googlenet_fast.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class RunEvaluation:
     evaluation: Evaluation
     names: tuple[str, ...]
     """The classes by index."""
-    source: Path
-    """Folder or list of the images."""
+    images: EvaluatedImages
+    """What it was evaluated on."""
     mistakes: list[ShownMistake]
     """Most confident first."""
 
@@ -49,31 +54,54 @@ def evaluate_run(folder: Path, max_mistakes: int, device: Device = "auto") -> Ru
     Raises:
         UserError: the configuration, the images or the checkpoint are missing or do not match.
     """
-    config = load_config(["-c", str(folder / "config.yaml")])
-    dataset = open_data(config.data).val
+    run, best = read_run_config(folder), best_of(folder)
+    splits = open_data(run.data)
     mistakes = Mistakes(max_mistakes)
     with distributed(device) as process:
-        classifier = Classifier(
-            folder / "best.pt",
-            process.device,
-            loader="auto" if config.data.loader == "synthetic" else config.data.loader,
-            batch_size=config.data.batch_size,
-            num_workers=config.data.num_workers,
-            max_pixels=config.data.max_pixels,
+        classifier = Classifier(best, process.device, **options_of(run))
+        images = choose_images(
+            splits.val, lambda: splits, "val", best, classifier.num_classes, classifier.class_names
         )
-        dataset.check_labels(classifier.num_classes)
+        if run.data.bad_images == "skip":
+            kept, _ = drop_unreadable(images.dataset, process, classifier.loader_options)
+            images = replace(images, dataset=kept)
         evaluation = evaluate(
             classifier.network,
-            tqdm(classifier.loader(dataset), unit="batch", leave=False, disable=None),
+            tqdm(classifier.loader(images.dataset), unit="batch", leave=False, disable=None),
             process,
             classifier.num_classes,
             classifier.amp_dtype,
             mistakes.add,
         )
     shown = [
-        _shown(mistake, dataset, classifier.names) for mistake in mistakes.most_confident_first()
+        _shown(mistake, images.dataset, classifier.names)
+        for mistake in mistakes.most_confident_first()
     ]
-    return RunEvaluation(evaluation, classifier.names, dataset.source, shown)
+    return RunEvaluation(evaluation, classifier.names, images, shown)
+
+
+def read_run_config(folder: Path) -> TrainConfig:
+    """Return the configuration of the run in a folder.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder}: is not the folder of a run (no config.yaml)")
+    return load_config(["-c", str(file)])
+
+
+def options_of(run: TrainConfig) -> dict[str, Any]:
+    """Return the options of a classifier that reads and computes as the run did in evaluation."""
+    data = run.data
+    return {
+        "loader": "auto" if data.loader == "synthetic" else data.loader,
+        "batch_size": data.batch_size,
+        "num_workers": data.num_workers,
+        "max_pixels": data.max_pixels,
+        "amp": run.amp,
+    }
 
 
 def _shown(mistake: Mistake, dataset: ImageDataset, names: tuple[str, ...]) -> ShownMistake:

@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,7 +92,17 @@ class RunFolder:
 
     @property
     def _holds_a_run(self) -> bool:
-        return self.last.exists() or self.previous.exists()
+        return any(path.exists() for path in (self.last, self.previous, *self._others()))
+
+    def _others(self) -> list[Path]:
+        """Return the best checkpoint and those of epochs, newest first.
+
+        They are written before last.pt, so a full disk may leave the first of them alone.
+        """
+        found = [self.best, *self.path.glob("epoch_*.pt")]
+        return sorted(
+            (path for path in found if path.exists()), key=lambda p: p.stat().st_mtime, reverse=True
+        )
 
     def close(self) -> None:
         """Release the lock."""
@@ -116,19 +127,40 @@ class RunFolder:
             copies.append(self.epoch(of_epoch))
         save_checkpoint(self.last, state, keep_as=self.previous, copies=copies)
 
+    def adopt_best(self, best: Path, top1: float) -> bool:
+        """Copy a best checkpoint of this top-1 into the folder, unless it has one already.
+
+        Returns:
+            Whether the folder has a best checkpoint now.
+        """
+        if self.best.exists():
+            return True
+        try:
+            if load_checkpoint(best)["best_top1"] != top1:
+                return False
+        except UserError:
+            return False
+        write_atomically(self.best, best.read_bytes())
+        return True
+
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest readable checkpoint and its path; None if there are no checkpoints.
+
+        It is last.pt, else previous.pt, else the best one or one that is kept for an epoch.
 
         Raises:
             UserError: there are checkpoints, but none can be read.
         """
         if not self._holds_a_run:
             return None
-        try:
-            return self.last, load_checkpoint(self.last)
-        except UserError as error:
-            _log.warning("%s", error)
-        return self.previous, load_checkpoint(self.previous)
+        for path in (self.last, self.previous, *self._others()):
+            try:
+                return path, load_checkpoint(path)
+            except UserError as error:
+                _log.warning("%s", error)
+        raise UserError(
+            f"{self.path}: none of its checkpoints can be read; choose another folder with --output"
+        )
 
     def resume_command(self) -> str:
         """Return the command that continues this run."""
@@ -143,14 +175,28 @@ class RunFolder:
             write_atomically(self.metrics, text.encode())
 
 
+def best_of(weights: Path) -> Path:
+    """Return the best checkpoint of a run for its folder; other paths are returned unchanged.
+
+    Raises:
+        UserError: a folder without a best checkpoint.
+    """
+    if not weights.is_dir():
+        return weights
+    best = weights / "best.pt"
+    if best.is_file():
+        return best
+    if (weights / "last.pt").is_file():
+        raise UserError(f"{weights}: the run has no best.pt yet; name {weights / 'last.pt'}")
+    raise UserError(f"{weights}: is not the folder of a run (no best.pt); name a file of weights")
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl, without a last line that a crash cut short."""
+    """Return the lines of a metrics.jsonl, without those that a crash or full disk cut short."""
     lines = []
     for line in path.read_text().splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return lines
 
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from googlenet_fast.engine.curves import Metrics, series
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.environment import devices, versions
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
+from googlenet_fast.plain_yaml import read_yaml
 
 ENVIRONMENT = "environment.json"
 
@@ -82,7 +81,7 @@ def read_run(path: Path) -> RunRecord:
             setattr(run, part, read(path / file))
         except FileNotFoundError:
             run.missing[part] = f"there is no {file}"
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             run.missing[part] = f"{file} cannot be read ({reason})"
     if "metrics" in run.missing and "config" in run.missing:
@@ -105,7 +104,7 @@ def _read_metrics(file: Path) -> Metrics:
 
 
 def _read_config(file: Path) -> dict[str, str]:
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values = read_yaml(file.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError("not a configuration")
     return flattened(values)

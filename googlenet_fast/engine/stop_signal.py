@@ -8,6 +8,10 @@ import torch
 import torch.distributed as dist
 
 
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """A signal stopped the run."""
+
+
 class StopSignal:
     """Turns the first SIGINT or SIGTERM into a request; a second one has its usual effect.
 

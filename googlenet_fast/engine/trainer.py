@@ -3,9 +3,10 @@
 import math
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,26 +16,30 @@ from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.data import Splits, build_loader
+from googlenet_fast.data.identity import digest
 from googlenet_fast.engine.build import (
     build_model,
     build_train_step,
+    evaluation_preprocessing,
     loader_options,
     open_data,
+    with_resize,
 )
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.held_out import HeldOut
 from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
-from googlenet_fast.engine.optimizer import set_lr
+from googlenet_fast.engine.optimizer import load_momentum, set_lr
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.engine.step import TrainStep
-from googlenet_fast.engine.stop_signal import StopSignal
+from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import UserError, printable
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
@@ -57,9 +62,10 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
-        self.config = config
+        self.config = config = with_resize(config)
         self.process = process
-        self.splits = open_data(config.data)
+        self.splits = self._open_data()
+        self._held_out = HeldOut.of(self.splits) if process.is_main else None
         self.bad_images: list[str] = []
         """A line "path<tab>reason" for each image that was dropped."""
         options = [loader_options(config, process, train=train) for train in (True, False)]
@@ -75,6 +81,7 @@ class Trainer:
                 f"--accumulate {config.accumulate}: an epoch has only {len(self.train_loader)} "
                 "batches; accumulate fewer"
             )
+        self._images_digest = digest(self.splits.train)
         self.train_step: TrainStep
         self.epoch, self.images_seen = 0, 0
         self.step = 0
@@ -102,6 +109,30 @@ class Trainer:
         self._started = time.perf_counter()
         self._train_seconds, self._train_images = 0.0, 0
 
+    def _open_data(self) -> Splits:
+        """Open the images; those that a resumed run held out for validation stay held out."""
+        splits = open_data(self.config.data)
+        if splits.val.whole is None:
+            return splits
+        held_out = self.process.broadcast(self._held_out_before() if self.process.is_main else None)
+        before = None if held_out is None else held_out.split(splits.val.whole)
+        if before is None or not (len(before.splits.train) and len(before.splits.val)):
+            return splits
+        if before.note is not None:
+            self._log(f"{before.note}; new images are for training")
+        return before.splits
+
+    def _held_out_before(self) -> HeldOut | None:
+        """Return what the run to resume held out, if there is one that did."""
+        resume, folder = self.config.resume, self.config.output
+        files = [] if resume in (None, "auto") else [Path(resume)]
+        if resume == "auto" and folder is not None:
+            files = [folder / name for name in ("last.pt", "previous.pt", "best.pt")]
+        for file in files:
+            with suppress(LookupError):
+                return HeldOut.read(file)
+        return None
+
     def run(self) -> dict[str, Any] | None:
         """Train to the last epoch.
 
@@ -109,6 +140,14 @@ class Trainer:
             The values of the RESULT line. None if a signal stopped the run; then `stopped_by` is
             the signal and the last checkpoint has the run's state.
         """
+        try:
+            return self._run()
+        except (OSError, UserError):
+            if self.folder is None or self.folder.path.is_dir():
+                raise
+        raise UserError(f"{self.folder.path}: was deleted while the run was training in it")
+
+    def _run(self) -> dict[str, Any] | None:
         self._log(self._description())
         if self.folder is not None:
             write_environment(self.folder.path, self.process)
@@ -116,12 +155,20 @@ class Trainer:
         evaluation = None
         with StopSignal(self.process.world_size, self.config.timeout) as stop:
             while self.epoch < self.config.epochs:
-                if not self.train_epoch(stop):
+                try:
+                    if not self.train_epoch(stop):
+                        raise Stopped
+                    evaluation = self._finish_epoch(stop)
+                except Stopped:
                     self._save(best=False)
                     self.stopped_by = stop.signal or signal.SIGTERM
                     return None
-                evaluation = self._finish_epoch()
-        return self._result(evaluation or self._evaluate())
+        if evaluation is None:  # the run had ended before
+            evaluation = self._evaluate()
+            if self.best_top1 < 0:
+                self.best_top1 = evaluation.top1
+                self._save(best=True)
+        return self._result(evaluation)
 
     def _autotune(self) -> None:
         config, device = self.config, self.process.device
@@ -261,15 +308,24 @@ class Trainer:
 
     # Evaluation and checkpoints
 
-    def _finish_epoch(self) -> Evaluation | None:
-        """Evaluate if an evaluation is due, and save."""
+    def _finish_epoch(self, stop: StopSignal) -> Evaluation | None:
+        """Evaluate if an evaluation is due, and save.
+
+        Raises:
+            Stopped: a signal came during the evaluation, which a resumed run begins anew.
+        """
+        trained = self.epoch, self.images_seen
         self.epoch, self.images_seen = self.epoch + 1, 0
         interval = self.config.save_interval
         of_epoch = self.epoch if interval is not None and self.epoch % interval == 0 else None
         if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
             self._save(best=False, of_epoch=of_epoch)
             return None
-        evaluation = self._evaluate()
+        try:
+            evaluation = self._evaluate(stop)
+        except Stopped:
+            self.epoch, self.images_seen = trained
+            raise
         best = evaluation.top1 > self.best_top1
         self.best_top1 = max(self.best_top1, evaluation.top1)
         self._save(best=best, of_epoch=of_epoch)
@@ -290,14 +346,24 @@ class Trainer:
             )
         return evaluation
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self, stop: StopSignal | None = None) -> Evaluation:
         ema = self.train_step.ema
         model = self.model if ema is None else ema.module
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
         network = freeze(cast(GoogLeNet, model), amp)
-        return evaluate(network, self.val_loader, self.process, network.num_classes, amp)
+        batches = self.val_loader if stop is None else self._val_batches(stop)
+        return evaluate(network, batches, self.process, network.num_classes, amp)
+
+    def _val_batches(self, stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the validation batches; raise `Stopped` in all processes before the same one."""
+        number = torch.tensor(float(len(self.val_loader)), device=self.process.device)
+        batches = iter(self.val_loader)
+        for _ in range(int(self.process.max(number).item())):  # some have one batch less
+            if stop.poll():
+                raise Stopped
+            yield from islice(batches, 1)
 
     def _save(self, *, best: bool, of_epoch: int | None = None) -> None:
         self._check_weights()
@@ -311,6 +377,7 @@ class Trainer:
             "epoch": self.epoch,
             "images_seen": self.images_seen,
             "order": self._order(),
+            "held_out": None if self._held_out is None else self._held_out.state(),
             "step": self.step,
             "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
@@ -330,13 +397,16 @@ class Trainer:
         if self.process.max((~greatest.isfinite()).float()).item():
             raise self._diverged("weights or batch-norm statistics are")
 
-    def _order(self) -> list[int]:
-        """Return what determines the order of an epoch's images."""
-        return [self.config.seed if self.config.data.shuffle else -1, len(self.splits.train)]
+    def _order(self) -> list[int | str]:
+        """Return what determines an epoch's images: the seed of their order, number and digest."""
+        seed = self.config.seed if self.config.data.shuffle else -1
+        return [seed, len(self.splits.train), self._images_digest]
 
     def _meta(self) -> dict[str, Any]:
         """Return what describes the network and its input."""
-        options, data = self.config.model, self.config.data
+        options = self.config.model
+        names = self.splits.train.class_names
+        known = names if len(names) == self.model.num_classes else None
         return {
             "preset": options.preset,
             "num_classes": self.model.num_classes,
@@ -344,9 +414,7 @@ class Trainer:
             "lrn": options.lrn,
             "dropout": options.dropout,
             "transform_input": self.model.transform_input,
-            "image_size": data.eval_size or data.image_size,
-            "resize_size": data.resize_size,
-            "class_names": list(self.splits.train.class_names),
+            **evaluation_preprocessing(self.config, known).values(),
         }
 
     def _open_folder(self) -> RunFolder | None:
@@ -363,12 +431,19 @@ class Trainer:
     def _start_from_weights_or_checkpoint(self) -> None:
         checkpoint = self._find_checkpoint()
         if self.config.model.weights is not None and checkpoint is None:
-            self._log(str(load_weights(self.model, self.config.model.weights)))
+            self._log(printable(load_weights(self.model, self.config.model.weights)))
         self.train_step = build_train_step(self.config, self.model, self.process)
         if checkpoint is not None:
             self._resume(*checkpoint)
+            self._keep_best(checkpoint[0].with_name("best.pt"))
             if checkpoint[0] == Path(str(self.config.resume)):
                 self._save(best=False)  # from now on --resume auto finds it
+
+    def _keep_best(self, best: Path) -> None:
+        """See to it that the folder has the best checkpoint so far, or that the next one counts."""
+        if self.folder is not None and not self.folder.adopt_best(best, self.best_top1):
+            self.best_top1 = -1.0
+        self.best_top1 = self.process.broadcast(self.best_top1)
 
     def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         """Read the checkpoint to resume from in the main process; return path and state in all."""
@@ -387,34 +462,51 @@ class Trainer:
                     f"--resume {path}: that run has {key} {state['meta'][key]}, this one {value}; "
                     f"set --model.{key} {state['meta'][key]}, or start a run with --model.weights"
                 )
+        names = self.splits.train.class_names
+        for i, (old, new) in enumerate(zip(state["meta"]["class_names"], names, strict=False)):
+            if old != new:
+                raise UserError(
+                    f"--resume {path}: class {i} of that run is {old}, of this one {new}; give the "
+                    f"classes their names back, or start a run with --model.weights {path}"
+                )
+        if (resize := state["meta"].get("resize")) not in (None, self._meta()["resize"]):
+            self._log(f"note: that run resized images with --data.resize {resize}")
         step = self.train_step
         self.model.load_state_dict(state["model"])
         self.model.transform_input = state["meta"]["transform_input"]
-        hyperparameters = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in step.optimizer.param_groups
-        ]
-        step.optimizer.load_state_dict(state["optimizer"])
-        for group, values in zip(step.optimizer.param_groups, hyperparameters, strict=True):
-            group.update(values)  # this run's configuration overrides the saved one
+        load_momentum(step.optimizer, state["optimizer"])
         if state["scaler"]:  # empty if that run did not scale
             step.scaler.load_state_dict(state["scaler"])
-        if step.ema is not None and "ema" in state:
-            step.ema.module.load_state_dict(state["ema"])
+        if step.ema is not None:
+            # A run that had no average until now starts it from its weights.
+            step.ema.module.load_state_dict(state.get("ema", state["model"]))
             assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
-            step.ema.n_averaged.copy_(state["ema_updates"])
+            step.ema.n_averaged.fill_(state.get("ema_updates", 0))
         for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
-        if self.images_seen and state["order"] != self._order():
-            self._log(
-                "the images or their order have changed (--seed, --data.shuffle): "
-                "the interrupted epoch starts over"
-            )
-            self.images_seen = 0
+        self._compare_images(state["order"])
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
-        self._log(f"resumed {path} at epoch {self._epochs_done:.2f}, step {self.step}")
+        self._log(f"resumed {printable(path)} at epoch {self._epochs_done:.2f}, step {self.step}")
+
+    def _compare_images(self, saved: list[int | str]) -> None:
+        """Start the interrupted epoch over if its images or their order are not the saved ones."""
+        own = self._order()[: len(saved)]  # older checkpoints have no digest
+        if own == saved:
+            return
+        what = "the order of the images has changed (--seed, --data.shuffle)"
+        if own[1:] != saved[1:]:
+            what = (
+                f"the training images have changed: {saved[1]} before, {own[1]} now"
+                if own[1] != saved[1]
+                else f"the names or labels of the {own[1]} training images have changed"
+            )
+        if self.images_seen:
+            self._log(f"{what}; the interrupted epoch starts over")
+        elif own[1:] != saved[1:]:
+            self._log(what)
+        self.images_seen = 0
 
     # Output
 
@@ -431,14 +523,15 @@ class Trainer:
         return (
             f"GoogLeNet preset {config.model.preset} ({parameters:.1f} M parameters, "
             f"aux heads {'on' if config.model.aux else 'off'}), {self.model.num_classes} classes\n"
-            f"{data} {self.splits.train.source}: {len(self.splits.train)} training and "
+            f"{data} {printable(self.splits.train.source)}: {len(self.splits.train)} training and "
             f"{len(self.splits.val)} validation images at {config.data.image_size} px\n"
+            f"evaluation at {evaluation_preprocessing(config, None)}\n"
             f"{self._dropped_images()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
             f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
-            f"output {config.output}"
+            f"output {printable(config.output)}"
         )
 
     def _dropped_images(self) -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.unreadable import ReadableImages, Reasons, find_unreadable, signatures
 from googlenet_fast.engine.distributed import Process
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import UserError, printable
 from googlenet_fast.files import write_atomically
 
 BATCH = 16
@@ -37,7 +37,7 @@ def drop_unreadable(
     unknown = ~readable.among(marks)
     with tqdm(
         total=2 * int(unknown.sum()),
-        desc=f"looking for unreadable images in {dataset.source}",
+        desc=f"looking for unreadable images in {printable(dataset.source)}",
         leave=False,
         disable=None if process.is_main else True,
     ) as bar:

@@ -4,32 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from googlenet_fast.errors import UserError
 from googlenet_fast.paddleclas.document import Document
 from googlenet_fast.paddleclas.values import literal
+from googlenet_fast.plain_yaml import read_yaml
 
 SECTIONS = {"Global", "Arch", "DataLoader"}
 """Top-level keys, any of which identifies a PaddleClas configuration."""
 
 OLD_SECTION = "ARCHITECTURE"
 """Top-level key of a configuration of PaddleClas before 2.2."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which YAML keeps the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping as the base class does, and check its keys."""
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                duplicate = f"duplicate key {key.value!r}"
-                raise yaml.MarkedYAMLError(problem=duplicate, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return node
 
 
 def read_document(file: Path, overrides: Sequence[str] = ()) -> Document | None:
@@ -43,12 +27,11 @@ def read_document(file: Path, overrides: Sequence[str] = ()) -> Document | None:
         UserError: a file that cannot be read or is not YAML, an override that does not apply.
     """
     try:
-        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+        values = read_yaml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: cannot be read as YAML ({reason})") from None
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read as YAML ({error})") from None
     if isinstance(values, dict) and OLD_SECTION in values:
         raise UserError(
             f"{file}: {OLD_SECTION}: is the layout of PaddleClas before 2.2; use the file of 2.2.1 "

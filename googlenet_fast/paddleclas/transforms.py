@@ -11,6 +11,7 @@ from googlenet_fast.paddleclas.values import (
     numbers,
     positive_integer,
     side,
+    text,
 )
 
 Options = dict[str, Any]
@@ -19,11 +20,8 @@ Options = dict[str, Any]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 """Those of ImageNet and of preset paddleclas, RGB, in units of 0..1."""
 
-_RESIZING = {
-    "interpolation": "images are resized bilinearly with antialiasing, as Pillow does",
-    "backend": "DALI or Pillow resizes with antialiasing",
-    "return_numpy": "it is for PaddleClas's own types",
-}
+_FILTERS = {"cv2": "cv2", "pil": "pillow"}
+"""PaddleClas's backend of a resizing transform -> our filter of that library."""
 
 
 def training_options(split: Section, key: str) -> Options:
@@ -87,9 +85,9 @@ def _random_crop(arguments: Section) -> Options:
     if not arguments.take("use_log_aspect", boolean, True):
         arguments.note("use_log_aspect", "the logarithm of the aspect ratio is uniform")
     arguments.fixed("progress_size", [], "the size of the images does not change")
-    arguments.ignore(_RESIZING)
     return {
         "image_size": arguments.need("size", side), "min_area": scale[0], "aspect_ratio": ratio[1],
+        "resize": _filter(arguments),
     }  # fmt: skip
 
 
@@ -102,8 +100,20 @@ def _flip(arguments: Section) -> Options:
 def _resize(arguments: Section) -> Options:
     if "size" in arguments:
         arguments.refuse("size", "is not supported; use resize_short, which keeps the aspect ratio")
-    arguments.ignore(_RESIZING)
-    return {"resize_size": arguments.need("resize_short", positive_integer)}
+    resize = _filter(arguments)
+    return {"resize_size": arguments.need("resize_short", positive_integer), "resize": resize}
+
+
+def _filter(arguments: Section) -> str:
+    """Return the filter: cv2's, which PaddleClas uses by default, or Pillow's; both bilinear."""
+    backend = arguments.take("backend", text, "cv2").lower()
+    if backend not in _FILTERS:
+        arguments.refuse("backend", f"{backend!r} is not supported; choose cv2 or pil")
+    usual = "bilinear" if backend == "cv2" else "bicubic"
+    if arguments.take("interpolation", text, usual).lower() != "bilinear":
+        arguments.note("interpolation", "images are resized bilinearly")
+    arguments.ignore({"return_numpy": "it is for PaddleClas's own types"})
+    return _FILTERS[backend]
 
 
 def _crop(arguments: Section) -> Options:

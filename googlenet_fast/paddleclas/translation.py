@@ -78,6 +78,7 @@ class PaddleClasConfig:
                 "num_workers": train.num_workers,
                 "eval_size": val.transforms["image_size"],
                 "resize_size": val.transforms["resize_size"],
+                "resize": val.transforms["resize"],
             },
             "optimizer": optimizer,
             "schedule": schedule,
@@ -183,9 +184,13 @@ def _note_differences(overall: Section, loader: Section, config: PaddleClasConfi
             if getattr(config.train, key) != getattr(config.eval, key):
                 because = "evaluation during training uses that of DataLoader.Train"
                 loader.note(f"Eval.{place}.{key}", because)
+        if config.train.transforms["resize"] != config.eval.transforms["resize"]:
+            because = "training crops are resized as the images of DataLoader.Eval"
+            loader.note("Train.dataset.transform_ops.RandCropImage.backend", because)
 
 
 def _log_ignored(document: Document) -> None:
     if document.ignored and os.environ.get("RANK", "0") == "0":
-        lines = [f"  {path}: ignored because {why}" for path, why in document.ignored.items()]
-        _log.info("%s: settings without effect:\n%s", document.file, "\n".join(lines))
+        lines = "\n  %s: ignored because %s" * len(document.ignored)
+        ignored = [part for item in document.ignored.items() for part in item]
+        _log.info("%s: settings without effect:" + lines, document.file, *ignored)

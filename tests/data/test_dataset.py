@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from googlenet_fast.data import ImageDataset, read_class_names
+from googlenet_fast.data import ImageDataset, open_splits, read_class_names
 from googlenet_fast.errors import UserError
 
 
@@ -95,18 +96,79 @@ class TestLists:
             ("x/../../a.jpg 0", "below the root"),
             ("x/../a.jpg 0", "without '..'"),
             ("gone.jpg 0", "gone.jpg; remove"),
-            ("x 0", "there is no file"),
+            ("x 0", "x: is not a regular file"),
             ("./fine.jpg 1", "fine.jpg has label 1, but label 0 in line 1"),
             ("no folder/gone.jpg 0", "gone.jpg; remove"),
+            ("a.jpg,1", "set the delimiter to ','"),
+            ("a.jpg;1", "set the delimiter to ';'"),
+            ("C:\\x\\a.jpg 0", "a path of another computer; write it relative to"),
+            ("\\\\server\\a.jpg 0", "a path of another computer"),
+            ("pipe.jpg 0", "pipe.jpg: is not a regular file"),
+            ("loop.jpg 0", "there is no file"),
         ],
     )
     def test_errors_name_file_and_line(self, tmp_path: Path, line: str, message: str) -> None:
         touch(tmp_path, "fine.jpg", "a.jpg", "x/fine.jpg")
+        os.mkfifo(tmp_path / "pipe.jpg")
+        (tmp_path / "loop.jpg").symlink_to("loop.jpg")
         path = write_list(tmp_path, f"fine.jpg 0\n\n{line}\n", create=False)
         with pytest.raises(UserError, match=message) as error:
             ImageDataset.from_list(path)
         assert f"{path}, line 3: " in str(error.value)
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        "line",
+        ["a b/c.jpg\t1", "a b/c.jpg  1", "a b/c.jpg \t 1 ", "a b\\c.jpg 1", ".\\a b\\c.jpg 1"],
+    )
+    def test_tabs_blanks_and_backslashes(self, tmp_path: Path, line: str) -> None:
+        touch(tmp_path, "x.jpg", "a b/c.jpg")
+        dataset = ImageDataset.from_list(write_list(tmp_path, f"x.jpg 0\n{line}\n", create=False))
+        assert dataset.files == ["x.jpg", "a b/c.jpg"]
+        assert dataset.labels.tolist() == [0, 1]
+
+    def test_a_backslash_may_be_part_of_a_name(self, tmp_path: Path) -> None:
+        assert ImageDataset.from_list(write_list(tmp_path, "a\\b.jpg 0\n")).files == ["a\\b.jpg"]
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+    def test_encodings_with_a_byte_order_mark(self, tmp_path: Path, encoding: str) -> None:
+        touch(tmp_path, "ü/é.jpg", "b.jpg")
+        mark = "\ufeff" if encoding == "utf-16-le" else ""
+        path = tmp_path / "list.txt"
+        path.write_bytes(f"{mark}ü/é.jpg 0\r\nb.jpg 1\r\n".encode(encoding))
+        assert ImageDataset.from_list(path).files == ["ü/é.jpg", "b.jpg"]
+
+    def test_old_line_ends(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.jpg", "b.jpg")
+        path = write_list(tmp_path, "a.jpg 0\rb.jpg 1\r", create=False)
+        assert ImageDataset.from_list(path).files == ["a.jpg", "b.jpg"]
+
+    def test_other_encodings_are_read_or_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "list.txt"
+        path.write_bytes("a.jpg 0\né.jpg 1\n".encode("latin-1"))
+        touch(tmp_path, "a.jpg", "\udce9.jpg")
+        assert ImageDataset.from_list(path).files == ["a.jpg", "\udce9.jpg"]
+        (tmp_path / "\udce9.jpg").rename(tmp_path / "é.jpg")
+        with pytest.raises(UserError, match=r"list.txt, line 2: .*the list is not in UTF-8"):
+            ImageDataset.from_list(path)
+        path.write_bytes("a.jpg 0\n".encode("utf-16-le"))
+        with pytest.raises(UserError, match=r"list.txt: is not a text file in UTF-8"):
+            ImageDataset.from_list(path)
+
+    @pytest.mark.parametrize(
+        ("labels", "said"),
+        [("123", "no image has label 0: 1 of the 4"), ("0259", "label 1, 3, 4, ..")],
+    )
+    def test_empty_classes_get_a_hint_at_relabel(
+        self, tmp_path: Path, labels: str, said: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = write_list(tmp_path, "".join(f"{i}.jpg {i}\n{i}b.jpg {i}\n" for i in labels))
+        open_splits(train_list=path)
+        assert said in caplog.text
+        assert "--data.relabel true (evaluate: --relabel)" in caplog.text
+        caplog.clear()
+        assert open_splits(train_list=path, relabel=True).train.num_classes == len(labels)
+        assert not caplog.messages
 
     def test_missing_files_are_counted(self, tmp_path: Path) -> None:
         touch(tmp_path, "x/a.jpg")
@@ -158,6 +220,9 @@ def test_class_names_file(tmp_path: Path) -> None:
     assert read_class_names(path) == ("tench, Tinca tinca", "goldfish")
     path.write_text("0\n1\n")
     assert read_class_names(path) == ("0", "1")
+    path.write_bytes("tench\n\nMönch\n".encode("latin-1"))
+    with pytest.raises(UserError, match="line 3: is not in UTF-8"):
+        read_class_names(path)
     path.write_text("\n")
     with pytest.raises(UserError, match="holds no class name"):
         read_class_names(path)

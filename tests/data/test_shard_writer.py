@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from googlenet_fast.data import ImageDataset, open_splits
+from googlenet_fast.data import ImageDataset, open_dataset, open_splits
 from googlenet_fast.data.__main__ import main
 
 Command = Callable[..., tuple[int, str, str]]
@@ -107,6 +107,103 @@ def test_larger_images_are_resized_as_evaluation_does_it(
                 assert np.abs(np.asarray(new, float) - np.asarray(expected, float)).mean() < 10
                 resized += 1
     assert resized == 14
+
+
+class TestSplit:
+    """--split writes one part."""
+
+    @pytest.fixture
+    def divided(self, birds: Path, tmp_path: Path) -> Path:
+        """Class folders in Train/ and valid/; the second has one of the two classes."""
+        root = tmp_path / "divided"
+        root.mkdir()
+        birds.rename(root / "Train")
+        (root / "valid").mkdir()
+        (root / "Train" / "grey heron").rename(root / "valid" / "grey heron")
+        (root / "Train" / "grey heron").mkdir()
+        moved = root / "valid" / "grey heron" / "ä 01.JPEG"
+        moved.rename(root / "Train" / "grey heron" / moved.name)
+        return root
+
+    def test_class_folders_without_a_held_out_part(
+        self, birds: Path, tmp_path: Path, command: Command
+    ) -> None:
+        status, out, _ = command(birds, tmp_path / "out", "--split", "train")
+        assert status == 0
+        assert "24 training images in 1 shards" in out
+        images = ImageDataset.from_list(tmp_path / "out" / "train-000.tar")
+        assert contents(images) == contents(ImageDataset.from_folder(birds))
+        assert images.class_names == ("Mönch", "grey heron")
+
+    def test_one_after_the_other(self, divided: Path, tmp_path: Path, command: Command) -> None:
+        assert command(divided, tmp_path / "both")[0] == 0
+        for split in ("val", "train"):
+            assert command(divided, tmp_path / "out", "--split", split)[0] == 0
+        for name in ("train-000.tar", "val-000.tar", "class_names.txt"):
+            both, single = (tmp_path / folder / name for folder in ("both", "out"))
+            assert both.read_bytes() == single.read_bytes()
+        status, _, stderr = command(divided, tmp_path / "out", "--split", "val")
+        assert status == 2
+        assert "holds shards already" in stderr
+
+    def test_validation_images_alone(self, divided: Path, tmp_path: Path, command: Command) -> None:
+        (divided / "Train").rename(tmp_path / "gone")
+        status, _, stderr = command(divided, tmp_path / "out")
+        assert status == 2
+        assert "none to train on (data shard --split reads them)" in stderr
+        assert command(divided, tmp_path / "out", "--split", "val")[0] == 0
+        assert len(open_dataset(tmp_path / "out")) == 11
+        status, _, stderr = command(divided, tmp_path / "more", "--split", "test")
+        assert status == 2
+        assert f"{divided}: has val images, but no test images" in stderr
+
+    def test_lists(self, birds: Path, tmp_path: Path, command: Command) -> None:
+        files = sorted(birds.rglob("*.*"))
+        lines = [f"{f.relative_to(birds)}\t{1 + ('heron' in str(f))}\n" for f in files]
+        (tmp_path / "train.txt").write_text("".join(lines[3:]))
+        (tmp_path / "test.txt").write_text("".join(lines[:3]))
+        how = ("--root", birds, "--relabel")
+        assert command(tmp_path / "train.txt", tmp_path / "out", "--split", "train", *how)[0] == 0
+        status, out, _ = command(tmp_path / "test.txt", tmp_path / "out", "--split", "val", *how)
+        assert status == 0
+        assert "3 validation images" in out
+        train, val = open_splits(tmp_path / "out")
+        assert (len(train), len(val)) == (21, 3)
+        assert train.class_names == ("Mönch", "grey heron")
+        assert val.labels.tolist() == [0, 0, 0]
+        assert command(tmp_path / "train.txt", tmp_path / "held out", *how)[0] == 0
+        assert [len(part) for part in open_splits(tmp_path / "held out")] == [19, 2]
+
+    def test_shards_of_other_classes_are_not_mixed(
+        self, birds: Path, tmp_path: Path, command: Command
+    ) -> None:
+        assert command(birds, tmp_path / "out", "--split", "train")[0] == 0
+        (birds / "Mönch").rename(birds / "nun")
+        status, _, stderr = command(birds, tmp_path / "out", "--split", "val")
+        assert status == 2
+        assert "nun: a class that is not among the 2 expected" in stderr
+        names = tmp_path / "names.txt"
+        names.write_text("grey heron\nnun\n")
+        status, _, stderr = command(
+            birds, tmp_path / "out", "--split", "val", "--class-names", names
+        )
+        assert status == 2
+        assert "class_names.txt: names other classes" in stderr
+
+
+def test_of_16_bits_resizing_keeps_the_8_high_ones(
+    birds: Path, tmp_path: Path, command: Command
+) -> None:
+    values = np.full((90, 90), 120 << 8 | 255, np.uint16)
+    Image.fromarray(values).save(birds / "grey heron" / "16 bits.png")
+    assert command(birds, tmp_path / "out", "--resize", 70)[0] == 0
+    grey = []
+    for dataset in open_splits(tmp_path / "out"):
+        for i, file in enumerate(dataset.files):
+            if "16 bits" in file:
+                grey.append(Image.open(io.BytesIO(dataset.location(i).read())))
+    assert [image.size for image in grey] == [(70, 70)]
+    assert grey[0].getextrema() in ((120, 120), ((120, 120),) * 3)
 
 
 @pytest.mark.slow

@@ -261,12 +261,27 @@ class TestPatterns:
             ("[ab]-0.tar", ["a-0.tar", "b-0.tar"]),
             ("a-0.tar", ["a-0.tar"]),
             ("odd{name}.tar", ["odd{name}.tar"]),
+            ("s-{0..5..2}.tar", ["s-0.tar", "s-2.tar", "s-4.tar"]),
+            ("s-{00..05..5}.tar", ["s-00.tar", "s-05.tar"]),
         ],
     )
     def test_expansion(self, pattern: str, expected: list[str], tmp_path: Path) -> None:
         for name in expected:
             (tmp_path / name).touch()
         assert [path.name for path in find_shards(tmp_path / pattern)] == expected
+
+    def test_patterns_joined(self, tmp_path: Path) -> None:
+        shards(tmp_path, "b-0.tar", "b-1.tar", "a-0.tar")
+        joined = f"{tmp_path}/b-{{0..1}}.tar::{tmp_path}/a-*.tar"
+        assert [path.name for path in find_shards(joined)] == ["b-0.tar", "b-1.tar", "a-0.tar"]
+        assert len(open_dataset(joined)) == 12
+
+    @pytest.mark.parametrize(
+        "source", ["pipe:cat s.tar", "https://x.org/{0..1}.tar", "s3://b/a.tar"]
+    )
+    def test_shards_that_are_no_files(self, source: str) -> None:
+        with pytest.raises(UserError, match="only files are read"):
+            find_shards(source)
 
     @pytest.mark.parametrize(
         ("pattern", "reason"),
@@ -276,6 +291,7 @@ class TestPatterns:
             ("s-{3..1}.tar", "{3..1} is not a range of shard numbers"),
             ("s-{0..999999999}.tar", "{0..999999999} is not a range"),
             ("s-{0..9999}{0..9999}.tar", "names more than 100000 shards"),
+            ("s-{1..2..0}.tar", "{1..2..0} is not a range"),
             ("s-{a}.tar", "{a} is neither a range {0..9} nor a choice {a,b}"),
         ],
     )
@@ -312,13 +328,27 @@ class TestIndex:
     @pytest.mark.parametrize(
         ("members", "reason"),
         [
-            ({"a.jpg": b""}, "sample 'a' has no label (.cls)"),
+            ({"a.jpg": b""}, "sample 'a' has no label (.cls, .json or .txt)"),
             ({"x/a.cls": b"1"}, "sample 'x/a' has no image"),
             ({"a.jpg": b"", "a.png": b"", "a.cls": b"1"}, "'a' has a second image, a.png"),
             ({"a.jpg": b"", "a.cls": b"-1"}, "a.cls: b'-1' is not a label"),
             ({"a.jpg": b"", "a.cls": b"cat"}, "a.cls: b'cat' is not a label"),
             ({"a.jpg": b"", "a.cls": b"9" * 30}, "is not a label"),
-            ({"a.txt": b"1"}, "holds no sample of an image and a .cls member"),
+            ({"a.txt": b"1"}, "holds no sample of an image and a label"),
+            ({"a.jpg": b"", "a.txt": b"a cat"}, "a.txt: holds no label; a sample needs a .cls"),
+            ({"a.jpg": b"", "a.json": b'{"label": true}'}, "a.json: holds no label"),
+            ({"a.jpg": b"", "a.json": b'{"label": -1}'}, "a.json: holds no label"),
+            ({"a.jpg": b"", "a.json": b"[" * 9999}, "a.json: holds no label"),
+            ({"a.jpg": b"", "a.json": b"[1]"}, "a.json: holds no label"),
+            (
+                {"a.1.jpg": b"", "a.2.jpg": b""},
+                "second image, a.2.jpg: a sample's name ends at its",
+            ),
+            (
+                {"a.jpg": b"", "a.1.cls": b"", "a.2.cls": b""},
+                "second label, a.2.cls: a sample's name",
+            ),
+            ({"a.jpg": b"", "b.jpg": b"", "a.png": b""}, "'a' has a second image, a.png"),
             ({}, "holds no sample"),
         ],
     )
@@ -330,6 +360,78 @@ class TestIndex:
             index_shard(path)
         assert str(error.value).startswith(f"{path}: ")
         assert reason in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("member", "content"),
+        [
+            ("a.json", b'{"caption": "a dog", "label": 7}'),
+            ("a.json", b'{"cls": 7}'),
+            ("a.txt", b"7\n"),
+            ("a.label.cls", b"7"),
+        ],
+    )
+    def test_other_labels(self, member: str, content: bytes, tmp_path: Path) -> None:
+        path = tar(tmp_path / "a.tar", {"a.jpg": b"", member: content})
+        assert index_shard(path).labels == [7]
+
+    def test_the_best_label_counts(self, tmp_path: Path) -> None:
+        members = {"a.jpg": b"", "a.txt": b"1", "a.json": b'{"label": 2}', "a.cls": b"3"}
+        path = tar(tmp_path / "a.tar", members)
+        assert index_shard(path).labels == [3]
+        path = tar(tmp_path / "b.tar", {"a.jpg": b"", "a.txt": b"1", "a.json": b'{"label": 2}'})
+        assert index_shard(path).labels == [2]
+
+    def test_an_image_of_a_type_with_more_dots(self, tmp_path: Path) -> None:
+        path = tar(
+            tmp_path / "a.tar",
+            {"a.input.jpg": b"", "a.cls": b"1", "b.2020.png": b"", "b.cls": b"2"},
+        )
+        assert index_shard(path).names == ["a.input.jpg", "b.2020.png"]
+
+    def test_members_need_not_be_neighbours(self, tmp_path: Path) -> None:
+        members = {f"{i}.jpg": b"%d" % i for i in range(3)} | {
+            f"{i}.cls": b"%d" % i for i in (2, 0, 1)
+        }
+        index = index_shard(tar(tmp_path / "a.tar", members))
+        assert index.names == ["0.jpg", "1.jpg", "2.jpg"]
+        assert index.labels == [0, 1, 2]
+
+    def test_a_sample_may_come_again(self, tmp_path: Path) -> None:
+        """As in shards that were joined."""
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for name, content in (
+                ("0.jpg", b"a"), ("0.cls", b"1"), ("1.jpg", b"b"), ("1.cls", b"2"),
+                ("0.jpg", b"c"), ("0.cls", b"3"),
+            ):  # fmt: skip
+                member = tarfile.TarInfo(name)
+                member.size = 1
+                archive.addfile(member, io.BytesIO(content))
+        assert index_shard(tmp_path / "a.tar").labels == [1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("name", "mode", "program"),
+        [("a.tar.gz", "w:gz", "gzip"), ("a.tar", "w:bz2", "bzip2"), ("a.tar.xz", "w:xz", "xz")],
+    )
+    def test_compressed_files_are_refused_by_their_cause(
+        self, name: str, mode: Any, program: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").mkdir()
+        with tarfile.open(tmp_path / "in" / name, mode) as archive:
+            archive.addfile(tarfile.TarInfo("0.jpg"))
+        for source in (tmp_path / "in" / name, tmp_path / "in"):
+            with pytest.raises(UserError) as error:
+                open_splits(source)
+            assert str(error.value) == (
+                f"{tmp_path / 'in' / name}: is compressed; unpack it with {program} -d"
+            )
+
+    def test_pipes_and_folders_are_not_opened(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.tar")
+        (tmp_path / "b.tar").mkdir()
+        with pytest.raises(UserError, match=r"a\.tar: cannot be read \(not a regular file\)"):
+            ImageDataset.from_list(tmp_path / "[a]*.tar")
+        with pytest.raises(UserError):
+            open_splits(tmp_path / "b.tar")
 
     @pytest.mark.parametrize(
         "damage",
@@ -378,6 +480,55 @@ class TestIndex:
             assert index_shard(path) == first
         tar(path, sample(0, 0) | sample(1, 1))
         assert index_shard(path).labels == [0, 1]
-        (cached,) = (tmp_path / "cache" / "shards").iterdir()
-        cached.write_text('{"stamp": 3}')
+        tar(path, sample(0, 2) | sample(1, 3))
+        os.utime(path, ns=(0, path.stat().st_mtime_ns))
+        assert index_shard(path).labels == [2, 3]
+
+    @pytest.mark.parametrize("by_renaming", [True, False])
+    def test_a_shard_remade_with_the_same_size_and_time_is_noticed(
+        self, by_renaming: bool, tmp_path: Path
+    ) -> None:
+        path = tar(tmp_path / "a.tar", sample(0, 0) | sample(1, 1))
         assert index_shard(path).labels == [0, 1]
+        before = path.stat()
+        other = tar(tmp_path / "b.tar", sample(0, 1) | sample(1, 0))
+        if by_renaming:
+            other.replace(path)
+        else:
+            path.write_bytes(other.read_bytes())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert [before.st_size, before.st_mtime_ns] == [
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+        ]
+        assert index_shard(path).labels == [1, 0]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda whole: b"",
+            lambda whole: b'{"stamp": 3}',
+            lambda whole: whole[: len(whole) // 2],
+            lambda whole: whole.replace(b'"labels": [0, 1]', b'"labels": [-7, 1]'),
+            lambda whole: whole.replace(b'"labels": [0, 1]', b'"labels": [1, 0]'),
+            lambda whole: whole.replace(b'"offsets": [512', b'"offsets": [1099511627776'),
+            lambda whole: whole.replace(b'"sizes": [7, 7]', b'"sizes": [7, 99999]'),
+        ],
+    )
+    def test_a_damaged_index_is_made_again(
+        self,
+        damage: Callable[[bytes], bytes],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path / "cache"))
+        path = tar(tmp_path / "a.tar", sample(0, 0) | sample(1, 1))
+        first = index_shard(path)
+        (cached,) = (tmp_path / "cache" / "shards").iterdir()
+        whole = cached.read_bytes()
+        assert damage(whole) != whole
+        cached.write_bytes(damage(whole))
+        assert index_shard(path) == first
+        assert "the shard is indexed again" in caplog.text
+        assert cached.read_bytes() == whole

@@ -30,6 +30,60 @@ class TestFolders:
         assert val.labels.tolist() == [2]
         assert val.class_names == train.class_names == ("a", "b", "c")
 
+    @pytest.mark.parametrize(
+        ("train", "val"),
+        [("Train", "Val"), ("training", "validation"), ("TRAINING", "valid"), ("train", "Valid")],
+    )
+    def test_other_names_of_the_splits(self, train: str, val: str, tmp_path: Path) -> None:
+        touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in (train, val) for name in "ab"))
+        splits = find_splits(tmp_path)
+        assert [part.root.name for part in splits] == [train, val]
+        assert splits.train.class_names == splits.val.class_names == ("a", "b")
+        assert open_dataset(tmp_path).root.name == val
+
+    def test_a_test_split_is_no_class_and_left_alone(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        touch(
+            tmp_path, *(f"{p}/{c}/{i}.jpg" for p in ("Train", "Test") for c in "ab" for i in "12")
+        )
+        with caplog.at_level(logging.INFO, "googlenet_fast"):
+            train, val = find_splits(tmp_path)
+        assert train.class_names == ("a", "b")
+        assert (len(train), len(val)) == (2, 2)
+        assert val.root.name == "Train"
+        assert f"{tmp_path}/Test: neither trained nor validated on" in caplog.messages
+
+    def test_a_test_split_alone_is_evaluated_on(self, tmp_path: Path) -> None:
+        touch(tmp_path, "test/a/1.jpg", "test/b/1.jpg")
+        assert open_dataset(tmp_path).root.name == "test"
+        with pytest.raises(UserError, match="holds test images, but none to train on"):
+            find_splits(tmp_path)
+
+    @pytest.mark.parametrize(
+        "names", [("training_set", "test_set"), ("seg_train", "seg_test"), ("train2017", "val2017")]
+    )
+    def test_folders_that_look_like_splits_are_refused(
+        self, names: tuple[str, str], tmp_path: Path
+    ) -> None:
+        touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in names for name in "ab"))
+        for opened in (find_splits, open_dataset):
+            with pytest.raises(UserError, match="look like splits, not like classes"):
+                opened(tmp_path)
+
+    def test_splits_without_class_folders_and_two_of_one_kind_are_refused(
+        self, tmp_path: Path
+    ) -> None:
+        touch(tmp_path, "x/train/1.jpg", "x/val/1.jpg", "y/train/a/1.jpg", "y/Train/a/1.jpg")
+        with pytest.raises(UserError, match="train: holds images, but no class folders"):
+            find_splits(tmp_path / "x")
+        with pytest.raises(UserError, match="both Train and train; keep one of them"):
+            find_splits(tmp_path / "y")
+
+    def test_a_train_is_a_vehicle_among_others(self, tmp_path: Path) -> None:
+        touch(tmp_path, *(f"{name}/{i}.jpg" for name in ("car", "test", "train") for i in "12"))
+        assert find_splits(tmp_path).train.class_names == ("car", "test", "train")
+
     def test_class_unknown_to_train(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/d/4.jpg")
         with pytest.raises(UserError, match="val/d: a class that is not among the 2"):

@@ -52,6 +52,16 @@ def test_a_list_with_labels_from_1_is_matched_by_its_folders(listed: Path) -> No
     assert note is not None
 
 
+def test_labels_from_1_that_have_no_names_get_a_hint(listed: Path) -> None:
+    """Without the last class they would all be one off, and within the network's numbers."""
+    numbered = dataset(listed, tuple("01234"), [1, 2, 3, 4])
+    matched, note = match_classes(numbered, 5, ANIMALS)
+    assert matched.labels.tolist() == [1, 2, 3, 4]
+    assert note is not None
+    assert "renumber them with --relabel" in note
+    assert match_classes(dataset(listed, tuple("01234"), [0, 2]), 5, ANIMALS)[1] is None
+
+
 @pytest.mark.parametrize("spelled_out", [False, True])
 def test_imagenets_folders_and_names(folder: Path, spelled_out: bool) -> None:
     chosen = [1, 207, 999]

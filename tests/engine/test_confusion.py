@@ -28,6 +28,21 @@ def read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def test_cells_are_no_formulas(tmp_path: Path) -> None:
+    """Spreadsheets run cells that begin so; a quote before them makes them text."""
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\t\t", "a=1", "'b"]
+    safe = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "'\t\t", "a=1", "'b"]
+    confusion = torch.ones(8, 8, dtype=torch.int64) - torch.eye(8, dtype=torch.int64)
+    write_confusion(confusion, names, tmp_path / "confusion.csv")
+    header, *rows = read_csv(tmp_path / "confusion.csv")
+    assert header[1:] == [row[0] for row in rows] == safe
+    assert [[int(count) for count in row[1:]] for row in rows] == confusion.tolist()
+    write_class_results(class_results(evaluation(confusion), names), tmp_path / "classes.csv")
+    _, *rows = read_csv(tmp_path / "classes.csv")
+    assert [row[1] for row in rows] == safe
+    assert [row[5] for row in rows] == [safe[1]] + [safe[0]] * 7
+
+
 def test_class_results() -> None:
     confusion = torch.tensor([[5, 3, 2], [0, 0, 0], [0, 0, 4]])
     first, last = class_results(evaluation(confusion), ["ape", "bee", "cat"])

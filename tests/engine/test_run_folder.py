@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, and which of its checkpoints a run goes on from."""
 
+import errno
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from googlenet_fast import files
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.errors import UserError
@@ -97,8 +99,34 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous(
         assert newest_step(tmp_path) == 1
         assert "last.pt: cannot be read" in caplog.text
     (tmp_path / "previous.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"previous\.pt: cannot be read"):
+    assert newest_step(tmp_path) == 2  # of best.pt
+    (tmp_path / "best.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="none of its checkpoints can be read"):
         newest_step(tmp_path)
+    assert "previous.pt: cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["best.pt", "epoch_1.pt"])
+def test_a_disk_that_is_full_after_the_first_file_of_a_save(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is not forgotten, and no other one may begin in its folder."""
+    write = files._replace
+
+    def fail(path: Path, content: bytes, keep_as: Path | None = None) -> None:
+        if path.name == "last.pt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content, keep_as)
+
+    folder = RunFolder(tmp_path, resuming=False)
+    monkeypatch.setattr(files, "_replace", fail)
+    of_epoch = None if name == "best.pt" else 1
+    with pytest.raises(UserError, match=r"cannot save .*last\.pt: No space left on device"):
+        folder.save_checkpoint({"step": 1}, best=of_epoch is None, of_epoch=of_epoch)
+    folder.close()
+    with pytest.raises(UserError, match="holds a run already"):
+        RunFolder(tmp_path, resuming=False)
+    assert newest_step(tmp_path) == 1
 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:

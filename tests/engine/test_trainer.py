@@ -1,10 +1,13 @@
 """The training loop: exact resume, processes that equal one, and what it refuses."""
 
+import errno
 import json
 import math
 import os
 import re
+import shutil
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from googlenet_fast import files
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.event_file import EventFile
 from googlenet_fast.engine.run_folder import read_metrics
+from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
@@ -69,6 +77,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     result = run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
     assert result["steps"] == 10
     assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_signal_during_the_evaluation_stops_it(
+    epoch: int,
+    uninterrupted: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer(few_digits, tmp_path, *EVERYTHING)
+    batches = trainer._val_batches
+
+    def interrupt_at_second(stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for i, batch in enumerate(batches(stop)):
+            assert i < 2 or trainer.epoch < epoch, "went on after the signal"
+            if i == 1 and trainer.epoch == epoch:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(trainer, "_val_batches", interrupt_at_second)
+    with closing(trainer):
+        assert trainer.run() is None
+    assert trainer.stopped_by == signal.SIGTERM
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["epoch"], state["step"]) == (epoch - 1, 5 * epoch)
+    run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
+    assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
 
 
 def test_a_run_leaves_its_records(few_digits: Path, tmp_path: Path) -> None:
@@ -259,3 +297,234 @@ def test_another_order_restarts_the_epoch(
     result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", *order)
     assert "the interrupted epoch starts over" in capsys.readouterr().out
     assert result["steps"] == 6 + 10
+
+
+SHORT = ("--epochs", "2", "--data.batch_size", "20", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of two steps."""
+    folder = tmp_path_factory.mktemp("short")
+    run(few_digits, folder, *SHORT)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", range(1, 8))
+def test_a_disk_that_is_full_at_any_write(
+    write: int, short_run: Path, few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config, environment, best, last, best or last, last or none, curves: one line, no loss."""
+    replace, writes = files._replace, 0
+
+    def fail(path: Path, content: bytes, keep_as: Path | None = None) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(path, content, keep_as)
+
+    monkeypatch.setattr(files, "_replace", fail)
+    folder = tmp_path / "run"
+    try:
+        run(few_digits, folder, *SHORT)
+    except UserError as error:
+        assert re.fullmatch(r"cannot save \S+: No space left on device.*", str(error))  # noqa: PT017
+        assert writes == write
+    monkeypatch.setattr(files, "_replace", replace)
+    checkpoints = list(folder.glob("*.pt"))
+    assert bool(checkpoints) == (write > 3)
+    if checkpoints:
+        with pytest.raises(UserError, match="holds a run already"):
+            make_trainer(few_digits, folder, *SHORT)
+    run(few_digits, folder, *SHORT, "--resume", "auto")
+    for name in ("last.pt", "best.pt"):
+        assert_same_checkpoint(folder / name, short_run / name)
+
+
+@pytest.mark.parametrize("place", ["_record_steps", "_evaluate", "_result"])
+def test_a_folder_that_is_deleted_while_it_trains(
+    place: str, few_digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    trainer = make_trainer(few_digits, folder, "--epochs", "1", "--data.batch_size", "20")
+    method = getattr(trainer, place)
+
+    def delete_first(*args: Any) -> Any:
+        shutil.rmtree(folder)
+        return method(*args)
+
+    setattr(trainer, place, delete_first)
+    with closing(trainer), pytest.raises(UserError, match="run: was deleted while the run was"):
+        trainer.run()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_metrics_that_cannot_be_written(few_digits: Path, tmp_path: Path) -> None:
+    """In one line, also when the logger is closed."""
+    for name in ("_metrics", "_tensorboard"):
+        trainer = make_trainer(few_digits, tmp_path / name, "--epochs", "1")
+        assert trainer._logger is not None
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            if name == "_metrics":
+                trainer._logger._metrics = full
+            else:
+                trainer._logger._tensorboard._records._writer = full
+            with closing(trainer), pytest.raises(UserError, match="No space left on device; free"):
+                trainer.run()
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of 20 images."""
+    root = tmp_path_factory.mktemp("shapes")
+    for name in ("disc", "ring"):
+        (root / name).mkdir()
+        for i in range(20):
+            Image.new("RGB", (66, 70), (12 * i, 90, 160)).save(root / name / f"{i:02}.jpg")
+    return root
+
+
+def shape_trainer(shapes: Path, output: Path, *more: str) -> Trainer:
+    return Trainer(
+        load_config([
+            "-c", "digits", "--data", str(shapes), "--output", str(output), "--epochs", "1",
+            "--data.batch_size", "9", "--device", "cpu", *more,
+        ]),
+        ALONE,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shape_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, with a checkpoint within it."""
+    folder = tmp_path_factory.mktemp("shape run") / "run"
+    with closing(shape_trainer(shapes, folder, "--checkpoint_interval", "2")) as trainer:
+        assert trainer.run() is not None
+    return folder
+
+
+def interrupted(shape_run: Path, folder: Path) -> Path:
+    """A copy of the run, as if it had been stopped within its epoch."""
+    shutil.copytree(shape_run, folder)
+    (folder / "previous.pt").replace(folder / "last.pt")
+    return folder
+
+
+def test_other_classes_in_the_same_number_are_refused(
+    shapes: Path, shape_run: Path, tmp_path: Path
+) -> None:
+    renamed = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    (renamed / "disc").rename(renamed / "square")  # sorted after ring: every label changes
+    with pytest.raises(UserError, match="class 0 of that run is disc, of this one ring"):
+        shape_trainer(renamed, shape_run, "--resume", "auto")
+
+
+def test_another_list_of_images_is_told_and_restarts_the_epoch(
+    shapes: Path, shape_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    (renamed / "disc" / "00.jpg").rename(renamed / "disc" / "20.jpg")  # the number stays
+    folder = interrupted(shape_run, tmp_path / "run")
+    for data, expected in ((shapes, 18), (renamed, 0)):
+        capsys.readouterr()
+        with closing(shape_trainer(data, folder, "--resume", "auto")) as trainer:
+            assert trainer.images_seen == expected
+        told = "the names or labels of the 36 training images have changed; the interrupted epoch"
+        assert (told in capsys.readouterr().out) == (expected == 0)
+    shape_trainer(renamed, shape_run, "--resume", "auto").close()
+    assert "36 training images have changed\n" in capsys.readouterr().out  # between two epochs
+
+
+def test_a_resumed_run_never_validates_on_images_that_it_trained_on(
+    shapes: Path, shape_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New images would move the choice of those to hold out; they are for training."""
+    grown = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    for i in range(30):
+        shutil.copy(grown / "disc" / "00.jpg", grown / "disc" / f"0 new {i}.jpg")
+    with closing(shape_trainer(shapes, tmp_path / "new")) as trainer:
+        before = trainer.splits
+    folder = interrupted(shape_run, tmp_path / "run")
+    for _ in range(2):
+        with closing(shape_trainer(grown, folder, "--resume", "auto")) as trainer:
+            assert trainer.splits.val.files == before.val.files
+            assert len(trainer.splits.train) == 66
+            trainer._save(best=False)
+    assert "had 40 images, now 70; 4 of the 4 validation images are left; new images are for" in (
+        capsys.readouterr().out
+    )
+
+
+def test_tensorboard_keeps_the_last_point_when_a_run_is_resumed(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    """And forgets those that the resumed run logs again."""
+    run(few_digits, tmp_path, "--epochs", "1")
+    with closing(EventFile(tmp_path, 10)) as file:
+        file.add("train", 12, {"loss": 9.0})  # of steps that no checkpoint has
+    run(few_digits, tmp_path, "--resume", "auto")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for kind, steps in (("train", [3, 6, 9, 10, 12, 15, 18, 20]), ("val", [10, 20])):
+        assert [point.step for point in events.Scalars(f"{kind}/loss")] == steps
+    assert all(point.value != 9.0 for point in events.Scalars("train/loss"))
+
+
+def test_an_average_that_begins_at_a_resume_begins_with_the_weights(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    expected = run(few_digits, tmp_path, "--epochs", "1")
+    result = run(few_digits, tmp_path, "--epochs", "1", "--resume", "auto", "--ema_decay", "0.9")
+    for key in ("top1", "top5", "loss", "best_top1"):
+        assert result[key] == expected[key]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_in_another_folder_has_the_best_checkpoint(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    """That of its old folder; or, where there is none, the best from now on."""
+    old = tmp_path / "old"
+    run(few_digits, old, "--epochs", "1")
+    finished = ("--epochs", "1", "--resume", str(old / "last.pt"))
+    run(few_digits, tmp_path / "new", *finished)
+    assert (tmp_path / "new" / "best.pt").read_bytes() == (old / "best.pt").read_bytes()
+    (old / "best.pt").unlink()
+    result = run(few_digits, tmp_path / "alone", *finished)
+    assert_same_checkpoint(tmp_path / "alone" / "best.pt", old / "last.pt")
+    assert result["best_top1"] == result["top1"] >= 0
+    state = load_checkpoint(old / "last.pt")
+    torch.save({**state, "best_top1": 99.0}, old / "last.pt")
+    run(few_digits, tmp_path / "longer", "--epochs", "2", "--resume", str(old / "last.pt"))
+    assert load_checkpoint(tmp_path / "longer" / "best.pt")["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [("--optimizer.classifier_lr_scale", "10"), ("--optimizer.decay_bias_and_norm", "false")],
+)
+def test_other_parameter_groups_keep_the_momenta(
+    changed: tuple[str, str], few_digits: Path, tmp_path: Path
+) -> None:
+    run(few_digits, tmp_path, "--epochs", "1")
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto")) as trainer:
+        expected = momenta(trainer)
+    assert any(momentum.any() for momentum in expected.values())
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto", *changed)) as trainer:
+        assert len(trainer.train_step.optimizer.param_groups) == 2
+        found = momenta(trainer)
+        trainer._save(best=False)
+    with closing(make_trainer(few_digits, tmp_path, "--resume", "auto")) as trainer:
+        again = momenta(trainer)
+    for name, momentum in expected.items():
+        assert torch.equal(found[name], momentum)
+        assert torch.equal(again[name], momentum)
+
+
+def momenta(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = trainer.train_step.optimizer.state
+    return {
+        name: state[parameter]["momentum_buffer"].clone()
+        for name, parameter in trainer.model.named_parameters()
+    }

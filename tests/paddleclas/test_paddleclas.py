@@ -40,6 +40,7 @@ def test_the_reference_configuration_is_our_imagenet_recipe() -> None:
     assert (config.model.preset, config.model.num_classes) == ("paddleclas", 1000)
     data = config.data
     assert (data.image_size, data.eval_size, data.resize_size) == (224, 224, 256)
+    assert data.resize == recipe.data.resize == "cv2"
     assert (data.batch_size, data.num_workers, data.flip) == (64, 4, 0.5)
     assert (data.shuffle, data.drop_last) == (True, False)
     assert data.train_list == Path("dataset/ILSVRC2012/train_list.txt")
@@ -79,6 +80,43 @@ def test_older_files_name_the_classes_elsewhere_and_have_no_amp(tmp_path: Path) 
     assert (config.model.num_classes, config.amp) == (100, "off")
     assert config.data == load().data
     assert load_config(["-c", str(file), "-o", "AMP.use_amp=True"]).amp == "auto"
+
+
+EVAL_RESIZE = "DataLoader.Eval.dataset.transform_ops.1.ResizeImage"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "resize", "noted"),
+    [
+        ([f"{EVAL_RESIZE}.interpolation=bilinear", f"{EVAL_RESIZE}.backend=cv2"], "cv2", None),
+        ([f"{EVAL_RESIZE}.interpolation=bicubic"], "cv2", "interpolation: ignored because images"),
+        (
+            [
+                *(f"{key}.backend=pil" for key in (EVAL_RESIZE, CROP)),
+                *(f"{key}.interpolation=bilinear" for key in (EVAL_RESIZE, CROP)),
+            ],
+            "pillow",
+            None,
+        ),
+        ([f"{EVAL_RESIZE}.backend=pil"], "pillow", "interpolation: ignored because images are"),
+        ([f"{CROP}.backend=pil"], "cv2", "backend: ignored because training crops are resized"),
+    ],
+)
+def test_the_filter_is_that_of_the_backend(
+    overrides: list[str], resize: str, noted: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "googlenet_fast")
+    before = load()
+    assert before.data.resize == "cv2"
+    caplog.clear()
+    assert load(*overrides).data.resize == resize
+    if noted is None:
+        assert "interpolation" not in caplog.text
+        assert "backend" not in caplog.text
+    else:
+        assert noted in caplog.text
+    with pytest.raises(UserError, match=r"ResizeImage\.backend: 'dali' is not supported"):
+        load(f"{EVAL_RESIZE}.backend=dali")
 
 
 def test_own_flags_override_the_translation() -> None:

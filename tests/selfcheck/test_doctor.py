@@ -23,6 +23,7 @@ def test_this_machine_is_healthy() -> None:
     report = json.loads(child.stdout)
     assert report["versions"]["torch"].startswith(torch.__version__)
     assert "threads" in report["devices"]["cpu"]
+    assert "GB or an image per thread" in report["decoding"]["memory"]
     checked = [result for result in report["ops"] if result["errors"]]
     assert "aten" in {result["backend"] for result in checked}
     for result in checked:

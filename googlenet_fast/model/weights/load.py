@@ -1,16 +1,26 @@
 """Load weights of any supported format into a network, or build their network."""
 
+import logging
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.googlenet import GoogLeNet
+from googlenet_fast.model.preprocessing import Preprocessing
+from googlenet_fast.model.weights.beside import beside, with_description_beside
 from googlenet_fast.model.weights.caffe import read_caffemodel
 from googlenet_fast.model.weights.paddle import read_pdparams
 from googlenet_fast.model.weights.pytorch import read_safetensors, read_torch
 from googlenet_fast.model.weights.weight_file import Description, WeightFile
+
+MOST_BYTES = 1 << 30
+"""Bytes of the largest file that is read; a checkpoint for 22,000 classes takes less."""
+
+_log = logging.getLogger("googlenet_fast")
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -47,11 +57,8 @@ class ModelInfo:
 
     preset: str
     num_classes: int
-    class_names: tuple[str, ...] | None
-    image_size: int | None
-    """Side of the images that it was trained for, in pixels."""
-    resize_size: int | None
-    """Short side before the centre crop in pixels, if not image_size * 256 / 224."""
+    preprocessing: Preprocessing
+    """How its images are made, and what its classes are called."""
 
 
 def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
@@ -82,10 +89,10 @@ def load_model(
         UserError: as for `load_weights`, or the file holds another preset or number of classes.
     """
     file = read_weights(path)
-    description = file.description
+    description, preprocessing = file.description, file.preprocessing
     if num_classes is not None and file.num_classes != num_classes:
         raise UserError(f"weights {path}: for {file.num_classes} classes, not {num_classes}")
-    names = description.class_names
+    names = preprocessing.class_names
     if names is not None and len(names) != file.num_classes:
         raise UserError(f"weights {path}: {len(names)} class names for {file.num_classes} classes")
     model = GoogLeNet(
@@ -96,14 +103,12 @@ def load_model(
         lrn=description.lrn,
     )
     _load_into(model, file)
-    info = ModelInfo(
-        model.preset.name,
-        file.num_classes,
-        names,
-        description.image_size,
-        description.resize_size,
-    )
-    return model.eval(), info
+    if file.format == "PyTorch" and not file.states_preprocessing:
+        _log.warning(
+            "note: %s does not say how its images are made, and there is no %s; taken are %s",
+            path, beside(file.path).name, preprocessing,
+        )  # fmt: skip
+    return model.eval(), ModelInfo(model.preset.name, file.num_classes, preprocessing)
 
 
 def read_weights(path: str | Path) -> WeightFile:
@@ -113,22 +118,37 @@ def read_weights(path: str | Path) -> WeightFile:
         UserError: no such file, an unknown format, or a damaged or hostile file.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"weights {path}: {error.strerror}") from None
+    content = _content(path)
     if content.startswith((_ZIP, _TORCH_PICKLE)):
         file = WeightFile(path, "PyTorch", *read_torch(path, content))
+    elif _is_safetensors(content):  # before pickles: its length may begin with the same byte
+        file = WeightFile(path, "safetensors", *read_safetensors(path, content))
     elif content.startswith(_PICKLE):
         description = Description(preset="paddleclas")
         file = WeightFile(path, "PaddleClas", read_pdparams(path, content), description)
-    elif _is_safetensors(content):
-        file = WeightFile(path, "safetensors", *read_safetensors(path))
     else:
         description = Description(preset="paper")
         file = WeightFile(path, "Caffe", read_caffemodel(path, content), description)
     file.check_tensors()
+    if not file.states_preprocessing and file.format != "safetensors":
+        file = with_description_beside(file, content)
     return file
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a regular file that is not too large to hold GoogLeNet's weights."""
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"weights {path}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"weights {path}: not a file")
+    raise UserError(
+        f"weights {path}: {status.st_size:,} bytes are more than GoogLeNet's weights take,"
+        f" {MOST_BYTES:,} with all that a checkpoint holds"
+    )
 
 
 def _is_safetensors(content: bytes) -> bool:
@@ -138,10 +158,11 @@ def _is_safetensors(content: bytes) -> bool:
 
 def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
     description = file.description
-    if description.preset not in (None, model.preset.name):
+    if file.known_preset not in (None, model.preset.name):
         raise UserError(
-            f"weights {file.path}: of preset {description.preset}, the model's is"
-            f" {model.preset.name}; choose preset {description.preset}"
+            f"weights {file.path}: of preset {file.known_preset}, the model's is"
+            f" {model.preset.name}; choose preset {file.known_preset} (--model.preset in training,"
+            " else --preset)"
         )
     heads = ("aux1", "aux2")
     in_file = [head for head in heads if any(key.startswith(f"{head}.") for key in file.state)]
@@ -152,7 +173,9 @@ def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
 
     expected = _without(model.state_dict(), fresh)
     state = _without(file.state, [*fresh, *ignored])
-    for key in expected:
+    for key, value in expected.items():
+        if key not in state and key.endswith(".num_batches_tracked"):
+            state[key] = torch.zeros_like(value)  # older PyTorch did not count, nor do converters
         if key not in state:
             raise UserError(f"weights {file.path}: key {key} is missing")
     for key, value in state.items():

@@ -1,15 +1,15 @@
 """PaddleClas weights: `.pdparams`, a pickle of a dict from names to NumPy arrays.
 
-The unpickler admits arrays only. Each global that such a pickle needs is replaced by a stand-in of
-this module, so no constructor of NumPy or anything else is called with a file's arguments. Linear
-weights are stored as (in, out), the transpose of torch's.
+Each global that such a pickle needs is replaced by a stand-in of this module, so no constructor of
+NumPy or anything else is called with a file's arguments. Linear weights are stored as (in, out),
+the transpose of torch's.
 """
 
 import io
 import math
 import pickle
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from torch import Tensor
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.weights.names import BLOCKS, BRANCHES, is_linear, key_of
+from googlenet_fast.model.weights.unpickler import (
+    Foreign,
+    Globals,
+    RefusedError,
+    StandIn,
+    Unpickler,
+)
+from googlenet_fast.model.weights.weight_file import shown
 
 NAME_TABLE = "StructuredToParameterName@@"
 """Entry with Paddle's internal parameter names, which its loader needs."""
@@ -59,25 +67,43 @@ def read_pdparams(path: Path, content: bytes) -> dict[str, Tensor]:
         UserError: not a dict of float arrays, or a name that GoogLeNet does not have.
     """
     try:
-        entries = _ArraysOnlyUnpickler(io.BytesIO(content)).load()
-    except _RefusedError as refused:
-        raise UserError(f"weights {path}: refused, it asks for {refused}, not an array") from None
+        entries = Unpickler(io.BytesIO(content), _globals(len(content))).load()
+    except RefusedError as refused:
+        raise UserError(f"weights {path}: refused, {refused}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(
             f"weights {path}: cannot be read as .pdparams ({type(error).__name__}); it is damaged"
             " or not a file of weights"
         ) from None
+    if isinstance(entries, Foreign):
+        raise UserError(f"weights {path}: refused, it asks for {entries.name}, not an array")
     if not isinstance(entries, dict):
         raise UserError(f"weights {path}: holds no dict of arrays")
     keys = {theirs: ours for ours, theirs in paddle_names().items()}
     state = {}
-    for name, entry in entries.items():
+    left = len(content)
+    for name, entry in _student(entries).items():
         if name == NAME_TABLE:
             continue
         if name not in keys:
-            raise UserError(f"weights {path}: {name!r:.80} is not a parameter of GoogLeNet")
-        state[keys[name]] = _to_tensor(path, name, entry, transpose=is_linear(_module(keys[name])))
+            raise UserError(f"weights {path}: {shown(name)} is not a parameter of GoogLeNet")
+        tensor = _to_tensor(path, name, entry, transpose=is_linear(_module(keys[name])))
+        left -= len(entry.data)
+        if left < 0:
+            raise UserError(f"weights {path}: refused, its arrays overlap")
+        state[keys[name]] = tensor
     return state
+
+
+def _student(entries: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the parameters of the student, if these are of a distillation with a teacher."""
+    prefix = "Student."
+    student = {
+        name.removeprefix(prefix): entry
+        for name, entry in entries.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    return student or entries
 
 
 def write_pdparams(state: dict[str, Tensor]) -> bytes:
@@ -100,77 +126,70 @@ def _module(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-class _RefusedError(Exception):
-    """A pickle needs something other than an array; the message names it."""
+class _Dtype(StandIn):
+    """Stands for `numpy.dtype`: type code and byte order."""
+
+    def __init__(self, code: Any = None, *_: Any) -> None:
+        self.code, self.order = code, "<"
+
+    def set_state(self, state: Any) -> None:
+        self.order = ">" if state[1] == ">" else "<"
 
 
-class _Dtype:
-    """Stand-in for `numpy.dtype`: type code and byte order."""
+class _Array(StandIn):
+    """Stands for `numpy.ndarray`: unchecked shape, dtype, memory order and bytes."""
 
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.code = (">" if state[1] == ">" else "<") + self.code
-
-
-class _Array:
-    """Stand-in for `numpy.ndarray`: unchecked shape, dtype, memory order and bytes."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: Any) -> None:
         _, self.shape, self.dtype, self.is_fortran, self.data = state
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
+class _Encoder:
+    """Stands for `_codecs.encode`, which protocol 2 needs for bytes.
+
+    All bytes together are no more than the file, so none are made again and again.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self._left = file_size
+
+    def __call__(self, text: Any, encoding: Any = None) -> bytes:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise RefusedError(f"it asks for encoding {shown(encoding)}, not an array")
+        self._left -= len(text)
+        if self._left < 0:
+            raise RefusedError("its arrays overlap")
+        return text.encode(encoding)
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Stand-in for `_codecs.encode`, which protocol 2 needs for bytes."""
-    if encoding != "latin1":
-        raise _RefusedError(f"encoding {encoding}")
-    return text.encode(encoding)
-
-
-_GLOBALS = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _Array,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("_codecs", "encode"): _encode,
-}
-
-_FLOATS = {f"{order}f{size}" for order in "<>" for size in (2, 4, 8)}
-
-
-class _ArraysOnlyUnpickler(pickle._Unpickler):
-    """Python's unpickler, whose memo is a dict; the C one allocates up to any index in the file."""
-
-    dispatch: ClassVar = {
-        opcode: load
-        for opcode, load in pickle._Unpickler.dispatch.items()
-        if opcode
-        != pickle.BYTEARRAY8[0]  # allocates as much as the file says, and no array needs it
+def _globals(file_size: int) -> Globals:
+    return {
+        ("numpy", "dtype"): _Dtype,
+        ("numpy", "ndarray"): _Array,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("_codecs", "encode"): _Encoder(file_size),
     }
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _GLOBALS:
-            raise _RefusedError(f"{module}.{name}")
-        return _GLOBALS[module, name]
+
+_FLOATS = ("f2", "f4", "f8")
 
 
 def _to_tensor(path: Path, name: str, entry: Any, *, transpose: bool) -> Tensor:
     """Check every part of an unpickled stand-in and return it as a float32 tensor."""
+    if isinstance(entry, Foreign):
+        raise UserError(f"weights {path}: refused, it asks for {entry.name}, not an array")
     try:
         if entry.dtype.code not in _FLOATS:
             raise TypeError
-        shape = tuple(entry.shape)
-        is_bytes = isinstance(entry.data, bytes)
-        if not is_bytes or not all(isinstance(side, int) and side >= 0 for side in shape):
+        dtype = entry.dtype.order + entry.dtype.code
+        shape = entry.shape
+        if not isinstance(entry.data, bytes) or not isinstance(shape, tuple) or len(shape) > 4:
             raise TypeError
-        if math.prod(shape) * int(entry.dtype.code[-1]) != len(entry.data):
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise TypeError
+        if math.prod(shape) * int(dtype[-1]) != len(entry.data):
             raise ValueError
-        array = np.frombuffer(entry.data, entry.dtype.code)
+        array = np.frombuffer(entry.data, dtype)
         array = array.reshape(shape, order="F" if entry.is_fortran else "C")
     except (AttributeError, TypeError, ValueError):
         raise UserError(f"weights {path}: {name} is not a whole array of floats") from None

@@ -10,6 +10,8 @@ from torch import Tensor
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.googlenet import GoogLeNet
+from googlenet_fast.model.preprocessing import Preprocessing
+from googlenet_fast.model.weights.beside import beside, description_beside, remove_description
 from googlenet_fast.model.weights.caffe import write_caffemodel
 from googlenet_fast.model.weights.paddle import write_pdparams
 from googlenet_fast.model.weights.pytorch import write_safetensors, write_torch
@@ -25,26 +27,39 @@ def save_weights(
     model: GoogLeNet,
     path: str | Path,
     *,
+    preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
 ) -> None:
     """Write a network's weights to `path`, all or nothing, in the format of its suffix.
 
-    `.safetensors` also stores the options of the network, `class_names` and `image_size`. `.pth` is
-    a state dict with torchvision's keys. PaddleClas reads `.pdparams` (preset `paddleclas`) and
-    Caffe `.caffemodel` (preset `paper`).
+    `.safetensors` also stores the options of the network and how its images are made. `.pth` is a
+    state dict with torchvision's keys. PaddleClas reads `.pdparams` (preset `paddleclas`) and Caffe
+    `.caffemodel` (preset `paper`). Beside these three `PATH.json` is written, which `load_model`
+    reads, if it is known how images are made.
+
+    Args:
+        model: the network.
+        path: the file.
+        preprocessing: how images are made, and the names of the classes.
+        class_names: the names alone, if no more is known.
+        image_size: the side of the images alone.
 
     Raises:
         UserError: the suffix is unknown or not for the preset, or writing fails.
     """
     path = Path(path)
+    known: dict[str, Any] = {"class_names": None if class_names is None else list(class_names)}
+    known |= {"image_size": image_size} if preprocessing is None else preprocessing.values()
+    values = {"preset": model.preset.name, **_options(model), **known}
     state = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in model.state_dict().items()
     }
     if path.suffix == ".safetensors":
-        content = write_safetensors(state, _metadata(model, class_names, image_size))
-    elif path.suffix == ".pth":
+        write_atomically(path, write_safetensors(state, values))
+        return
+    if path.suffix == ".pth":
         content = write_torch(state)
     elif path.suffix in _FOREIGN:
         preset, write = _FOREIGN[path.suffix]
@@ -58,18 +73,17 @@ def save_weights(
         suffixes = ", ".join([".safetensors", ".pth", *_FOREIGN])
         raise UserError(f"weights {path}: unknown suffix; choose one of {suffixes}")
     write_atomically(path, content)
+    if any(value is not None for value in known.values()):
+        write_atomically(beside(path), description_beside(values, content))
+    else:
+        remove_description(path)  # of the file that was there before
 
 
-def _metadata(
-    model: GoogLeNet, class_names: Sequence[str] | None, image_size: int | None
-) -> dict[str, Any]:
+def _options(model: GoogLeNet) -> dict[str, Any]:
     return {
-        "preset": model.preset.name,
         "num_classes": model.num_classes,
         "aux": model.aux,
         "dropout": model.preset.dropout,
         "lrn": model.preset.lrn,
         "transform_input": model.transform_input,
-        "class_names": None if class_names is None else list(class_names),
-        "image_size": image_size,
     }

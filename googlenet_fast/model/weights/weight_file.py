@@ -1,17 +1,36 @@
 """Content of a weight file, independent of its format."""
 
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from googlenet_fast.errors import UserError
-from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.model.preprocessing import (
+    FIELDS,
+    IMAGE_SIZE,
+    Preprocessing,
+    Resize,
+    default_resize_size,
+)
+from googlenet_fast.model.presets import PRESETS, Normalization, Preset, get_preset
 
 CHECKPOINT_FORMAT = "googlenet_fast.checkpoint"
 """Value of the key "format" of a checkpoint of the trainer."""
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "preset": lambda value: isinstance(value, str) and value in PRESETS,
+    "dropout": lambda value: isinstance(value, int | float) and 0 <= value <= 1,
+    "lrn": lambda value: isinstance(value, bool),
+    "transform_input": lambda value: isinstance(value, bool),
+    **FIELDS,
+}
+"""Field of `Description` -> whether a value, of any type, is valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,35 +41,67 @@ class Description:
     dropout: float | None = None
     lrn: bool | None = None
     transform_input: bool | None = None
-    class_names: tuple[str, ...] | None = None
     image_size: int | None = None
     resize_size: int | None = None
+    resize: Resize | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    channel_order: Literal["RGB", "BGR"] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
-    def checked(cls, path: Path, values: dict[str, Any]) -> "Description":
+    def checked(cls, path: Path, values: Mapping[str, Any]) -> "Description":
         """Build a description from a file's fields; unknown fields are ignored.
 
         Raises:
             UserError: a field has an invalid value.
         """
-        names = values.get("class_names")
-        valid = {
-            "preset": lambda value: isinstance(value, str) and value in PRESETS,
-            "dropout": lambda value: isinstance(value, int | float) and 0 <= value <= 1,
-            "lrn": lambda value: isinstance(value, bool),
-            "transform_input": lambda value: isinstance(value, bool),
-            "class_names": lambda value: (
-                isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+        known = {field: values.get(field) for field in _FIELDS}
+        for field, value in known.items():
+            if value is not None and not _FIELDS[field](value):
+                raise UserError(f"weights {path}: field {field} cannot be {shown(value)}")
+        if known["class_names"] is not None:
+            known["class_names"] = tuple(known["class_names"])
+        described = cls(**known)
+        image_size = described.image_size or IMAGE_SIZE
+        if described.resize_size is not None and described.resize_size < image_size:
+            raise UserError(
+                f"weights {path}: field resize_size cannot be {described.resize_size}, less than"
+                f" image_size {image_size}"
+            )
+        return described
+
+    def preprocessing(self, preset: Preset, resize: Resize) -> Preprocessing:
+        """Return the preprocessing; what is not stated is the usual one of the preset.
+
+        Args:
+            preset: whose mean, deviation and channel order are the usual ones.
+            resize: the usual filter.
+        """
+        image_size, usual = self.image_size or IMAGE_SIZE, preset.normalization
+        return Preprocessing(
+            image_size=image_size,
+            resize_size=self.resize_size or default_resize_size(image_size),
+            resize=self.resize or resize,
+            normalization=Normalization(
+                _triple(self.mean or usual.mean),
+                _triple(self.std or usual.std),
+                self.channel_order or usual.channel_order,
             ),
-            "image_size": lambda value: isinstance(value, int) and value > 0,
-            "resize_size": lambda value: isinstance(value, int) and value > 0,
-        }
-        for field, is_valid in valid.items():
-            value = values.get(field)
-            if value is not None and not is_valid(value):
-                raise UserError(f"weights {path}: field {field} cannot be {value!r:.80}")
-        known: dict[str, Any] = {field: values.get(field) for field in valid}
-        return cls(**{**known, "class_names": None if names is None else tuple(names)})
+            class_names=self.class_names,
+        )
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
+
+
+def shown(value: object) -> str:
+    """Return a short text for messages; the value of a stranger may be huge or endless."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 1, 60, 60
+    return short.repr(value)
 
 
 @dataclass(frozen=True)
@@ -86,10 +137,39 @@ class WeightFile:
         return weight.size(0)
 
     @property
-    def preset(self) -> str:
-        """Preset that the file names, or inferred from the parameters of its convolutions."""
+    def known_preset(self) -> str | None:
+        """Preset that the file names, or to which its keys belong; None if they are no GoogLeNet's.
+
+        The presets differ in the parameters of a convolution: with batch norm, bias or neither.
+        """
         if self.description.preset is not None:
             return self.description.preset
+        if "conv1.conv.weight" not in self.state:
+            return None
         if any(".bn." in key for key in self.state):
             return "torchvision"
         return "paper" if any(key.endswith(".conv.bias") for key in self.state) else "paddleclas"
+
+    @property
+    def preset(self) -> str:
+        """The same; for other networks any, whose missing keys are then named."""
+        return self.known_preset or "torchvision"
+
+    @property
+    def states_preprocessing(self) -> bool:
+        """True if the file, or the one beside it, says how images are made."""
+        return self.description.image_size is not None or self.description.resize is not None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are made; what the file does not state is as its authors' tools do it.
+
+        PaddleClas and Caffe resize with cv2, torchvision with Pillow. Files of this package that
+        do not name the filter are older than the choice.
+        """
+        resize: Resize = "antialias"
+        if self.format in ("PaddleClas", "Caffe"):
+            resize = "cv2"
+        elif not self.states_preprocessing and self.format == "PyTorch":
+            resize = "pillow" if self.preset == "torchvision" else "antialias"
+        return self.description.preprocessing(get_preset(self.preset), resize)

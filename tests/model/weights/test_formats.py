@@ -15,6 +15,7 @@ from googlenet_fast.errors import UserError
 from googlenet_fast.model import PRESETS, GoogLeNet
 from googlenet_fast.model.weights import load_model, load_weights, pytorch, save_weights
 from googlenet_fast.model.weights.load import read_weights
+from googlenet_fast.model.weights.pytorch import write_safetensors
 
 NAMES = ("cat", "dög", 'a "quoted", name')
 
@@ -83,6 +84,7 @@ def test_safetensors_describe_the_network(tmp_path: Path) -> None:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert metadata["preset"] == "paper"
+    assert len(metadata.pop("sha256")) == 64
     assert {key: json.loads(value) for key, value in metadata.items() if key != "preset"} == {
         "num_classes": 3,
         "aux": False,
@@ -94,9 +96,18 @@ def test_safetensors_describe_the_network(tmp_path: Path) -> None:
     }
     loaded, info = load_model(path)
     assert (info.preset, info.num_classes) == ("paper", 3)
-    assert (info.class_names, info.image_size) == (NAMES, 192)
+    preprocessing = info.preprocessing
+    assert (preprocessing.class_names, preprocessing.image_size) == (NAMES, 192)
     assert loaded.preset == model.preset
     assert loaded.transform_input
+
+
+def test_safetensors_whose_length_begins_like_a_pickle(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.zeros(3, 1024)}
+    files = [write_safetensors(state, {"class_names": ["x" * n]}) for n in range(0, 256, 8)]
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(next(content for content in files if content[0] == 0x80))
+    assert read_weights(path).format == "safetensors"
 
 
 def test_checkpoints_give_their_averaged_weights(tmp_path: Path) -> None:
@@ -115,7 +126,10 @@ def test_checkpoints_give_their_averaged_weights(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ema.pt", {**state, "ema": averaged.state_dict()})
     loaded, info = load_model(tmp_path / "plain.pt")
     assert_same(loaded, model.state_dict())
-    assert (info.class_names, info.image_size, loaded.preset.lrn) == (NAMES, 96, False)
+    preprocessing = info.preprocessing
+    assert (preprocessing.class_names, preprocessing.image_size) == (NAMES, 96)
+    assert (preprocessing.resize_size, preprocessing.resize) == (110, "antialias")  # an older file
+    assert not loaded.preset.lrn
     assert_same(load_model(tmp_path / "ema.pt")[0], averaged.state_dict())
 
 
