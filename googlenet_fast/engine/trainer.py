@@ -33,6 +33,11 @@ from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.held_out import HeldOut
 from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
 from googlenet_fast.engine.optimizer import load_momentum, set_lr
+from googlenet_fast.engine.resuming import (
+    changed_images,
+    check_same_classes,
+    check_same_network,
+)
 from googlenet_fast.engine.run_folder import RunFolder
 from googlenet_fast.engine.run_record import write_environment
 from googlenet_fast.engine.schedule import learning_rate
@@ -456,24 +461,14 @@ class Trainer:
         return self.process.broadcast(found)
 
     def _resume(self, path: Path, state: dict[str, Any]) -> None:
-        for key, value in self._meta().items():
-            if key in ("preset", "num_classes", "aux", "lrn") and state["meta"][key] != value:
-                raise UserError(
-                    f"--resume {path}: that run has {key} {state['meta'][key]}, this one {value}; "
-                    f"set --model.{key} {state['meta'][key]}, or start a run with --model.weights"
-                )
-        names = self.splits.train.class_names
-        for i, (old, new) in enumerate(zip(state["meta"]["class_names"], names, strict=False)):
-            if old != new:
-                raise UserError(
-                    f"--resume {path}: class {i} of that run is {old}, of this one {new}; give the "
-                    f"classes their names back, or start a run with --model.weights {path}"
-                )
-        if (resize := state["meta"].get("resize")) not in (None, self._meta()["resize"]):
+        own, saved = self._meta(), state["meta"]
+        check_same_network(path, saved, own)
+        check_same_classes(path, saved["class_names"], self.splits.train.class_names)
+        if (resize := saved.get("resize")) not in (None, own["resize"]):
             self._log(f"note: that run resized images with --data.resize {resize}")
         step = self.train_step
         self.model.load_state_dict(state["model"])
-        self.model.transform_input = state["meta"]["transform_input"]
+        self.model.transform_input = saved["transform_input"]
         load_momentum(step.optimizer, state["optimizer"])
         if state["scaler"]:  # empty if that run did not scale
             step.scaler.load_state_dict(state["scaler"])
@@ -485,28 +480,13 @@ class Trainer:
             step.ema.n_averaged.fill_(state.get("ema_updates", 0))
         for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
-        self._compare_images(state["order"])
+        if change := changed_images(state["order"], self._order()):
+            restart = "; the interrupted epoch starts over" if self.images_seen else ""
+            self._log(f"{change}{restart}")
+            self.images_seen = 0
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
         self._log(f"resumed {printable(path)} at epoch {self._epochs_done:.2f}, step {self.step}")
-
-    def _compare_images(self, saved: list[int | str]) -> None:
-        """Start the interrupted epoch over if its images or their order are not the saved ones."""
-        own = self._order()[: len(saved)]  # older checkpoints have no digest
-        if own == saved:
-            return
-        what = "the order of the images has changed (--seed, --data.shuffle)"
-        if own[1:] != saved[1:]:
-            what = (
-                f"the training images have changed: {saved[1]} before, {own[1]} now"
-                if own[1] != saved[1]
-                else f"the names or labels of the {own[1]} training images have changed"
-            )
-        if self.images_seen:
-            self._log(f"{what}; the interrupted epoch starts over")
-        elif own[1:] != saved[1:]:
-            self._log(what)
-        self.images_seen = 0
 
     # Output
 
