@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from googlenet_fast.model.weights import load_model, load_weights, save_weights
 
 if sys.argv[:1] == ["-m"]:  # python -m googlenet_fast.COMMAND: before it imports torch
-    from googlenet_fast.errors import check_address_space, run_command
+    from googlenet_fast.errors import check_address_space, end_on_interrupt, run_command
     from googlenet_fast.files import cache_dir
 
     check_address_space()
     run_command(cache_dir)
+    end_on_interrupt()
 
 __version__ = "0.2.0"
 

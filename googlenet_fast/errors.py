@@ -5,6 +5,7 @@ import difflib
 import errno
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -69,12 +70,20 @@ def check_address_space() -> None:
         _exit(f"ulimit -v {limit >> 10}: is too small, {needed} or more is needed; raise the limit")
 
 
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end this process without a traceback until `run_command`: for long imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
 
     So does a lack of memory under `ulimit -v`. Ctrl-C exits without a message, with status 130 as
     in shells.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by end_on_interrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,20 @@ def test_too_small_an_address_space(command: str, size: int, tmp_path: Path) -> 
     arguments = ("-m", f"googlenet_fast.{command}", *COMMANDS[command])
     line = error_of(arguments, tmp_path, address_space=size)
     assert line.startswith(f"error: ulimit -v {size >> 10}: is too small, 4194304 or more")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_during_imports_ends_without_a_traceback(command: str, tmp_path: Path) -> None:
+    interrupted = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    (tmp_path / "torch.py").write_text(interrupted)
+    done = subprocess.run(
+        [sys.executable, "-m", f"googlenet_fast.{command}", *COMMANDS[command]],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.slow
