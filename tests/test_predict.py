@@ -185,6 +185,7 @@ def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command)
         (["--preset", "caffe"], "argument --preset: invalid choice: 'caffe'"),
         (["--class-names", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--resize-size", "32"], "resize_size 32: must be image_size, 64, or more"),
+        (["--image-size", "99999"], "image_size 99999, resize_size 114285: must be 16384 or less"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(

@@ -13,7 +13,7 @@ from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
 from googlenet_fast.errors import UserError
-from googlenet_fast.model.preprocessing import Resize, default_resize_size
+from googlenet_fast.model.preprocessing import LARGEST_SIDE, Resize, default_resize_size
 from googlenet_fast.model.presets import Normalization
 
 Kind = Literal["auto", "dali", "torchvision", "synthetic"]
@@ -31,7 +31,7 @@ class LoaderOptions:
     """Which batches a loader makes and how it reads the images.
 
     Raises:
-        UserError: `resize_size` is below `image_size`.
+        UserError: `resize_size` is below `image_size`, or above `LARGEST_SIDE`.
     """
 
     train: bool
@@ -81,6 +81,11 @@ class LoaderOptions:
         if self.short_side < self.image_size:
             raise UserError(
                 f"resize_size {self.resize_size}: must be image_size, {self.image_size}, or more"
+            )
+        if self.short_side > LARGEST_SIDE:
+            raise UserError(
+                f"image_size {self.image_size}, resize_size {self.short_side}: must be "
+                f"{LARGEST_SIDE} or less"
             )
 
     @property

@@ -22,7 +22,8 @@ _FILTERS: dict[Resize, str] = {
     "cv2": "as cv2 does, without antialiasing",
     "pillow": "as Pillow does, with antialiasing",
 }
-_LARGEST_SIDE = 1 << 14
+LARGEST_SIDE = 1 << 14
+"""Pixels of the largest side of an image that a network is given or that is cut from."""
 _LARGEST_VALUE = 1e4
 _LONGEST_NAME = 10_000
 
@@ -67,8 +68,8 @@ def describe(resize: Resize, resize_size: int) -> str:
 
 
 FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "image_size": lambda value: _is_integer(value) and 1 <= value <= _LARGEST_SIDE,
-    "resize_size": lambda value: _is_integer(value) and 1 <= value <= _LARGEST_SIDE,
+    "image_size": lambda value: _is_integer(value) and 1 <= value <= LARGEST_SIDE,
+    "resize_size": lambda value: _is_integer(value) and 1 <= value <= LARGEST_SIDE,
     "resize": lambda value: isinstance(value, str) and value in RESIZES,
     "mean": lambda value: _is_triple(value, -_LARGEST_VALUE),
     "std": lambda value: _is_triple(value, 1e-4),
