@@ -19,7 +19,7 @@ def match_classes(
 
     Class folders are numbered in sorted order, so a dataset with only some of the network's classes
     has other numbers. If the network has all its class names, names are matched; otherwise the
-    numbers are unchanged.
+    numbers are unchanged, unless one that is known shows that they are wrong.
 
     Args:
         dataset: Images with labels of their own.
@@ -30,8 +30,9 @@ def match_classes(
         The images with the network's labels, and a note for the user or None.
 
     Raises:
-        UserError: a label that the network does not have, or class folders that differ from the
-            network's classes in both names and number.
+        UserError: a label that the network does not have, class folders that differ from the
+            network's classes in both names and number, or some unknown names among known ones
+            that have other numbers.
     """
     present = np.unique(dataset.labels)
     names = [dataset.class_names[label] for label in present]
@@ -60,6 +61,14 @@ def match_classes(
         )
     if not known or names == [str(label) for label in present]:
         return dataset, None
+    for label, name in zip(present.tolist(), names, strict=True):
+        if known.count(name) == 1 and known[label] != name:
+            unknown = next(other for other in names if known.count(other) != 1)
+            raise UserError(
+                f"{dataset.source}: class {name} is number {label} here, {known.index(name)} in "
+                f"the network, because {unknown} is not one of its classes; give that the "
+                "network's name or remove it, or give labels in a list with --list"
+            )
     return dataset, (
         f"the classes of {dataset.source} ({shown}) are not named as in the network; "
         "their numbers are used unchanged"

@@ -93,6 +93,15 @@ def test_other_names_in_the_same_number_are_taken_in_order_and_told(folder: Path
     assert "(abeille, singe) are not named as in the network" in note
 
 
+def test_a_renamed_class_that_moves_others_is_refused(folder: Path) -> None:
+    """Taken in order, images of bees would count as apes."""
+    moved = (*ANIMALS[1:], "zebra")
+    with pytest.raises(UserError, match="class bee is number 0 here, 1 in the network, because ze"):
+        match_classes(dataset(folder, moved, [0, 4]), 5, ANIMALS)
+    same = (*ANIMALS[:4], "zebra")
+    assert match_classes(dataset(folder, same, [0, 4]), 5, ANIMALS)[0].labels.tolist() == [0, 4]
+
+
 def test_other_names_in_another_number_are_refused(folder: Path, listed: Path) -> None:
     with pytest.raises(UserError, match=r"5 classes and the 2 class folders \(fox, owl\) are not"):
         match_classes(dataset(folder, ("fox", "owl"), [0, 1]), 5, ANIMALS)
