@@ -3,8 +3,10 @@
 import argparse
 import logging
 import shlex
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from googlenet_fast.cli import (
@@ -38,6 +40,11 @@ def main() -> None:
     options = parser.parse_args(sys.argv[1:])
     with ending_on_signals():
         options.run(options)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Exit as after Ctrl-C: processes are ended and unfinished shards are removed."""
+    sys.exit(128 + number)
 
 
 class CheckOptions(argparse.Namespace):
@@ -206,4 +213,5 @@ def _percent(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _exit)
     run_command(main)

@@ -2,6 +2,10 @@
 
 import io
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -254,3 +258,25 @@ def test_mistakes(birds: Path, tmp_path: Path, command: Command) -> None:
         assert stderr.startswith("error: ")
         assert stderr.count("\n") == 1
         assert expected in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    content = io.BytesIO()
+    Image.new("RGB", (1200, 900)).save(content, "JPEG")
+    for i in range(200):
+        (photos / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        (photos / "ab"[i % 2] / f"{i}.jpg").write_bytes(content.getvalue())
+    arguments = ["shard", str(photos), str(out), "--num-workers", "2", "--resize", "300"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "googlenet_fast.data", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    while not any(out.glob("*/*.tar")) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "resource_tracker" not in stderr
+    assert list(out.iterdir()) == []
