@@ -167,7 +167,7 @@ def test_the_description_beside_a_file(
         ("class_names", ["a"], "1 class names for 2 classes"),
         ("class_names", [1, 2], "field class_names cannot be"),
         ("preset", "vgg", "field preset cannot be 'vgg'"),
-        ("sha256", "0", "w.pth.json describes other weights"),
+        ("sha256", "0", "w.pth: is damaged, or w.pth.json describes other weights"),
     ):
         beside.write_text(json.dumps({**good, key: value}))
         with pytest.raises(UserError, match=re.escape(message)) as error:

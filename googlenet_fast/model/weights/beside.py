@@ -38,7 +38,8 @@ def with_description_beside(file: WeightFile, content: bytes) -> WeightFile:
         return file
     if values.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
         raise UserError(
-            f"weights {file.path}: {path.name} describes other weights; remove it, or export again"
+            f"weights {file.path}: is damaged, or {path.name} describes other weights; export "
+            f"again, or remove {path.name} if the weights are good"
         )
     described = Description.checked(path, values)
     if described.preset is None:
