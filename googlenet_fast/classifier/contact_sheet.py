@@ -4,12 +4,14 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from googlenet_fast.classifier.prediction import ClassScore, Prediction
+from googlenet_fast.data.library_messages import caught
+from googlenet_fast.data.reading import opened, upright
+from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import printable
 from googlenet_fast.files import write_atomically
 
@@ -76,7 +78,7 @@ class _Fonts:
 
 def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
-    tile.paste(photo_on_mat(prediction.path), (0, 0))
+    tile.paste(photo_on_mat(Location(prediction.path.name, str(prediction.path))), (0, 0))
     draw = ImageDraw.Draw(tile)
     y = PHOTO_HEIGHT + PADDING
     name = printable(prediction.path.name)
@@ -87,16 +89,16 @@ def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
     return tile
 
 
-def photo_on_mat(source: Path | IO[bytes]) -> Image.Image:
-    """Return the whole photo, upright, on a mat of WIDTH x PHOTO_HEIGHT pixels.
+def photo_on_mat(image: Location) -> Image.Image:
+    """Return the whole photo, as the network sees it, on a mat of WIDTH x PHOTO_HEIGHT pixels.
 
     Only the mat is returned for a photo that Pillow cannot read.
     """
     mat = Image.new("RGB", (WIDTH, PHOTO_HEIGHT), MAT)
     try:
-        with Image.open(source) as file:
+        with caught(), opened(image.read()) as file:
             file.draft("RGB", (2 * WIDTH, 2 * PHOTO_HEIGHT))  # JPEGs decode faster at half size
-            photo = ImageOps.exif_transpose(file).convert("RGB")
+            photo = upright(file)
     except Exception:  # Pillow's plugins raise errors of any class
         return mat
     photo = ImageOps.contain(photo, mat.size, Image.Resampling.LANCZOS)

@@ -1,16 +1,14 @@
 """The images that Pillow decodes for DALI, so that both loaders give the same pictures."""
 
-import io
 from collections import Counter
 from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.headers import Look, look
-from googlenet_fast.data.reading import FORMATS, decode
+from googlenet_fast.data.reading import decode, opened
 
 
 class PillowInstead:
@@ -87,7 +85,7 @@ class PillowInstead:
 def _pixels(content: NDArray[np.uint8]) -> int:
     """Return Pillow's width times height, 0 if it cannot tell."""
     try:
-        with Image.open(io.BytesIO(content.tobytes()), formats=FORMATS) as file:
+        with opened(content.tobytes()) as file:
             return file.width * file.height
     except Exception:  # Pillow's plugins raise many types on damaged files
         return 0

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 import PIL
@@ -36,6 +37,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the image upright."""
+
+_limit_lock = Lock()
+"""For `Image.MAX_IMAGE_PIXELS`, which threads share."""
 
 # What Pillow says while it reads a file does not name it; `data check` does, beside the message.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -78,10 +82,7 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 )
             if reason := _misread(file):
                 raise DecodeError(image.name, f"{reason}; convert it to 8 bits")
-            file.load()
-            pixels = (_with_8_bits(file) if _is_16_bit_grey(file) else file).convert("RGB")
-            turn = UPRIGHT.get(_orientation(file))
-            return pixels if turn is None else pixels.transpose(turn)
+            return upright(file)
     except DecodeError:
         raise
     except Exception as reason:  # Pillow's plugins raise many types on damaged files
@@ -92,9 +93,26 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 @contextmanager
 def opened(content: bytes) -> Iterator[ImageFile]:
-    """Open an image with Pillow, which reads its header; many types of errors are raised."""
-    with _no_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as file:
+    """Open an image with Pillow, which reads its header; many types of errors are raised.
+
+    Pillow's own limit, which warns at half the pixels, is disabled; `max_pixels` replaces it.
+    """
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            file = Image.open(io.BytesIO(content), formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with file:
         yield file
+
+
+def upright(file: ImageFile) -> Image.Image:
+    """Return the pixels of an open image in 8-bit RGB, turned upright; may raise many types."""
+    file.load()
+    pixels = (_with_8_bits(file) if _is_16_bit_grey(file) else file).convert("RGB")
+    turn = UPRIGHT.get(_orientation(file))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def range_of_16_bits(image: Location) -> tuple[int, int] | None:
@@ -139,13 +157,3 @@ def _orientation(file: Image.Image) -> int:
         return int(file.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises many types on damaged metadata
         return 1
-
-
-@contextmanager
-def _no_limit() -> Iterator[None]:
-    """Disable Pillow's own limit, which warns at half the pixels; `max_pixels` replaces it."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit

@@ -107,7 +107,7 @@ def options_of(run: TrainConfig) -> dict[str, Any]:
 def _shown(mistake: Mistake, dataset: ImageDataset, names: tuple[str, ...]) -> ShownMistake:
     location = dataset.location(mistake.index)
     content = io.BytesIO()
-    photo_on_mat(io.BytesIO(location.read())).save(content, "JPEG", quality=85)
+    photo_on_mat(location).save(content, "JPEG", quality=85)
     thumbnail = data_uri(content.getvalue(), "image/jpeg")
     return ShownMistake(
         mistake, location.name, names[mistake.label], names[mistake.prediction], thumbnail

@@ -63,6 +63,12 @@ def test_a_rotated_photo_stands_upright(tmp_path: Path) -> None:
     assert (above, below) == ((255, 0, 0), (0, 0, 255))
 
 
+def test_a_photo_of_16_bits_is_not_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((60, 80), 0x4000, np.uint16)).save(tmp_path / "a.png")
+    sheet = draw_contact_sheet([prediction(tmp_path / "a.png")])
+    assert sheet.getpixel((MARGIN + WIDTH // 2, MARGIN + PHOTO_HEIGHT // 2)) == (64, 64, 64)
+
+
 @pytest.mark.parametrize("name", ["x" * 500, "ü 山 \udcff", "a, b, " * 50, ""])
 def test_any_name_fits(name: str, tmp_path: Path) -> None:
     """Long and odd names change nothing outside their own lines."""
