@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,15 @@ def test_printable(text: object, shown: str) -> None:
     assert printable(printable(text)) == shown
 
 
+@pytest.fixture
+def same_level_after() -> Iterator[None]:
+    """Keep a command's level of logging from the tests that follow."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.mark.usefixtures("same_level_after")
 def test_errors_and_the_log(run_main: RunMain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
