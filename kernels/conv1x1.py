@@ -78,7 +78,7 @@ def _conv1x1_forward_kernel(
     y = advance(y, start, stride_y)
     store_tile(y, acc, m, k, stride_y, in_m, k < K1)
     if r is not None:
-        r = advance(r, start, stride_r) - K1
+        r += start.to(tl.int64) * stride_r - K1
         store_tile(r, acc, m, k, stride_r, in_m, (k >= K1) & (k < K))
 
 
@@ -124,7 +124,7 @@ def _conv1x1_input_gradient_kernel(
         w_tile = load_tile(w, k, c, C, k < K1, in_c)
         acc = tl.dot(g, w_tile, acc, input_precision=PRECISION)
     if grad_r is not None:
-        grad_r = advance(grad_r, start, stride_grad_r) - K1
+        grad_r += start.to(tl.int64) * stride_grad_r - K1
         for first in range(K1, K, BLOCK_K):
             k = first + tl.arange(0, BLOCK_K)
             g = load_tile(grad_r, m, k, stride_grad_r, in_m, k < K)
@@ -201,7 +201,8 @@ def _conv1x1_weight_gradient_kernel(
     if y is not None:
         y = advance(y, begin, stride_y)
     if grad_r is not None:
-        grad_r = advance(grad_r, begin, stride_grad_r) - K1
+        # One offset: a second addition to the pointer takes registers that the kernel lacks.
+        grad_r += begin.to(tl.int64) * stride_grad_r - K1
     if grad_x is not None:
         grad_x = advance(grad_x, begin, stride_grad_x)
 
