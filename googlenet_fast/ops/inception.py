@@ -201,8 +201,8 @@ def _triton_backward(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
     x, r, y, index, *weights = arguments[:8]
     check = _check_filters("inception_triton_backward", x, weights)
-    w_in, w3, w5, wp = weights
-    outputs = _stacked_channels(w_in, w3, w5)[0] + w3.size(0) + w5.size(0) + wp.size(0)
+    _, w3, w5, _ = weights
+    outputs = _output_channels(*weights)
     check.same_pixels("grad_y", grad_y, outputs)
     check.same_pixels("r", r, w3.size(1) + w5.size(1))
     check.same_pixels("y", y, outputs)
@@ -246,9 +246,11 @@ def _check_filters(op: str, x: Tensor, weights: Sequence[Tensor]) -> Check:
 
 
 def _fake(x: Tensor, *arguments: Any) -> Tensor:
-    w_in, _, w3, _, w5, _, wp, *_ = arguments
-    c1 = _stacked_channels(w_in, w3, w5)[0]
-    return empty_channels_last(x, c1 + w3.size(0) + w5.size(0) + wp.size(0))
+    return empty_channels_last(x, _output_channels(*arguments[:8:2]))
+
+
+def _output_channels(w_in: Tensor, w3: Tensor, w5: Tensor, wp: Tensor) -> int:
+    return _stacked_channels(w_in, w3, w5)[0] + w3.size(0) + w5.size(0) + wp.size(0)
 
 
 def _fake_training(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

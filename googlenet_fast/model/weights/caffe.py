@@ -20,7 +20,7 @@ from torch import Tensor
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.weights.names import BLOCKS, BRANCHES, is_linear, key_of
-from googlenet_fast.model.weights.weight_file import shown
+from googlenet_fast.model.weights.weight_file import MOST_AXES, shown
 
 _BRANCH_NAMES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
 
@@ -195,7 +195,6 @@ def _to_tensor(path: Path, name: str, blob: _Blob, ndim: int) -> Tensor:
 
 _MOST_FIELDS = 200_000
 """Fields that are read in a file; GoogLeNet's with its layers' settings has about 3,000."""
-_MOST_AXES = 8
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -240,10 +239,10 @@ def _read_shape(content: memoryview, budget: Iterator[int]) -> list[int]:
             shape.append(value)
         elif number == 1 and isinstance(value, memoryview):
             at = 0
-            while at < len(value) and len(shape) <= _MOST_AXES:
+            while at < len(value) and len(shape) <= MOST_AXES:
                 side, at = _varint(value, at)
                 shape.append(side)
-    if len(shape) > _MOST_AXES:
+    if len(shape) > MOST_AXES:
         raise ValueError("too many axes")
     return shape
 

@@ -17,7 +17,12 @@ from googlenet_fast.errors import UserError
 from googlenet_fast.model.weights.archive import check_archive
 from googlenet_fast.model.weights.torch_file import SavedFile, SavedTensor
 from googlenet_fast.model.weights.unpickler import Foreign, RefusedError
-from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT, Description, shown
+from googlenet_fast.model.weights.weight_file import (
+    CHECKPOINT_FORMAT,
+    MOST_AXES,
+    Description,
+    shown,
+)
 
 TORCHVISION_SHA256 = "1378be20"
 """First digits of the SHA-256 of torchvision's published googlenet-1378be20.pth."""
@@ -37,7 +42,6 @@ _STATE_DICTS = (*_AVERAGED, "state_dict", "model", "model_state_dict")
 timm, torchvision's references, PyTorch's examples, Lightning and others."""
 
 _LONGEST_HEADER = 1 << 24
-_MOST_AXES = 8
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -169,8 +173,8 @@ def _checked_header(content: bytes) -> dict[str, Any]:
         raise ValueError("no header")
     for name, entry in header.items():
         shape = entry.get("shape", ()) if isinstance(entry, dict) else ()
-        if name != "__metadata__" and (not isinstance(shape, list) or len(shape) > _MOST_AXES):
-            raise ValueError(f"{name:.80} has no shape of at most {_MOST_AXES} axes")
+        if name != "__metadata__" and (not isinstance(shape, list) or len(shape) > MOST_AXES):
+            raise ValueError(f"{name:.80} has no shape of at most {MOST_AXES} axes")
     if not isinstance(header.get("__metadata__") or {}, dict):
         raise ValueError("no metadata")
     return header

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.model.weights.unpickler import Foreign, RefusedError, Unpickler, call
+from googlenet_fast.model.weights.weight_file import MOST_AXES
 
 _LARGEST_DIRECTORY = 1 << 22
 """Bytes of a zip archive's directory: some 50,000 tensors."""
-_MOST_AXES = 8
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -118,7 +118,7 @@ class SavedFile:
         size, stride, offset = saved.size, saved.stride, saved.offset
         if not isinstance(size, tuple) or not isinstance(stride, tuple):
             raise ValueError("has no shape")
-        if len(size) != len(stride) or len(size) > _MOST_AXES:
+        if len(size) != len(stride) or len(size) > MOST_AXES:
             raise ValueError(f"declares {len(size)} axes")
         numbers = (*size, *stride, offset)
         if any(type(value) is not int or not 0 <= value < 2**62 for value in numbers):

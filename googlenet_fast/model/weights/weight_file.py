@@ -21,6 +21,8 @@ from googlenet_fast.model.presets import PRESETS, Normalization, Preset, get_pre
 
 CHECKPOINT_FORMAT = "googlenet_fast.checkpoint"
 """Value of the key "format" of a checkpoint of the trainer."""
+MOST_AXES = 8
+"""Of a tensor in a file; a network has tensors of at most four."""
 
 
 _FIELDS: dict[str, Callable[[Any], bool]] = {
