@@ -15,7 +15,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import index
 from types import NoneType
 from typing import Any, NamedTuple
@@ -71,6 +72,13 @@ class Kernels(NamedTuple):
     training: OpOverload
     """Forward that also returns what backward reads."""
     backward: OpOverload
+    autograd: Callable[..., Any]
+    """The Autograd kernel of `forward`; takes these kernels, then the op's arguments."""
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """Does what `forward` does, without a trip through the dispatcher to `autograd`."""
+        return partial(self.autograd, self)
 
 
 def always(*arguments: object) -> None:
@@ -122,6 +130,12 @@ class Op:
 
     def __post_init__(self) -> None:
         self.fallback = Backend("reference", "any", self.reference)
+        self._traced = {
+            (backend.name, backend.device): replace(backend, run=backend.kernels.forward)
+            for backend in self.backends
+            if backend.kernels is not None
+        }
+        """What torch.compile traces: one registered op, not what its Autograd kernel calls."""
         OPS[self.name] = self
 
     def choose(self, *arguments: Any) -> Backend:
@@ -133,7 +147,8 @@ class Op:
         if _in_transform() or _forward_ad._current_level >= 0:  # transforms_active(), inlined
             return self.fallback
         if torch.compiler.is_compiling():
-            return self._choose(arguments)[0]
+            chosen = self._choose(arguments)[0]
+            return self._traced.get((chosen.name, chosen.device), chosen)
         key: list[Any] = [_requested, torch.is_grad_enabled()]
         for value in arguments:
             if isinstance(value, Tensor):

@@ -152,7 +152,7 @@ def define_kernels(
     for i, (suffix, (schema, fake)) in enumerate(present):
         implementation = {key: functions[i] for key in ("CPU", "CUDA") if functions}
         ops[suffix] = define(f"{name}{suffix}{schema}", fake, **implementation)
-    kernels = Kernels(ops[""], ops.get("_training", ops[""]), ops["_backward"])
+    kernels = Kernels(ops[""], ops.get("_training", ops[""]), ops["_backward"], autograd)
     LIBRARY.impl(name, partial(autograd, kernels), "Autograd")
     return kernels
 

@@ -171,8 +171,8 @@ CONCAT_BIAS_RELU = Op(
     "concat_bias_relu",
     concat_bias_relu_reference,
     (
-        Backend("cuda", "cuda", KERNELS.forward, _supports, KERNELS),
-        Backend("native", "cpu", KERNELS.forward, _supports, KERNELS),
+        Backend("cuda", "cuda", KERNELS.run, _supports, KERNELS),
+        Backend("native", "cpu", KERNELS.run, _supports, KERNELS),
     ),
     samples=_samples,
     work=_work,

@@ -273,15 +273,15 @@ CONV_BIAS_RELU = Op(
     conv_bias_relu_reference,
     (
         Backend(
-            *("triton", "cuda", TRITON.forward, triton_supports, TRITON),
+            *("triton", "cuda", TRITON.run, triton_supports, TRITON),
             check_first=True,
             covers=_has_stride_one,
         ),
         Backend("aten", "cuda", _conv_bias_relu_aten),
-        Backend("native", "cpu", NATIVE.forward, _native_supports, NATIVE),
+        Backend("native", "cpu", NATIVE.run, _native_supports, NATIVE),
         Backend("aten", "cpu", _conv_bias_relu_aten),
         Backend(
-            *("triton", "cpu", TRITON.forward, triton_supports, TRITON),
+            *("triton", "cpu", TRITON.run, triton_supports, TRITON),
             on_request=True,
             covers=_has_stride_one,
         ),

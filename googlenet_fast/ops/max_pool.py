@@ -100,8 +100,8 @@ MAX_POOL = Op(
     "max_pool",
     max_pool_reference,
     (
-        Backend("cuda", "cuda", KERNELS.forward, _supports, KERNELS),
-        Backend("native", "cpu", KERNELS.forward, _supports, KERNELS),
+        Backend("cuda", "cuda", KERNELS.run, _supports, KERNELS),
+        Backend("native", "cpu", KERNELS.run, _supports, KERNELS),
     ),
     samples=_samples,
     work=_work,
