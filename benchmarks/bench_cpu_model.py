@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.cpu_peers import OURS, export_network, installed_peers
 from benchmarks.cpu_worker import Worker
-from benchmarks.harness import Measurement, interleave, relative_error
+from benchmarks.harness import Measurement, interleave, relative_error, remarks
 
 TOLERANCE = 1e-4
 """Largest relative error, in norm, of a peer's logits or of its first two losses. The third loss is
@@ -89,5 +89,6 @@ def bench_cpu_memory(folder: Path) -> None:
     """Check that a training step takes no more memory than PyTorch's."""
     peers = (OURS, "PyTorch", "PyTorch channels_last")
     peaks = {peer: peak_memory(folder, peer, 64) for peer in peers}
-    print({peer: f"{peak / 2**20:.0f} MiB" for peer, peak in peaks.items()})
+    memory = ", ".join(f"{peer} {peak / 2**20:.0f} MiB" for peer, peak in peaks.items())
+    remarks.append(f"memory of a training step, batch 64: {memory}")
     assert peaks[OURS] == min(peaks.values())

@@ -12,7 +12,7 @@ import torch
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
-from benchmarks.harness import interleave
+from benchmarks.harness import interleave, remarks
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.shard_writer import Resizing, Shard, write_shard
@@ -63,14 +63,15 @@ def loader(dataset: ImageDataset, train: bool, kind: Kind, num_workers: int) -> 
 
 
 def measure(title: str, loaders: dict[str, Loader], cores: int) -> None:
-    """Time epochs of each loader and print images per second and per core."""
+    """Time epochs of each loader."""
     works: dict[str, Callable[[], object]] = {
         name: partial(list, loader) for name, loader in loaders.items()
     }
-    measured = interleave(f"data: {title}", works, repeats=5)
-    for name, measurement in measured.items():
-        speed = 1000 * IMAGES / measurement.p50
-        print(f"  {name:28} {speed:6.0f} img/s, {speed / cores:6.0f} a core")
+
+    def rate(seconds: float) -> str:
+        return f"{IMAGES / seconds:.0f} img/s, {IMAGES / seconds / cores:.0f} a core"
+
+    interleave(f"data: {title}", works, repeats=5, rate=rate)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -98,7 +99,7 @@ def bench_shards(photos: ImageDataset, tmp_path: Path) -> None:
     }
     for name, dataset in datasets.items():
         sizes = [len(dataset.location(i).read()) for i in range(IMAGES)]
-        print(f"\n  {name}: {sum(sizes) / IMAGES / 1000:.0f} kB an image", end="")
+        remarks.append(f"{name}: {sum(sizes) / IMAGES / 1000:.0f} kB an image")
     measure(
         f"training epoch of {IMAGES} photos with DALI, one thread",
         {name: loader(dataset, True, "dali", 1) for name, dataset in datasets.items()},
@@ -142,7 +143,7 @@ def bench_reading_shards(photos: ImageDataset, tmp_path: Path) -> None:
 
 
 def bench_waiting_for_data(photos: ImageDataset, tmp_path: Path) -> None:
-    """Print the share of 12 training steps spent waiting for images. Target: below 2 %."""
+    """Remark on the share of 12 training steps spent waiting for images. Target: below 2 %."""
     lines = [f"{photos.files[i]} {photos.labels[i]}\n" for i in range(IMAGES)]
     (tmp_path / "list.txt").write_text("".join(lines[:: IMAGES // 96][:96]))
     config = load_config([
@@ -159,4 +160,4 @@ def bench_waiting_for_data(photos: ImageDataset, tmp_path: Path) -> None:
     speed, share = (
         np.median([line[key] for line in logged]) for key in ("images_per_second", "data_share")
     )
-    print(f"\n  training at {speed:.1f} img/s waits for images {share:.2%} of the time")
+    remarks.append(f"training at {speed:.1f} img/s waits for images {share:.2%} of the time")

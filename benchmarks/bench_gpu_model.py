@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cpu_peers import AUX_WEIGHT, MOMENTUM, our_network
-from benchmarks.harness import interleave, relative_error
+from benchmarks.harness import interleave, relative_error, remarks
 from benchmarks.plain_googlenet import plain_googlenet, torch_framework
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.model.calls import calls_of
@@ -54,7 +54,7 @@ def networks(batch: int) -> dict[str, nn.Module]:
     with distributed("cuda") as process:
         calls = calls_of(found["this package"], batch, 224, torch.float16, process.device)
         lines = search(calls, str(process.device), process.broadcast)
-    print("", *lines, sep="\n")
+    remarks.extend(lines)
     return found
 
 
@@ -108,6 +108,11 @@ def repeated(step: Step) -> None:
         step()
 
 
+def images_per_second(images: int, seconds: float) -> str:
+    """Return the rate at which images were processed."""
+    return f"{images / seconds:.0f} img/s"
+
+
 def exact_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Return the logits of plain PyTorch in fp32."""
     with use_impl("reference"), torch.inference_mode():
@@ -135,6 +140,5 @@ def bench_gpu_model(batch: int, mode: str, launches: str) -> None:
             steps = {name: captured(step) for name, step in steps.items()}
         runs = {name: partial(repeated, step) for name, step in steps.items()}
         title = f"{mode}, batch {batch}, {STEPS} steps launched by {launches}"
-        measured = interleave(title, runs, errors=errors)
-    for name, measurement in measured.items():
-        print(f"    {name}: {1000 * STEPS * batch / measurement.p50:.0f} img/s")
+        rate = partial(images_per_second, STEPS * batch)
+        interleave(title, runs, errors=errors, rate=rate)

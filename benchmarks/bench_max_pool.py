@@ -6,7 +6,7 @@ from benchmarks.layers import DTYPE, GPU, ON_CPU, time_layer
 from benchmarks.network import Block, stages
 
 CALLS = {
-    stage.name: (True, DTYPE, (stage.channels, stage.side, stage.side))
+    stage.name: (True, ((1, stage.channels, stage.side, stage.side), DTYPE))
     for stage in stages()
     if isinstance(stage, Block) and (GPU or stage.name in ON_CPU)
 }

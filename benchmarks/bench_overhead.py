@@ -155,11 +155,10 @@ def bench_overhead(op: str, run: Callable[[Function, list[Tensor]], None]) -> No
     chain, fused, chain_tensors, fused_tensors = case(op)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    measured = interleave(
+    interleave(
         f"overhead of {op}, {CALLS} calls, {run.__name__}",
         {"chain": partial(run, chain, chain_tensors), "fused": partial(run, fused, fused_tensors)},
         repeats=21,
+        rate=lambda seconds: f"{1e6 * seconds / CALLS:.1f} us a call",
     )
     torch.set_num_threads(threads)
-    for name, measurement in measured.items():
-        print(f"  {name}: {1e3 * measurement.p50 / CALLS:.1f} us a call")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import interleave, relative_error
-from benchmarks.layers import DEVICE, GPU, print_reached
+from benchmarks.layers import DEVICE, GPU, reached
 from googlenet_fast.ops import use_impl
 from googlenet_fast.registry import Work
 
@@ -35,7 +35,7 @@ def time_block(
     make: Callable[[int], Any],
     passes: Mapping[str, int],
 ) -> None:
-    """Time an op on the branches of a block and print the rates of each function.
+    """Time an op on the branches of a block with each function.
 
     Args:
         op: its name.
@@ -60,8 +60,9 @@ def time_block(
         for mode, count in passes.items():
             run = _forward if mode == "forward" else _both
             work = {name: partial(run, f, branches, others, grad) for name, f in functions.items()}
-            measured = interleave(f"{op} {block} {dtype} {mode}", work, repeats=21, errors=errors)
-            print_reached(measured, Work(0, count * grad.nbytes))
+            rate = partial(reached, Work(0, count * grad.nbytes))
+            title = f"{op} {block} {dtype} {mode}"
+            interleave(title, work, repeats=21, errors=errors, rate=rate)
 
 
 def _activation(channels: int, side: int, dtype: torch.dtype) -> Tensor:

@@ -4,14 +4,15 @@ On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on a few la
 is eager PyTorch in channels_last; torch.compile compiles the same function.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks import harness
 from benchmarks.cpu_peak import measured_peak
-from benchmarks.harness import Measurement, host_seconds, interleave, relative_error
+from benchmarks.harness import host_seconds, interleave, relative_error
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from googlenet_fast.registry import OPS, Backend, Call, Work, call_of
 from googlenet_fast.selfcheck.cases import OpCall, resized
@@ -48,7 +49,7 @@ def _meta_call(stage: Stage) -> tuple[str, list[object]]:
 
 
 def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
-    """Time a layer with every provider and print their rates.
+    """Time a layer with every provider.
 
     Args:
         op: its name.
@@ -65,20 +66,19 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
     clock = ColdGpuClock() if GPU else host_seconds
     mode = "forward and backward" if training else "forward"
     title = f"{op} {layer} {mode}, batch {BATCH}"
-    measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
-    print_reached(measured, op_call.op.work(call))
+    rate = partial(reached, op_call.op.work(call))
+    interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock, rate=rate)
 
 
-def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
-    """Print each provider's rates and share of the roofline."""
+def reached(amount: Work, seconds: float) -> str:
+    """Return the rates at which work was done, and their share of the roofline."""
     peak = peak_of(torch.cuda.get_device_name()) if GPU else measured_peak()
-    for name, measurement in measured.items():
-        seconds = measurement.p50 / 1000
-        reached = f"{amount.bytes / seconds / 1e9:.0f} GB/s"
-        reached += f", {amount.operations / seconds / 1e12:.2f} TFLOP/s"
-        if peak is not None:
-            reached += f", {share(amount, seconds, peak):.0%} of the roofline"
-        print(f"    {name}: {reached}, error {measurement.error:.1e}")
+    found = [f"{amount.bytes / seconds / 1e9:.1f} GB/s"]
+    if amount.operations:
+        found.append(f"{amount.operations / seconds / 1e12:.3g} TFLOP/s")
+    if peak is not None:
+        found.append(f"{share(amount, seconds, peak):.0%} of the roofline")
+    return ", ".join(found)
 
 
 def providers(op_call: OpCall) -> dict[str, Callable[[], list[Tensor]]]:
@@ -87,7 +87,7 @@ def providers(op_call: OpCall) -> dict[str, Callable[[], list[Tensor]]]:
     runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(op_call.run, op.fallback)}
     if GPU:
         runs["eager, cudnn.benchmark"] = partial(_searching, runs["eager"])
-    for mode in COMPILE_MODES:
+    for mode in () if harness.quick else COMPILE_MODES:
         compiled = torch.compile(op.reference, mode=mode, fullgraph=True)
         runs[f"compile {mode}"] = partial(op_call.run, Backend(mode, DEVICE, compiled))
     for backend in op.on(DEVICE):
