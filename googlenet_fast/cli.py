@@ -4,6 +4,8 @@ import argparse
 import math
 import os
 import re
+import sys
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,12 @@ Device = Literal["auto", "cpu", "cuda"]
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 # Reads the numbers of recipes and of the command line. There is no public way to set it.
 setattr(_loaders_dumpers, "yaml_default_loader", PlainLoader)  # noqa: B010
+
+
+def program(command: str) -> str:
+    """Return how a command was called, for its help and errors."""
+    called = sys.argv[0]
+    return called if called.endswith(f" {command}") else f"python -m googlenet_fast.{command}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +61,33 @@ class ConfigParser(jsonargparse.ArgumentParser):
         )
         keys = [action.dest for action in self._actions]
         raise UserError(line + (suggestion(".".join(unknown.groups()), keys) if unknown else ""))
+
+
+class ConfigFormatter(jsonargparse.DefaultHelpFormatter):
+    """Help for dataclasses of settings: flags with dashes, what numbers must be, line by line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent=" " * 24 if line[:2] == "  " else "")
+            for line in text.splitlines()
+        )
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        invocation = super()._format_action_invocation(action)
+        return re.sub(r"--[\w.]+", lambda flag: flag[0].replace("_", "-"), invocation)
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        hint = getattr(action, "_typehint", None)
+        for kind in (hint, *get_args(hint)):
+            for restriction in getattr(kind, "__metadata__", ()):
+                return restriction.wanted
+        return None
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action).replace("type: %(type)s", "%(type)s")
+        if action.default is not None:
+            return text
+        return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
 
 
 @dataclass(frozen=True)

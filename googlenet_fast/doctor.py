@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import torch
 
+from googlenet_fast.cli import program
 from googlenet_fast.data.loader import describe_decoding
 from googlenet_fast.environment import describe_extension, devices, versions
 from googlenet_fast.errors import run_command
@@ -29,7 +30,7 @@ from googlenet_fast.selfcheck.interpreter import check_in_interpreter
 def main() -> None:
     """Print the report; exit with status 1 if a check failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m googlenet_fast.doctor",
+        prog=program("doctor"),
         description="What this machine can run, whether it computes it right, and how fast.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")

@@ -98,7 +98,7 @@ def main() -> None:
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line; raise `UserError` for a mistake."""
     parser = cli.Parser(
-        prog="python -m googlenet_fast.evaluate",
+        prog=cli.program("evaluate"),
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from googlenet_fast.cli import Parser, add_preset, add_weights
+from googlenet_fast.cli import Parser, add_preset, add_weights, program
 from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import printable, run_command
 from googlenet_fast.model.presets import PRESETS
@@ -13,7 +13,7 @@ from googlenet_fast.model.weights import load_model, save_weights
 def main() -> None:
     """Run the command."""
     parser = Parser(
-        prog="python -m googlenet_fast.export",
+        prog=program("export"),
         description="Convert the weights of a network, without its auxiliary heads. The suffix of "
         "OUTPUT is the format: .safetensors .pth (torchvision's keys), "
         ".pdparams (PaddleClas) or .caffemodel (Caffe). How images are resized and normalised and "

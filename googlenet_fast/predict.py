@@ -66,7 +66,7 @@ def main() -> None:
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line; raise `UserError` for a mistake."""
     parser = cli.Parser(
-        prog="python -m googlenet_fast.predict",
+        prog=cli.program("predict"),
         description="Print the most likely classes of photos. Unreadable images are skipped and "
         "reported at the end, with exit status 2.",
     )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from googlenet_fast.cli import Device, Parser, add_device, not_negative
+from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
 from googlenet_fast.engine.distributed import world_size
 from googlenet_fast.engine.report_page import ReportedRun, report_page
 from googlenet_fast.engine.run_evaluation import evaluate_run
@@ -42,7 +42,7 @@ def main() -> None:
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line; raise `UserError` for a mistake."""
     parser = Parser(
-        prog="python -m googlenet_fast.report",
+        prog=program("report"),
         description="Write one self-contained HTML file about training runs: results, curves, "
         "throughput, confusion matrix, most confident mistakes, environment and configuration. "
         "Several runs are compared. The report names the parts that a run lacks.",

@@ -15,6 +15,7 @@ from googlenet_fast.cli import (
     add_max_pixels,
     add_num_workers,
     positive,
+    program,
 )
 from googlenet_fast.data.check import check_images
 from googlenet_fast.data.dataset import ImageDataset
@@ -32,8 +33,9 @@ TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 def main() -> None:
     """Run the command that the command line names."""
+    signal.signal(signal.SIGTERM, _exit)
     log_to_stderr(logging.INFO)
-    parser = Parser(prog="python -m googlenet_fast.data", description="Check and prepare datasets.")
+    parser = Parser(prog=program("data"), description="Check and prepare datasets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shard_command(commands)
     _add_check_command(commands)
@@ -213,5 +215,4 @@ def _percent(text: str) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _exit)
     run_command(main)

@@ -16,6 +16,7 @@ import yaml
 from googlenet_fast.cli import (
     Amp,
     AtLeastOne,
+    ConfigFormatter,
     ConfigParser,
     Device,
     Fraction,
@@ -25,6 +26,7 @@ from googlenet_fast.cli import (
     PositiveFraction,
     PositiveInt,
     check_ranges,
+    program,
 )
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError, suggestion
@@ -243,6 +245,15 @@ class TrainConfig:
 _ALIASES = {
     "data": "data.path",
     "bad_images": "data.bad_images",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "workers": "data.num_workers",
+    "preset": "model.preset",
+    "weights": "model.weights",
+    "lr": "optimizer.lr",
+    "momentum": "optimizer.momentum",
+    "weight_decay": "optimizer.weight_decay",
+    "warmup_epochs": "schedule.warmup_epochs",
     # Names that recipes and runs of older versions have.
     "exhaustive_search": "autotune",
     "max_bad_steps": "max_nonfinite_steps",
@@ -306,14 +317,19 @@ def _find_recipe(name: str) -> Path:
     """Return the YAML file of `-c name`: a path, or a recipe of the package."""
     if Path(name).is_file():
         return Path(name)
-    folder = Path(str(resources.files("googlenet_fast") / "configs"))
-    recipes = {recipe.stem: recipe for recipe in sorted(folder.glob("*.yaml"))}
+    recipes = _recipes()
     if name not in recipes:
         raise UserError(
             f"--config {name}: no such file, and the recipes are {', '.join(recipes)}"
             + suggestion(name, recipes)
         )
     return recipes[name]
+
+
+def _recipes() -> dict[str, Path]:
+    """Return the package's recipes, by name."""
+    folder = Path(str(resources.files("googlenet_fast") / "configs"))
+    return {recipe.stem: recipe for recipe in sorted(folder.glob("*.yaml"))}
 
 
 def _read_recipe(
@@ -335,11 +351,40 @@ def _read_recipe(
         raise UserError(f"{recipe}: {error}") from None
 
 
+def _described_recipes() -> str:
+    """Return a line for each recipe: what the first comment of its file says."""
+    comments = {
+        name: re.match(r"(?:# (?!  ).*\n)+", file.read_text(encoding="utf-8"))
+        for name, file in _recipes().items()
+    }
+    return "\n".join(
+        f"  {name:22}{' '.join(line.strip('# ') for line in found[0].splitlines())}"
+        for name, found in comments.items()
+        if found is not None
+    )
+
+
+def _short_names() -> str:
+    names = {short: name for short, name in _ALIASES.items() if "." in name}
+    return ", ".join(f"--{short.replace('_', '-')} (--{name})" for short, name in names.items())
+
+
 def _parser() -> ConfigParser:
     parser = ConfigParser(
-        prog="python -m googlenet_fast.train",
-        description="Train GoogLeNet. With no arguments: on embedded handwritten digits.",
+        prog=program("train"),
+        usage="%(prog)s [-c RECIPE] [--data PHOTOS] [--FIELD VALUE ...]",
+        description=f"Train GoogLeNet. With no arguments: on embedded handwritten digits.\n\n"
+        f"Recipes:\n{_described_recipes()}\n\nShort names: {_short_names()}.",
+        formatter_class=ConfigFormatter,
     )
     parser.add_argument("-c", "--config", help="A YAML file, or a recipe of the package.")
     parser.add_class_arguments(TrainConfig, as_group=False)
+    sections = {
+        field.name
+        for field in dataclasses.fields(TrainConfig)
+        if field.default_factory is not dataclasses.MISSING
+    }
+    for action in parser._actions:  # a file for a section: --data means its path
+        if action.dest in sections:
+            action.help = argparse.SUPPRESS
     return parser

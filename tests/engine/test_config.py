@@ -122,6 +122,24 @@ def test_numbers_are_checked_wherever_they_come_from(tmp_path: Path) -> None:
         load_config(["-c", str(recipe)])
 
 
+def test_short_names() -> None:
+    short = [
+        "--lr",
+        "0.1",
+        "--batch-size=8",
+        "--workers",
+        "0",
+        "--weight-decay",
+        "0",
+        "--data",
+        "x",
+    ]
+    config = load_config([*short, "--preset", "paper"])
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (0.1, 0)
+    assert (config.data.batch_size, config.data.num_workers, config.data.path) == (8, 0, Path("x"))
+    assert config.model.preset == "paper"
+
+
 def test_names_of_older_versions(tmp_path: Path) -> None:
     flags = load_config(["--exhaustive-search", "on", "--max_bad_steps=7"])
     assert (flags.autotune, flags.max_nonfinite_steps) == ("on", 7)
@@ -135,7 +153,7 @@ def test_help_lists_the_fields_with_their_docstrings(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         load_config(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--data.image_size" in shown
+    assert "--data.image-size" in shown
     assert "Side of the network's square input in training" in shown
     assert "exhaustive_search" not in shown
 
