@@ -89,8 +89,11 @@ def test_every_image_once_in_order_and_alike_in_any_batch(
 
     together = predictions(command(*arguments, "--batch-size", "64")[1])
     for image, classes in predictions(stdout).items():
-        alone = predictions(command(weights, image, "--loader", loader, "--json")[1])[image]
-        for other in (alone, together[image]):
+        others = [together[image]]
+        if Path(image).name in ("c ü.jpeg", "1.webp"):
+            alone = command(weights, image, "--loader", loader, "--json")[1]
+            others.append(predictions(alone)[image])
+        for other in others:
             assert sorted(other) == [
                 (index, name, pytest.approx(value, abs=1e-4))
                 for index, name, value in sorted(classes)

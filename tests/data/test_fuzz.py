@@ -1,6 +1,6 @@
 """Mutated images, lists and checkpoints: an error at most, never a crash or an unpickled object.
 
-300 images go through both loaders; 1,000 lists and checkpoints are read. The environment variable
+150 images go through both loaders; 1,000 lists and checkpoints are read. The environment variable
 GOOGLENET_FAST_FUZZ=N makes it N times as many. DALI runs in its own process, so that its crash is
 a failed test.
 """
@@ -121,7 +121,7 @@ def test_mutated_images(tmp_path: Path) -> None:
     """Both loaders read the same files, and the same pixels of each; nothing is printed."""
     pytest.importorskip("nvidia.dali")
     pytest.importorskip("torchvision")
-    count = 300 * ROUNDS
+    count = 150 * ROUNDS
     generator = random.Random(0)
     originals = images()
     for i in range(count):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.runs import Run, arguments, assert_same_checkpoint
 
-KILLS = 6
+KILLS = 4
 """Of the runs of one process, and of those of two."""
 
 

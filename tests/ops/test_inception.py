@@ -244,8 +244,9 @@ def check_triton(
 def test_triton_on_every_block(
     block: str, dtype: torch.dtype, device: str, check_accuracy: Check
 ) -> None:
-    arguments = far_from_zero(make_arguments(ALL_BLOCKS[block], dtype=dtype))
-    check_triton(arguments, device, check_accuracy)
+    x, *parameters = far_from_zero(make_arguments(ALL_BLOCKS[block], dtype=dtype))
+    images = 1 if dtype == torch.float16 else 2  # fewer programs to interpret
+    check_triton([x[:images], *parameters], device, check_accuracy)
 
 
 @pytest.mark.triton
