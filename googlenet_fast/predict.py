@@ -11,7 +11,7 @@ from googlenet_fast import cli
 from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.classifier.contact_sheet import MAX_TILES, SHEET_SUFFIXES, save_contact_sheet
 from googlenet_fast.classifier.prediction import (
-    Prediction,
+    FilePrediction,
     Unreadable,
     find_images,
     predict,
@@ -109,14 +109,14 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def table(prediction: Prediction) -> str:
+def table(prediction: FilePrediction) -> str:
     """Return the file's path and one line per class, as aligned text."""
     lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
     return "\n".join([printable(prediction.path), *lines])
 
 
 def document(
-    weights: Path, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
+    weights: Path, predictions: Sequence[FilePrediction], unreadable: Sequence[Unreadable]
 ) -> dict[str, Any]:
     """Return all results as plain values, for JSON."""
     return {

@@ -1,5 +1,7 @@
 """A trained network, the way it is fed images, and the names of its classes."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,9 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.classifier.display_names import display_names
+from googlenet_fast.classifier.explanation import Explanation, class_activation
+from googlenet_fast.classifier.scores import ClassScore, Prediction
+from googlenet_fast.classifier.transform import AnyImage, Transform, as_list
 from googlenet_fast.cli import Amp
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
@@ -18,9 +23,14 @@ from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.preprocessing import Resize, default_resize_size
 from googlenet_fast.model.weights import load_model
 
+EMBEDDING = 1024
+"""Length of an image's vector."""
+
 
 class Classifier:
     """A network on its device, ready to evaluate and predict.
+
+    `classifier(images)` names what images show; see `__call__`.
 
     Args:
         weights: file of weights in any format.
@@ -105,6 +115,83 @@ class Classifier:
         """Length of the logits."""
         return self.network.num_classes
 
+    @property
+    def categories(self) -> Sequence[str]:
+        """What to call each class, by index."""
+        return self.names
+
+    @property
+    def transform(self) -> Transform:
+        """What turns an image into the network's input."""
+        return Transform(self.preprocessing, self.loader_options.max_pixels)
+
+    def __call__(self, images: AnyImage | Sequence[AnyImage], top: int = 5) -> list[Prediction]:
+        """Return the most likely classes of each image, in order. Any number of threads may call.
+
+        Args:
+            images: one or several, see `AnyImage`; Pillow reads files.
+            top: classes for each image, or all if there are fewer.
+
+        Raises:
+            UserError: what is no image, or cannot be read.
+        """
+        top = min(top, self.num_classes)
+        found: list[list[ClassScore]] = []
+        for batch in self._batches(images):
+            likely = self.probabilities(batch).topk(top)
+            found += map(self.scores, likely.values.tolist(), likely.indices.tolist())
+        return [Prediction(scores) for scores in found]
+
+    def scores(self, probabilities: Sequence[float], classes: Sequence[int]) -> list[ClassScore]:
+        """Return probabilities with the classes' names."""
+        return [
+            ClassScore(number, self.names[number], value)
+            for number, value in zip(classes, probabilities, strict=True)
+        ]
+
+    def embed(self, images: AnyImage | Sequence[AnyImage]) -> Tensor:
+        """Return a vector for each image, (N, 1024) fp32 on the CPU: the classifier's input."""
+        vectors = [self._features(batch).mean((2, 3)).cpu() for batch in self._batches(images)]
+        return torch.cat([torch.empty(0, EMBEDDING), *vectors])
+
+    def explain(self, image: AnyImage, index: int | None = None) -> Explanation:
+        """Return which parts of an image speak for a class.
+
+        Args:
+            image: see `AnyImage`.
+            index: of the class; default: the most likely.
+
+        Raises:
+            UserError: there is no such class.
+        """
+        features = self._features(self.transform(image)[None].to(self.device))[0]
+        weight = self.network.classifier_weight
+        if index is None:
+            index = self(image, top=1)[0].index
+        if not 0 <= index < self.num_classes:
+            raise UserError(f"class {index}: choose from 0 to {self.num_classes - 1}")
+        heat = class_activation(features, weight[index], self.preprocessing.image_size)
+        return Explanation(index, self.names[index], heat.cpu(), self.transform.crop(image))
+
+    def _batches(self, images: AnyImage | Sequence[AnyImage]) -> Iterator[Tensor]:
+        """Yield batches on the device, decoded by threads."""
+        several = as_list(images)
+        options = self.loader_options
+        with ThreadPoolExecutor(max(1, options.num_workers)) as pool:
+            for start in range(0, len(several), options.batch_size):
+                some = several[start : start + options.batch_size]
+                batch = torch.stack(list(pool.map(self.transform, some)))
+                batch = batch.contiguous(memory_format=torch.channels_last)
+                yield batch.to(options.device, options.dtype)
+
+    def _features(self, batch: Tensor) -> Tensor:
+        with self._autocast():
+            return self.network.features(batch).float()
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.amp_dtype is not None
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=enabled)
+
     def loader(self, dataset: ImageDataset, rank: int = 0, world_size: int = 1) -> Loader:
         """Return a loader of this rank's share of a dataset; each image comes once over all."""
         options = replace(self.loader_options, rank=rank, world_size=world_size)
@@ -113,9 +200,7 @@ class Classifier:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the softmax (N, num_classes) fp32 of images (N, 3, H, W)."""
-        with torch.autocast(
-            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
+        with self._autocast():
             logits = self.network(images)
         return logits.float().softmax(1)
 

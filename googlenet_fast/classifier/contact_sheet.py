@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from googlenet_fast.classifier.prediction import ClassScore, Prediction
+from googlenet_fast.classifier.prediction import FilePrediction
+from googlenet_fast.classifier.scores import ClassScore
 from googlenet_fast.data.library_messages import caught
 from googlenet_fast.data.reading import opened, upright
 from googlenet_fast.data.tar_members import Location
@@ -33,7 +34,7 @@ PAPER, CARD, MAT, INK, FAINT = "#eef0f3", "#ffffff", "#dfe3e8", "#1c2430", "#768
 TRACK, BAR, FIRST_BAR = "#e6e9ee", "#a9c4ea", "#2f6fd0"
 
 
-def save_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
+def save_contact_sheet(predictions: Sequence[FilePrediction], path: Path) -> None:
     """Save a sheet of the first `MAX_TILES` images with their predictions.
 
     Raises:
@@ -46,7 +47,7 @@ def save_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
     write_atomically(path, content.getbuffer())
 
 
-def draw_contact_sheet(predictions: Sequence[Prediction]) -> Image.Image:
+def draw_contact_sheet(predictions: Sequence[FilePrediction]) -> Image.Image:
     """Return the sheet, filled from left to right and from top to bottom."""
     columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(predictions))))
     rows = math.ceil(len(predictions) / columns)
@@ -76,7 +77,7 @@ class _Fonts:
         self.bold = ImageFont.truetype(str(folder / "DejaVuSans-Bold.ttf"), 14)
 
 
-def _tile(prediction: Prediction, fonts: _Fonts) -> Image.Image:
+def _tile(prediction: FilePrediction, fonts: _Fonts) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
     tile.paste(photo_on_mat(Location(prediction.path.name, str(prediction.path))), (0, 0))
     draw = ImageDraw.Draw(tile)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.scores import Prediction
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.data.folders import list_images
 from googlenet_fast.data.loader import readable_batches
@@ -14,20 +15,10 @@ from googlenet_fast.data.reading import DecodeError
 
 
 @dataclass(frozen=True)
-class ClassScore:
-    """A class and its probability."""
-
-    index: int
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most likely classes of an image, in order of probability."""
+class FilePrediction(Prediction):
+    """The most likely classes of an image file."""
 
     path: Path
-    scores: list[ClassScore]
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Unreadable]]:
 
 def predict(
     classifier: Classifier, images: Sequence[Path], top: int
-) -> Iterator[Prediction | Unreadable]:
+) -> Iterator[FilePrediction | Unreadable]:
     """Yield the `top` most likely classes of each image, in order, or why it cannot be read."""
     files = _Files(Path(), [str(path) for path in images], np.zeros(len(images), int), (), Path())
     for indices, batch in readable_batches(files, classifier.loader_options):
@@ -72,11 +63,7 @@ def predict(
         for image, values, numbers in zip(
             indices.tolist(), probabilities.tolist(), classes.tolist(), strict=True
         ):
-            scores = [
-                ClassScore(number, classifier.names[number], value)
-                for number, value in zip(numbers, values, strict=True)
-            ]
-            yield Prediction(images[image], scores)
+            yield FilePrediction(classifier.scores(values, numbers), images[image])
 
 
 class _Files(ImageDataset):

@@ -76,19 +76,26 @@ def decode(image: Location, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         content = image.read()
         with caught(), opened(content) as file:
-            if file.width * file.height > max_pixels:
-                raise DecodeError(
-                    image.name, f"{file.width}x{file.height} pixels, more than {max_pixels=}"
-                )
-            if reason := _misread(file):
-                raise DecodeError(image.name, f"{reason}; convert it to 8 bits")
-            return upright(file)
+            return to_rgb(file, image.name, max_pixels)
     except DecodeError:
         raise
     except Exception as reason:  # Pillow's plugins raise many types on damaged files
         told = getattr(reason, "strerror", None) or str(reason)
         text = what_instead(content) or told.partition("<_io.BytesIO")[0]
         raise DecodeError(image.name, text or type(reason).__name__) from None
+
+
+def to_rgb(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return an image of Pillow's in 8-bit RGB, turned upright; see `decode`.
+
+    Raises:
+        DecodeError: by its `name`: too large, or Pillow would turn it into 8 bits wrongly.
+    """
+    if image.width * image.height > max_pixels:
+        raise DecodeError(name, f"{image.width}x{image.height} pixels, more than {max_pixels=}")
+    if reason := _misread(image):
+        raise DecodeError(name, f"{reason}; convert it to 8 bits")
+    return upright(image)
 
 
 @contextmanager
@@ -107,7 +114,7 @@ def opened(content: bytes) -> Iterator[ImageFile]:
         yield file
 
 
-def upright(file: ImageFile) -> Image.Image:
+def upright(file: Image.Image) -> Image.Image:
     """Return the pixels of an open image in 8-bit RGB, turned upright; may raise many types."""
     file.load()
     pixels = (_with_8_bits(file) if _is_16_bit_grey(file) else file).convert("RGB")

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from googlenet_fast.data.bilinear import CenterCrop, center_crop, cv2_bilinear
+from googlenet_fast.data.bilinear import CenterCrop, cv2_bilinear
+from googlenet_fast.data.central_square import central_square
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.loader import LoaderOptions
 from googlenet_fast.data.reading import PILLOW, decode
@@ -128,24 +129,13 @@ class _Reader(Dataset):
 
     def _read(self, location: Location, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         image = decode(location, self._options.max_pixels)
-        image = self._crop_center(image) if draws is None else self._crop_random(image, draws)
+        if draws is None:
+            options = self._options
+            size, short_side = options.image_size, options.short_side
+            image = central_square(image, size, short_side, options.resize)
+        else:
+            image = self._crop_random(image, draws)
         return np.asarray(image)[:, :, self._channels]
-
-    def _crop_center(self, image: Image.Image) -> Image.Image:
-        """Return the central square of the resized image.
-
-        Only the square is computed, because the resized image may be very long.
-        """
-        options, crop = self._options, self._options.image_size
-        columns, rows = (
-            center_crop(side, min(image.size), options.short_side, crop, options.resize)
-            for side in image.size
-        )
-        if options.resize == "cv2":
-            return Image.fromarray(cv2_bilinear(np.asarray(image), crop, rows, columns))
-        left, top = columns.start * columns.scale, rows.start * rows.scale
-        box = (left, top, left + crop * columns.scale, top + crop * rows.scale)
-        return image.resize((crop, crop), Image.Resampling.BILINEAR, box)
 
     def _crop_random(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
         options, size = self._options, self._options.image_size

@@ -60,6 +60,16 @@ class Frozen:
         """
         return self._network(images)
 
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the output of the last block, (N, 1024, H / 32, W / 32)."""
+        return self._network.forward_features(images)
+
+    @property
+    def classifier_weight(self) -> Tensor:
+        """Weight of the last layer, (num_classes, 1024)."""
+        return self._network.fc.weight
+
 
 @torch.inference_mode(False)
 @torch.no_grad()

@@ -119,6 +119,31 @@ class GoogLeNet(nn.Module):
         Raises:
             UserError: the preset does not take images of this size.
         """
+        features, after_4a, after_4d = self._blocks(x)
+        logits = self.forward_head(features)
+        if not self.training or self.aux1 is None or self.aux2 is None:
+            return logits
+        return GoogLeNetOutputs(logits, self.aux1(after_4a), self.aux2(after_4d))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the output of the last block, (N, 1024, H / 32, W / 32), for `forward_head`.
+
+        Takes what `forward` takes.
+        """
+        return self._blocks(x)[0]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits (N, num_classes) of `forward_features`.
+
+        Args:
+            features: (N, 1024, h, w).
+            pre_logits: return the classifier's input instead, (N, 1024): the means over all pixels.
+        """
+        means = features.mean((2, 3))
+        return means if pre_logits else self.fc(self.dropout(means))
+
+    def _blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the outputs of the last block and of those that the auxiliary heads read."""
         if x.ndim != 4 or x.size(1) != 3:
             raise UserError(f"input of shape {tuple(x.shape)}: expected (N, 3, H, W)")
         self.preset.check_input_size((x.size(2), x.size(3)), self.training and self.aux)
@@ -129,11 +154,7 @@ class GoogLeNet(nn.Module):
         after_4a = self.inception4a(self._pool(x))
         after_4d = self.inception4d(self.inception4c(self.inception4b(after_4a)))
         x = self._last_pool(self.inception4e(after_4d))
-        x = self.inception5b(self.inception5a(x))
-        logits = self.fc(self.dropout(x.mean((2, 3))))
-        if not self.training or self.aux1 is None or self.aux2 is None:
-            return logits
-        return GoogLeNetOutputs(logits, self.aux1(after_4a), self.aux2(after_4d))
+        return self.inception5b(self.inception5a(x)), after_4a, after_4d
 
     def _stem(self, x: Tensor) -> Tensor:
         ceil_mode = self.preset.ceil_mode

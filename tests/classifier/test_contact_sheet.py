@@ -13,14 +13,14 @@ from googlenet_fast.classifier.contact_sheet import (
     draw_contact_sheet,
     save_contact_sheet,
 )
-from googlenet_fast.classifier.prediction import ClassScore, Prediction
+from googlenet_fast.classifier.prediction import FilePrediction
+from googlenet_fast.classifier.scores import ClassScore
 from googlenet_fast.errors import UserError
 
 
-def prediction(path: Path, probability: float = 0.7, name: str = "barn") -> Prediction:
-    return Prediction(
-        path, [ClassScore(3, name, probability), ClassScore(0, "ape", 1 - probability)]
-    )
+def prediction(path: Path, probability: float = 0.7, name: str = "barn") -> FilePrediction:
+    scores = [ClassScore(3, name, probability), ClassScore(0, "ape", 1 - probability)]
+    return FilePrediction(scores, path)
 
 
 def photo(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (400, 300)) -> Path:
