@@ -15,6 +15,7 @@ from dataclasses import asdict
 import torch
 
 from googlenet_fast.data.loader import describe_decoding
+from googlenet_fast.engine.cudnn import cudnn_benchmark
 from googlenet_fast.environment import describe_extension, devices, versions
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
@@ -41,7 +42,8 @@ def main() -> None:
         if torch.cuda.is_available():
             for index in range(torch.cuda.device_count()):
                 name = torch.cuda.get_device_name(index)
-                times += layers.measure_all(f"cuda:{index}", name, training_layers())
+                with cudnn_benchmark(torch.device("cuda", index)):
+                    times += layers.measure_all(f"cuda:{index}", name, training_layers())
         else:
             results += check_in_interpreter()
     about = {
