@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.calls import calls_of
+from googlenet_fast.model.calls import calls_of, count_calls
 from googlenet_fast.registry import record_calls
 
 GPU = torch.device("cuda", 0)
@@ -53,3 +53,21 @@ def test_a_compiled_network_has_the_same_calls() -> None:
     expected = calls_of(model, 2, 64, None, GPU)
     model.compile(backend="eager")
     assert calls_of(model, 2, 64, None, GPU) == expected
+
+
+def test_calls_are_counted_without_those_that_ops_make() -> None:
+    with torch.device("meta"):
+        model = GoogLeNet("torchvision", 10)
+    counts = count_calls(model, 4, 64, None, GPU, training=True)
+    ops = Counter({op: 0 for op, _ in counts})
+    for (op, _), count in counts.items():
+        ops[op] += count
+    # The stem, two convolutions a block, the heads; the pools of the stem and between stages.
+    assert ops == {
+        "conv_bias_relu": 3 + 18 + 2, "bn_relu_concat": 3 + 2, "inception_bn": 9, "max_pool": 9,
+        "bias_relu_pool": 3,
+    }  # fmt: skip
+    inference = count_calls(model, 4, 64, None, GPU, training=False)
+    assert "concat_bias_relu" not in {op for op, _ in inference}
+    assert sum(n for (op, _), n in inference.items() if op == "inception") == 9
+    assert model.training
