@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
+from googlenet_fast.engine.candidates import COMPILED, OURS, Switch
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
@@ -120,18 +121,23 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
     )
 
 
-def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
+def build_train_step(config: TrainConfig, model: GoogLeNet | Switch, process: Process) -> TrainStep:
+    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP.
+
+    Its `model` is a `Switch`, wrapped in DDP or not.
+    """
+    if isinstance(model, Switch):
+        switch, model = model, model.network
+    else:
+        switch = Switch(model, COMPILED if config.compile else OURS)
     ema = None
     if config.ema_decay is not None:
         average = get_ema_multi_avg_fn(config.ema_decay)
         ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    if config.compile:
-        model.compile()
-    wrapped: nn.Module = model
+    wrapped: nn.Module = switch
     if process.world_size > 1:
         devices = [process.device] if process.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(switch, devices, gradient_as_bucket_view=True)
     return TrainStep(
         wrapped,
         build_optimizer(model, config.optimizer),

@@ -208,8 +208,9 @@ class TrainConfig:
     compile: bool = False
     """Run the network through torch.compile."""
     autotune: Literal["auto", "on", "off"] = "auto"
-    """Measure on the GPU, before training, which backend of each op is fastest. The results are
-    cached. auto: in runs of 2000 steps or more."""
+    """Measure on the GPU, before training, which backend of each op is fastest, then whether whole
+    steps are faster in plain PyTorch or through torch.compile, and take what is. The results are
+    cached. auto: in runs of 2000 steps or more; compiled candidates from 50,000 steps on."""
     device: Device = "auto"
     """Where to train; auto is a GPU where there is one."""
     seed: NonNegativeInt = 0

@@ -25,7 +25,9 @@ from googlenet_fast.engine.build import (
     open_data,
     with_resize,
 )
+from googlenet_fast.engine.candidates import Switch
 from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.engine.choosing import Chosen, choose_for_run, compares_steps
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
@@ -88,6 +90,8 @@ class Trainer:
             )
         self._images_digest = digest(self.splits.train)
         self.train_step: TrainStep
+        self._chosen: Chosen | None = None
+        """None: nothing was compared; this package's ops compute, compiled if --compile is set."""
         self.epoch, self.images_seen = 0, 0
         self.step = 0
         self.nonfinite_steps = 0
@@ -184,6 +188,16 @@ class Trainer:
                 calls = calls_of(self.model, data.batch_size, data.image_size, amp, device)
             for line in search(calls, str(device), self.process.broadcast):
                 self._log(line)
+        if self._chosen is None and compares_steps(config, self._total_steps, device):
+            chosen = choose_for_run(config, self.model, self._total_steps, self.process, self._log)
+            self._compute_with(chosen)
+
+    def _compute_with(self, chosen: Chosen) -> None:
+        """Compute as whole steps have decided, now or before the run was interrupted."""
+        self._chosen = chosen
+        switch = getattr(self.train_step.model, "module", self.train_step.model)
+        assert isinstance(switch, Switch)
+        switch.use(chosen.training)
 
     @property
     def _batch(self) -> int:
@@ -358,8 +372,9 @@ class Trainer:
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
         network = freeze(cast(GoogLeNet, model), amp)
+        compute = (self._chosen or Chosen()).evaluation.for_inference(network)
         batches = self.val_loader if stop is None else self._val_batches(stop)
-        return evaluate(network, batches, self.process, network.num_classes, amp)
+        return evaluate(compute, batches, self.process, network.num_classes, amp)
 
     def _val_batches(self, stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the validation batches; raise `Stopped` in all processes before the same one."""
@@ -386,6 +401,7 @@ class Trainer:
             "step": self.step,
             "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
+            "candidates": self._candidates(),
             "model": self.model.state_dict(),
             "optimizer": step.optimizer.state_dict(),
             "scaler": step.scaler.state_dict(),
@@ -466,6 +482,7 @@ class Trainer:
         check_same_classes(path, saved["class_names"], self.splits.train.class_names)
         if (resize := saved.get("resize")) not in (None, own["resize"]):
             self._log(f"note: that run resized images with --data.resize {resize}")
+        self._resume_candidates(state.get("candidates"))
         step = self.train_step
         self.model.load_state_dict(state["model"])
         self.model.transform_input = saved["transform_input"]
@@ -487,6 +504,28 @@ class Trainer:
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
         self._log(f"resumed {printable(path)} at epoch {self._epochs_done:.2f}, step {self.step}")
+
+    def _candidates(self) -> dict[str, str] | None:
+        """Return what whole steps have decided; None where a flag did."""
+        if self.config.compile:
+            return None
+        return (self._chosen or Chosen()).state(self.process.device)
+
+    def _resume_candidates(self, saved: dict[str, str] | None) -> None:
+        """Compute as the run did before, so that numbers do not change; a flag comes first."""
+        if self.config.compile:
+            return
+        chosen = Chosen() if saved is None else Chosen.of(saved, self.process.device)
+        if chosen is None:
+            assert saved is not None
+            self._log(
+                f"note: that run computed as {saved['training']} on {saved['device']}, this one "
+                f"computes as {Chosen().training.name} on {self.process.device.type}"
+            )
+        elif chosen != Chosen():
+            how = f"{chosen.training.name} in training, {chosen.evaluation.name} in evaluation"
+            self._log(f"computes as the run did before: {how}")
+        self._compute_with(chosen or Chosen())
 
     # Output
 

@@ -1,15 +1,33 @@
 """The calls of fused ops that a network makes, found without computing anything."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.registry import Call, Op, call_of, record_calls, use_impl
+
+
+@contextmanager
+def one_process(model: nn.Module) -> Iterator[None]:
+    """Have synchronised batch norms take this process's statistics alone in a `with` block.
+
+    The other processes need not take part.
+    """
+    norms = [module for module in model.modules() if type(module) is nn.SyncBatchNorm]
+    for norm in norms:
+        norm.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.__class__ = nn.SyncBatchNorm
 
 
 def calls_of(
@@ -54,7 +72,7 @@ def count_calls(
         calls[op.name, call_of(arguments)] += 1
 
     modes = {module: module.training for module in model.modules()}
-    with FakeTensorMode(), record_calls(record):
+    with FakeTensorMode(), record_calls(record), one_process(model):
         state = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             for name, tensor in (*model.named_parameters(), *model.named_buffers())

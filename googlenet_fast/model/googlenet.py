@@ -123,7 +123,7 @@ class GoogLeNet(nn.Module):
             raise UserError(f"input of shape {tuple(x.shape)}: expected (N, 3, H, W)")
         self.preset.check_input_size((x.size(2), x.size(3)), self.training and self.aux)
         if self.transform_input:
-            x = _to_half_range(x)
+            x = to_half_range(x)
         x = self._stem(channels_last(x))
         x = self.inception3b(self.inception3a(x))
         after_4a = self.inception4a(self._pool(x))
@@ -152,7 +152,7 @@ class GoogLeNet(nn.Module):
         return F.max_pool2d(x, self.preset.last_pool, 2, ceil_mode=self.preset.ceil_mode)
 
 
-def _to_half_range(x: Tensor) -> Tensor:
+def to_half_range(x: Tensor) -> Tensor:
     """Convert ImageNet-normalised (N, 3, H, W) to (pixel / 255 - 0.5) / 0.5."""
     channels = [
         channel * (std / 255 / 0.5) + (mean / 255 - 0.5) / 0.5

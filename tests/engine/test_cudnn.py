@@ -52,5 +52,5 @@ def test_the_processes_of_commands_have_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert cudnn.benchmark
     assert not cudnn.benchmark
     for command in (train, evaluate, predict):
-        assert command.distributed is distributed  # type: ignore[attr-defined]
-    assert doctor.cudnn_benchmark is cudnn_benchmark  # type: ignore[attr-defined]
+        assert command.distributed is distributed
+    assert doctor.cudnn_benchmark is cudnn_benchmark

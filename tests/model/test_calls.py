@@ -2,9 +2,10 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.calls import calls_of, count_calls
+from googlenet_fast.model.calls import calls_of, count_calls, one_process
 from googlenet_fast.registry import record_calls
 
 GPU = torch.device("cuda", 0)
@@ -71,3 +72,13 @@ def test_calls_are_counted_without_those_that_ops_make() -> None:
     assert "concat_bias_relu" not in {op for op, _ in inference}
     assert sum(n for (op, _), n in inference.items() if op == "inception") == 9
     assert model.training
+
+
+def test_synchronised_norms_wait_for_no_other_process() -> None:
+    model = GoogLeNet("torchvision", 10, aux=False)
+    expected = count_calls(model, 2, 64, None, GPU, training=True)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with one_process(model):
+        assert type(model.conv1.bn) is nn.BatchNorm2d
+    assert type(model.conv1.bn) is nn.SyncBatchNorm
+    assert count_calls(model, 2, 64, None, GPU, training=True) == expected

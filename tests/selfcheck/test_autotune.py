@@ -209,7 +209,7 @@ def test_the_parts_of_a_network_add_up() -> None:
 def search_together(rank: int, store: Path) -> None:
     """What one of two processes does."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    disk_cache.environment = lambda device: {"device": device}  # type: ignore[assignment]
+    disk_cache.environment = lambda device: {"device": device}
     process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
 
     def fake_measure(op: Op, question: Call, device: str) -> dict[str, float]:

@@ -170,7 +170,7 @@ def test_160_pixels_are_as_224_were_measured() -> None:
     table = committed_table()
     with torch.device("meta"):
         model = GoogLeNet("paper", aux=False)
-    chosen = {}
+    chosen: dict[tuple[str, bool], list[str]] = {}
     for op, question in contested(calls_of(model, 64, 160, None, GPU)):
         names = tuple(backend.name for backend in OPS[op].on("cuda"))
         best = table.order(op, names, layer_of(in_fp16(question)), 64)[0]
