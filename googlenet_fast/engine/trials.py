@@ -158,6 +158,8 @@ class TrainingTrial:
         """Copy the network, without dropout; make images and labels. Random states stay."""
         batch, device = self._batch, self._batch.device
         cuda = [device] if device.type == "cuda" else []
+        if cuda:
+            torch.cuda.empty_cache()  # what the candidate before has left, also where it failed
         with torch.random.fork_rng(cuda):
             torch.manual_seed(0)
             network = deepcopy(self._network)
@@ -168,8 +170,6 @@ class TrainingTrial:
             labels = torch.randint(network.num_classes, (batch.size,), device=device)
             with one_process(network):
                 yield Switch(network), images, labels
-        if cuda:
-            torch.cuda.empty_cache()
 
     def _check(self, switch: Switch, candidate: Candidate, labels: Tensor) -> None:
         """Compare with the reference on other images where a value across zero may explain it."""

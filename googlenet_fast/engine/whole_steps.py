@@ -7,6 +7,7 @@ network. The answer is kept in the disk cache.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -88,6 +89,19 @@ def choose(
     left_out = "".join(f"; {name} left out: {reason}" for name, reason in reasons.items())
     line = f"{what}: {', '.join(times) or 'none could be timed'}: {taken.name}{left_out}"
     return Choice(taken, line, seconds, timed)
+
+
+def describe_known(device: str) -> list[str]:
+    """Return a line for each comparison that the cache has of a device."""
+    lines = []
+    for found in read_record(RECORD, device):
+        with suppress(KeyError, TypeError, ValueError):
+            question = json.loads(found["question"])
+            seconds = _known(question, device)
+            times = [f"{name} {1000 * value:.2f} ms" for name, value in seconds.items()]
+            about = "{mode} batch {batch} at {image_size} px, {amp}".format(**question)
+            lines.append(f"{about}: {', '.join(times)}")
+    return lines
 
 
 def _outcome(measure: Measure, candidate: Candidate) -> float | str:

@@ -17,7 +17,14 @@ from googlenet_fast.engine.candidates import (
 )
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trials import InaccurateError
-from googlenet_fast.engine.whole_steps import COMPILED_RUN, RECORD, Choice, choose, wanted
+from googlenet_fast.engine.whole_steps import (
+    COMPILED_RUN,
+    RECORD,
+    Choice,
+    choose,
+    describe_known,
+    wanted,
+)
 from googlenet_fast.registry import use_impl
 from googlenet_fast.selfcheck.disk_cache import read_record, write_record
 from tests.engine.runs import finish, in_environment, warm_process
@@ -120,6 +127,13 @@ def test_damaged_records_are_measured_anew(damaged: Any) -> None:
     times = Times(ours=1.0)
     assert chosen(times, [OURS]).candidate is OURS
     assert times.asked == ["ours"]
+
+
+def test_doctor_says_what_was_compared() -> None:
+    assert describe_known("cpu") == []
+    choose("x", {**QUESTION, "image_size": 64, "amp": None}, [OURS], Times(ours=0.002), ALONE)
+    write_record(RECORD, "cpu", [3, {"question": "{}"}, *read_record(RECORD, "cpu")])
+    assert describe_known("cpu") == ["training batch 64 at 64 px, None: ours 2.00 ms"]
 
 
 def test_short_runs_do_not_wait_for_a_compiler() -> None:
