@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
@@ -122,10 +122,7 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
     """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
-    ema = None
-    if config.ema_decay is not None:
-        average = get_ema_multi_avg_fn(config.ema_decay)
-        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if config.compile:
         model.compile()
     wrapped: nn.Module = model

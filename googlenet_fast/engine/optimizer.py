@@ -15,7 +15,9 @@ CLASSIFIERS = ("fc.", "aux1.fc2.", "aux2.fc2.")
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
     """Build SGD with one group for each pair of L2 penalty and learning-rate scale.
 
-    `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group.
+    `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group. The `lr` of a
+    group is a scalar on the device, fp32, which a CUDA graph reads anew in every replay;
+    `scheduled_lr` is the same number on the host.
     """
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
@@ -23,9 +25,15 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
         weight_decay = config.weight_decay if decayed else 0.0
         lr_scale = config.classifier_lr_scale if name.startswith(CLASSIFIERS) else 1.0
         groups.setdefault((weight_decay, lr_scale), []).append((name, parameter))
+    device = next(model.parameters()).device
     optimizer = optim.SGD(
         [
-            {"params": parameters, "weight_decay": weight_decay, "lr_scale": lr_scale}
+            {
+                "params": parameters,
+                "weight_decay": weight_decay,
+                "lr": torch.zeros((), device=device),
+                "lr_scale": lr_scale,
+            }
             for (weight_decay, lr_scale), parameters in groups.items()
         ],
         lr=config.lr,
@@ -33,11 +41,20 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
         nesterov=config.nesterov,
         fused=True,
     )
+    set_lr(optimizer, config.lr)
     if config.momentum > 0:
         for parameter in model.parameters():
             # PyTorch does not initialise it if gradient scaling skips the first step.
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
+    """Return the state for a checkpoint, with learning rates as numbers."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = group["scheduled_lr"]
+    return state
 
 
 def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -72,6 +89,10 @@ def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
 
 
 def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to `lr` times its scale."""
+    """Set the learning rate of every group to `lr` times its scale.
+
+    The scalar on the device is filled where it is, without a copy from the host.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["scheduled_lr"] = lr * group["lr_scale"]
+        group["lr"].fill_(group["scheduled_lr"])

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
+from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNetOutputs
 
 AUX_WEIGHT = 0.3
@@ -55,7 +55,7 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 128.0,
         dynamic_loss_scale: bool = True,
-        ema: AveragedModel | None = None,
+        ema: WeightAverage | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -109,7 +109,8 @@ class TrainStep:
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update_parameters(getattr(self.model, "module", self.model))
+            self.ema.update()
+            self.ema.updates += 1
         self._count_nonfinite_step()
 
     def _note_overflow(
@@ -121,10 +122,10 @@ class TrainStep:
 
     def _count_nonfinite_step(self) -> None:
         count, longest, streak = self.nonfinite_steps
-        streak = (streak + 1) * self._nonfinite
-        self.nonfinite_steps = torch.stack(
-            [count + self._nonfinite, torch.maximum(longest, streak), streak]
-        )
+        count += self._nonfinite
+        streak += 1
+        streak *= self._nonfinite
+        torch.maximum(longest, streak, out=longest)
         self._nonfinite.zero_()
 
     def pop_nonfinite_steps(self) -> Tensor:

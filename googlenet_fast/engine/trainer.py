@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.held_out import HeldOut
 from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
-from googlenet_fast.engine.optimizer import load_momentum, set_lr
+from googlenet_fast.engine.optimizer import load_momentum, optimizer_state, set_lr
 from googlenet_fast.engine.resuming import (
     changed_images,
     check_same_classes,
@@ -45,7 +45,6 @@ from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
-from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.precision import amp_dtype
@@ -266,7 +265,7 @@ class Trainer:
         scaler = self.train_step.scaler
         values = {
             "epoch": self._epochs_done,
-            "lr": self.train_step.optimizer.param_groups[0]["lr"],
+            "lr": self.train_step.optimizer.param_groups[0]["scheduled_lr"],
             "images_per_second": window.images / seconds,
             "data_share": window.waited / seconds,
             "nonfinite_steps": self.nonfinite_steps,
@@ -357,7 +356,7 @@ class Trainer:
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
-        network = freeze(cast(GoogLeNet, model), amp)
+        network = freeze(model, amp)
         batches = self.val_loader if stop is None else self._val_batches(stop)
         return evaluate(network, batches, self.process, network.num_classes, amp)
 
@@ -387,12 +386,12 @@ class Trainer:
             "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
             "model": self.model.state_dict(),
-            "optimizer": step.optimizer.state_dict(),
+            "optimizer": optimizer_state(step.optimizer),
             "scaler": step.scaler.state_dict(),
         }
         if step.ema is not None:
             state["ema"] = step.ema.module.state_dict()
-            state["ema_updates"] = step.ema.n_averaged
+            state["ema_updates"] = step.ema.updates
         self.folder.save_checkpoint(state, best=best, of_epoch=of_epoch)
 
     def _check_weights(self) -> None:
@@ -475,9 +474,8 @@ class Trainer:
         if step.ema is not None:
             # A run that had no average until now starts it from its weights.
             step.ema.module.load_state_dict(state.get("ema", state["model"]))
-            assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
-            step.ema.n_averaged.fill_(state.get("ema_updates", 0))
+            step.ema.updates = int(state.get("ema_updates", 0))
         for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
         if change := changed_images(state["order"], self._order()):

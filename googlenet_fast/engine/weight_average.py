@@ -1,0 +1,45 @@
+"""Exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from googlenet_fast.model import GoogLeNet
+
+
+class WeightAverage:
+    """A copy of a network whose parameters and buffers follow those of the network.
+
+    The first update copies them; later ones move each by 1 - `decay` of its distance. Whole
+    numbers, which batch norm counts its batches with, are copied.
+
+    Args:
+        model: what to average; its tensors must stay the same objects.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, model: GoogLeNet, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+        """Number of updates so far. Whoever calls `update` counts: the replay of a CUDA graph runs
+        the kernels of an update, but no Python."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        self._moved = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average, in place and without waiting for the device."""
+        averages, weights = map(list, zip(*self._moved, strict=True))
+        if self.updates == 0:
+            torch._foreach_copy_(averages, weights)
+        else:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        if self._copied:
+            torch._foreach_copy_(*map(list, zip(*self._copied, strict=True)))
+
+
+def _tensors(model: GoogLeNet) -> list[Tensor]:
+    return [*(p.detach() for p in model.parameters()), *model.buffers()]
