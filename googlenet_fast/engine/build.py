@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.weight_average import WeightAverage
@@ -84,7 +84,7 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
         if device.type == "cpu":
             raise UserError(
-                "--model.sync_bn: needs GPUs; PyTorch's DDP does not support it on CPUs"
+                "--model.sync_bn: needs GPUs; PyTorch's SyncBatchNorm does not support CPUs"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
@@ -121,16 +121,17 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
 
 
 def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
+    """Build the training step of `model`: optimizer, mixed precision, averaged weights, processes."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        process.broadcast_tensor(tensor.detach())
     ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if config.compile:
         model.compile()
-    wrapped: nn.Module = model
+    buckets = None
     if process.world_size > 1:
-        devices = [process.device] if process.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+        buckets = GradientBuckets(list(model.parameters()), process.world_size)
     return TrainStep(
-        wrapped,
+        model,
         build_optimizer(model, config.optimizer),
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
@@ -138,4 +139,5 @@ def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) ->
         loss_scale=config.loss_scale,
         dynamic_loss_scale=config.dynamic_loss_scale,
         ema=ema,
+        buckets=buckets,
     )

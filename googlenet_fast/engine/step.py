@@ -1,13 +1,14 @@
 """One training step: forward, loss, backward, update."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, optim
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, optim
 
+from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNetOutputs
 
@@ -35,7 +36,7 @@ class TrainStep:
     """Trains the network on one batch at a time; sums up loss and accuracy on the device.
 
     Args:
-        model: the network, wrapped in DistributedDataParallel or not.
+        model: the network.
         optimizer: what updates its parameters.
         label_smoothing: share of the target that is spread over all classes.
         accumulate: calls whose gradients are averaged into one update.
@@ -43,11 +44,12 @@ class TrainStep:
         loss_scale: factor of the loss in fp16; the initial one if `dynamic_loss_scale`.
         dynamic_loss_scale: halve the factor after an overflow, double it after 2000 steps without.
         ema: average of the weights, updated after each step.
+        buckets: average the gradients over processes, if there are several.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Callable[[Tensor], GoogLeNetOutputs | Tensor],
         optimizer: optim.Optimizer,
         *,
         label_smoothing: float = 0.0,
@@ -56,6 +58,7 @@ class TrainStep:
         loss_scale: float = 128.0,
         dynamic_loss_scale: bool = True,
         ema: WeightAverage | None = None,
+        buckets: GradientBuckets | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -63,8 +66,9 @@ class TrainStep:
         self.accumulate = accumulate
         self.amp_dtype = amp_dtype
         self.ema = ema
+        self.buckets = buckets
         self.fixed_scale = None if dynamic_loss_scale else float(loss_scale)
-        self.device = next(model.parameters()).device
+        self.device = optimizer.param_groups[0]["params"][0].device
         self.scaler = torch.amp.GradScaler(
             self.device.type, init_scale=loss_scale, enabled=amp_dtype == torch.float16
         )
@@ -99,12 +103,12 @@ class TrainStep:
             self._update()
 
     def _without_all_reduce(self, update: bool) -> AbstractContextManager[None]:
-        """Let DDP average gradients over the processes only in the batch that updates."""
-        if isinstance(self.model, DistributedDataParallel) and not update:
-            return self.model.no_sync()
-        return nullcontext()
+        """Average gradients over the processes only in the batch that updates."""
+        return nullcontext() if self.buckets is None or update else self.buckets.no_sync()
 
     def _update(self) -> None:
+        if self.buckets is not None:
+            self.buckets.join()
         self.scaler.step(self.optimizer)
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)

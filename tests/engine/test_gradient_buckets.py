@@ -1,0 +1,96 @@
+"""Gradients averaged over processes, against PyTorch's DistributedDataParallel."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from googlenet_fast.engine.distributed import distributed
+from googlenet_fast.engine.gradient_buckets import GradientBuckets, _parts
+from tests.engine.runs import finish, free_port, in_environment, warm_process
+
+BYTES = 2000
+"""Of a bucket: several of the network below."""
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)
+    )
+    return network.to(memory_format=torch.channels_last)
+
+
+def losses(network: Callable[[Tensor], Tensor], rank: int, batches: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(rank)
+    shape = (4, 3, 8, 8)
+    images = [torch.randn(shape, generator=generator) for _ in range(batches)]
+    return [network(batch).square().mean() for batch in images]
+
+
+def average_like_ddp(results: Path) -> None:
+    """Compare gradients of two rounds, of two batches of which the first does not synchronise."""
+    with distributed("cpu") as process:
+        ours = small_network()
+        theirs = DistributedDataParallel(copy.deepcopy(ours))
+        buckets = GradientBuckets(list(ours.parameters()), process.world_size, BYTES)
+        assert len(buckets._buckets) > 1
+        for batches in (1, 2):
+            with theirs.no_sync(), buckets.no_sync():
+                for network in (ours, theirs):
+                    for loss in losses(network, process.rank, batches)[:-1]:
+                        loss.backward()
+            for network in (ours, theirs):
+                losses(network, process.rank, batches)[-1].backward()
+            buckets.join()
+            for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+                assert a.grad is not None
+                assert a.grad.stride() == a.stride()
+                assert b.grad is not None
+                assert torch.equal(a.grad, b.grad)
+                a.grad = b.grad = None
+    (results / str(process.rank)).touch()
+
+
+def average_halves(results: Path) -> None:
+    """Leaves of two dtypes, with gradients that stay where they are."""
+    with distributed("cpu") as process:
+        leaves = [torch.ones(3, dtype=torch.float16), torch.ones(5), torch.ones(4)]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        buckets = GradientBuckets(leaves, process.world_size)
+        places = [leaf.grad.data_ptr() for leaf in leaves if leaf.grad is not None]
+        for _ in range(2):
+            loss = torch.stack([leaf.float().sum() for leaf in leaves]).sum()
+            (loss * (process.rank + 1)).backward()
+            buckets.join()
+            for leaf, place in zip(leaves, places, strict=True):
+                assert leaf.grad is not None
+                assert leaf.grad.data_ptr() == place
+                assert leaf.grad.dtype == leaf.dtype
+                assert torch.equal(leaf.grad, torch.full_like(leaf, 1.5))
+                leaf.grad.zero_()
+    (results / str(process.rank)).touch()
+
+
+@pytest.mark.parametrize("work", [average_like_ddp, average_halves])
+def test_two_processes(work: Callable[[Path], None], tmp_path: Path) -> None:
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        warm_process(in_environment, {**environment, "RANK": str(rank)}, work, tmp_path)
+        for rank in range(2)
+    ]
+    finish(*processes)
+    assert {file.name for file in tmp_path.iterdir()} == {"0", "1"}
+
+
+def test_parts_are_filled_from_the_last_leaf() -> None:
+    a, b, c, d = (torch.zeros(n) for n in (1, 2, 3, 4))
+    half = torch.zeros(2, dtype=torch.float16)
+    parts = _parts([a, b, half, c, d], 24)
+    assert [[len(leaf) for leaf in part] for part in parts] == [[4, 3], [2], [2, 1]]
+    assert parts[1][0] is half
