@@ -17,6 +17,8 @@ from googlenet_fast.plain_yaml import PlainLoader
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
+Graph = Literal["auto", "on", "off"]
+"""CUDA graphs: auto is on for GPUs."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute: auto is a GPU where there is one."""
 
@@ -108,6 +110,7 @@ class ClassifierOptions(argparse.Namespace):
     max_pixels: int
     device: Device
     amp: Amp
+    graph: Graph
 
     def for_classifier(self) -> dict[str, Any]:
         """Return the arguments of `Classifier`, except its device."""
@@ -185,6 +188,13 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
         choices=("auto", "off", "fp16", "bf16"),
         default="auto",
         help="mixed precision; default: fp16 on a GPU, off on a CPU",
+    )
+    network.add_argument(
+        "--graph",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="capture the network in a CUDA graph after a few batches and replay it; default: on a "
+        "GPU",
     )
     images = parser.add_argument_group("images")
     images.add_argument(

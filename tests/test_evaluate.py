@@ -30,6 +30,12 @@ def command(run_main: Callable[..., tuple[int, str, str]]) -> Command:
     return partial(run_main, evaluate.main, "--device", "cpu")
 
 
+def test_cuda_graphs_need_a_gpu(command: Command, digit_weights: Path) -> None:
+    status, _, stderr = command(digit_weights, "--graph", "on")
+    assert status != 0
+    assert stderr.startswith("error: --graph on: captures CUDA graphs, which needs a GPU")
+
+
 def result_of(stdout: str) -> dict[str, Any]:
     last = stdout.splitlines()[-1]
     assert last.startswith("RESULT ")

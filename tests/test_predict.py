@@ -198,6 +198,12 @@ def test_mistakes_are_one_line_and_status_2(
     assert expected in stderr
 
 
+def test_cuda_graphs_need_a_gpu(command: Command, weights: Path, photos: Path) -> None:
+    status, _, stderr = command(weights, photos, "--graph", "on")
+    assert status != 0
+    assert stderr.startswith("error: --graph on: captures CUDA graphs, which needs a GPU")
+
+
 def test_torchrun_is_refused(
     weights: Path, photos: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

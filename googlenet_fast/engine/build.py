@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from googlenet_fast.capture import Capturer
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
@@ -120,8 +121,10 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
     )
 
 
-def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """Build the training step of `model`: optimizer, mixed precision, averaged weights, processes."""
+def build_train_step(
+    config: TrainConfig, model: GoogLeNet, process: Process, capturer: Capturer | None
+) -> TrainStep:
+    """Build the training step of `model` in all processes, with equal weights."""
     for tensor in (*model.parameters(), *model.buffers()):
         process.broadcast_tensor(tensor.detach())
     ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
@@ -140,4 +143,5 @@ def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) ->
         dynamic_loss_scale=config.dynamic_loss_scale,
         ema=ema,
         buckets=buckets,
+        capturer=capturer,
     )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, optim
 
+from googlenet_fast.capture import Captured, Capturer
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNetOutputs
@@ -35,6 +36,11 @@ def googlenet_loss(
 class TrainStep:
     """Trains the network on one batch at a time; sums up loss and accuracy on the device.
 
+    All state stays in the same tensors and nothing waits for the device, so that a step can be
+    captured for each shape of images, and for accumulated batches with and without the update.
+    Gradients that accumulate stay in place too, and are zeroed. Without accumulation they live
+    within a step, in the memory of the graph: autograd then stores them instead of adding to zeros.
+
     Args:
         model: the network.
         optimizer: what updates its parameters.
@@ -45,6 +51,7 @@ class TrainStep:
         dynamic_loss_scale: halve the factor after an overflow, double it after 2000 steps without.
         ema: average of the weights, updated after each step.
         buckets: average the gradients over processes, if there are several.
+        capturer: captures steps and replays them; None: each step is launched by the host.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class TrainStep:
         dynamic_loss_scale: bool = True,
         ema: WeightAverage | None = None,
         buckets: GradientBuckets | None = None,
+        capturer: Capturer | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -80,12 +88,18 @@ class TrainStep:
         the longest streak since the last `pop_nonfinite_steps`, and the current streak."""
         self._nonfinite = torch.zeros((), device=self.device, dtype=torch.bool)
         optimizer.register_step_pre_hook(self._note_overflow)
+        self._captured = Captured(self._step, capturer, self._recover)
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
         """Add the gradients of a batch, and update the parameters if `update`.
 
         images: (N, 3, H, W) channels_last; labels: (N,) int64, both on the network's device.
         """
+        self._captured(images, labels, update=update)
+        if update and self.ema is not None:
+            self.ema.updates += 1
+
+    def _step(self, images: Tensor, labels: Tensor, *, update: bool) -> None:
         with self._without_all_reduce(update):
             with torch.autocast(
                 self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
@@ -111,11 +125,21 @@ class TrainStep:
             self.buckets.join()
         self.scaler.step(self.optimizer)
         self.scaler.update(self.fixed_scale)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.accumulate == 1)
         if self.ema is not None:
             self.ema.update()
-            self.ema.updates += 1
         self._count_nonfinite_step()
+
+    def _recover(self) -> None:
+        """Undo what a capture that failed has done on the host; it has computed nothing."""
+        if self.accumulate == 1:
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.buckets is not None:
+            self.buckets.reset()
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()
+        for name in ("grad_scale", "found_inf"):
+            self.optimizer.__dict__.pop(name, None)
 
     def _note_overflow(
         self, optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
+from googlenet_fast.capture import capturer_for
 from googlenet_fast.data import Splits, build_loader
 from googlenet_fast.data.identity import digest
 from googlenet_fast.engine.build import (
@@ -47,6 +48,7 @@ from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unread
 from googlenet_fast.errors import UserError, printable
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
+from googlenet_fast.model.graphed import GraphedNetwork
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 from googlenet_fast.selfcheck.autotune import is_search_wanted, search
@@ -62,12 +64,13 @@ class Trainer:
     world size or batch size.
 
     Raises:
-        UserError: data, weights, checkpoint or output folder cannot be used.
+        UserError: data, weights, checkpoint or output folder cannot be used; no GPU to capture on.
     """
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
         self.config = config = with_resize(config)
         self.process = process
+        self._capturer = capturer_for(config.graph, process.device)
         self.splits = self._open_data()
         self._held_out = HeldOut.of(self.splits) if process.is_main else None
         self.bad_images: list[str] = []
@@ -356,7 +359,8 @@ class Trainer:
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
-        network = freeze(model, amp)
+        batch_size = self.config.data.batch_size
+        network = GraphedNetwork(freeze(model, amp), self._capturer, batch_size)
         batches = self.val_loader if stop is None else self._val_batches(stop)
         return evaluate(network, batches, self.process, network.num_classes, amp)
 
@@ -436,7 +440,7 @@ class Trainer:
         checkpoint = self._find_checkpoint()
         if self.config.model.weights is not None and checkpoint is None:
             self._log(printable(load_weights(self.model, self.config.model.weights)))
-        self.train_step = build_train_step(self.config, self.model, self.process)
+        self.train_step = build_train_step(self.config, self.model, self.process, self._capturer)
         if checkpoint is not None:
             self._resume(*checkpoint)
             self._keep_best(checkpoint[0].with_name("best.pt"))
@@ -507,7 +511,8 @@ class Trainer:
             f"{self._dropped_images()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
-            f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
+            f"{process.device.type}{' with CUDA graphs' if self._capturer else ''} in "
+            f"{str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
             f"output {printable(config.output)}"
         )

@@ -19,6 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from googlenet_fast import files
+from googlenet_fast.engine import trainer as trainer_module
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
@@ -28,6 +29,7 @@ from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
+from tests.capturers import Tape
 from tests.engine.runs import arguments, assert_same_checkpoint
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
@@ -77,6 +79,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     result = run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
     assert result["steps"] == 10
     assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+
+
+@pytest.mark.slow
+def test_captured_steps_give_the_same_checkpoints(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after a resume, each of which captures anew."""
+    tapes = [Tape(), Tape()]
+    for tape, epochs in zip(tapes, ("1", "2"), strict=True):
+        monkeypatch.setattr(trainer_module, "capturer_for", lambda *_, tape=tape: tape)
+        more = ("--resume", "auto", "--epochs", epochs, "--schedule.name", "constant")
+        run(few_digits, tmp_path / "captured", *EVERYTHING, *more)
+        assert tape.replays > 0
+    monkeypatch.undo()
+    run(few_digits, tmp_path / "eager", *EVERYTHING, "--schedule.name", "constant")
+    assert_same_checkpoint(tmp_path / "eager" / "last.pt", tmp_path / "captured" / "last.pt")
+    a, b = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("eager", "captured"))
+    for line, other in zip(a, b, strict=True):
+        for key in ("step", "loss", "top1", "nonfinite_steps"):
+            assert line.get(key) == other.get(key)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -175,6 +197,7 @@ def test_other_refusals(few_digits: Path, tmp_path: Path) -> None:
         (("--data.batch_size", "64"), "choose a smaller batch_size"),
         (("--accumulate", "11"), "--accumulate 11: an epoch has only 10 batches"),
         (("--model.num_classes", "7"), "label"),
+        (("--graph", "on"), "--graph on: captures CUDA graphs, which needs a GPU"),
         (("--data.image_size", "32"), "image size 32x32"),
         (("--model.preset", "paper", "--model.aux", "true"), "auxiliary heads takes"),
         (("--model.preset", "paper", "--model.sync_bn", "true"), "paper has no batch norm"),

@@ -1,0 +1,118 @@
+"""Functions that are captured for each shape of their inputs."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from googlenet_fast.capture import WARMUP, Captured, capturer_for
+from googlenet_fast.errors import UserError
+from tests.capturers import CallsAgain, Tape
+
+CPU = torch.device("cpu")
+
+
+def double(x: Tensor, *, times: int = 1) -> Tensor:
+    return x * 2 * times
+
+
+@pytest.mark.parametrize("kind", [CallsAgain, Tape])
+def test_results_are_those_of_the_function(kind: type[CallsAgain]) -> None:
+    capturer = kind()
+    captured = Captured(double, capturer)
+    results, inputs = [], [torch.randn(3) for _ in range(8)]
+    for number, x in enumerate(inputs):
+        results += [captured(x, times=1 + number % 2)]
+    for number, (x, result) in enumerate(zip(inputs, results, strict=True)):
+        assert torch.equal(result, double(x, times=1 + number % 2)), "a replay overwrote it"
+    assert (capturer.captures, capturer.replays) == (2, 8 - 2 * WARMUP)
+
+
+def test_without_a_capturer_it_is_the_function() -> None:
+    x = torch.randn(3)
+    assert torch.equal(Captured(double, None)(x, times=3), 6 * x)
+
+
+def test_a_shape_that_comes_alone_is_never_captured() -> None:
+    """However often: here after every second call of the others."""
+    capturer = CallsAgain()
+    captured = Captured(double, capturer)
+    for _ in range(WARMUP + 1):
+        captured(torch.randn(3))
+    for _ in range(2 * WARMUP):
+        captured(torch.randn(3))
+        captured(torch.randn(2))
+    assert capturer.captures == 1
+
+
+def test_other_dtypes_and_autocast_are_other_graphs() -> None:
+    capturer = CallsAgain()
+    captured = Captured(lambda x: x @ x, capturer)
+    for dtype in (torch.float32, torch.bfloat16):
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                for _ in range(WARMUP + 2):
+                    x = torch.randn(3, 3, dtype=dtype)
+                    assert captured(x).dtype == (torch.bfloat16 if enabled else dtype)
+    assert capturer.captures == 4
+
+
+def test_inference_mode_and_without() -> None:
+    captured = Captured(double, CallsAgain())
+    with torch.inference_mode():
+        for _ in range(WARMUP + 1):
+            captured(torch.randn(3))
+    with torch.no_grad():
+        x = torch.randn(3)
+        assert torch.equal(captured(x), 2 * x)
+
+
+def test_threads() -> None:
+    captured = Captured(double, CallsAgain())
+    inputs = [torch.full((3,), float(i)) for i in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for x, result in zip(inputs, pool.map(captured, inputs), strict=True):
+            assert torch.equal(result, 2 * x)
+
+
+class Refuses(CallsAgain):
+    def capture(self, function: object) -> None:  # type: ignore[override]
+        self.captures += 1
+        try:
+            raise RuntimeError("an unsafe call")
+        except RuntimeError:
+            raise RuntimeError("the capture was invalidated") from None
+
+
+def test_a_capture_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With the first reason, since ending a capture that failed raises too."""
+    capturer, recovered = Refuses(), []
+    captured = Captured(double, capturer, lambda: recovered.append(True))
+    x = torch.randn(3)
+    for _ in range(3 * WARMUP):
+        assert torch.equal(captured(x), 2 * x)
+    for _ in range(2 * WARMUP):
+        assert torch.equal(captured(x[:2]), 2 * x[:2])
+    assert capturer.captures == len(recovered) == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "RuntimeError: an unsafe call" in record.getMessage()
+
+
+def test_what_captures() -> None:
+    for mode in ("auto", "off"):
+        assert capturer_for(mode, CPU) is None
+    assert capturer_for("off", torch.device("cuda")) is None
+    with pytest.raises(UserError, match="--graph on: captures CUDA graphs, which needs a GPU"):
+        capturer_for("on", CPU)
+
+
+@pytest.mark.gpu
+def test_a_gpu_captures() -> None:
+    captured = Captured(double, capturer_for("auto", torch.device("cuda")))
+    for number in range(2 * WARMUP):
+        x = torch.full((3,), float(number), device="cuda")
+        assert torch.equal(captured(x), 2 * x)
+    assert captured._graphs
