@@ -42,6 +42,8 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._first: torch.cuda.CUDAGraph | None = None
+        """Keeps the pool: PyTorch takes none for a capture whose last graph is gone."""
 
     def run(self, function: Callable[[], T]) -> T:
         """Call a function on the stream; the current one waits for it, and it for the current."""
@@ -64,6 +66,7 @@ class CudaGraphs:
             torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
         ):
             result = function()
+        self._first = self._first or graph
 
         def replay() -> T:
             graph.replay()

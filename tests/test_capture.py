@@ -1,7 +1,10 @@
 """Functions that are captured for each shape of their inputs."""
 
 import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from googlenet_fast.capture import WARMUP, Captured, capturer_for
 from googlenet_fast.errors import UserError
 from tests.capturers import CallsAgain, Tape
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -78,7 +82,7 @@ def test_threads() -> None:
 
 
 class Refuses(CallsAgain):
-    def capture(self, function: object) -> None:  # type: ignore[override]
+    def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         self.captures += 1
         try:
             raise RuntimeError("an unsafe call")
@@ -107,6 +111,83 @@ def test_what_captures() -> None:
     assert capturer_for("off", torch.device("cuda")) is None
     with pytest.raises(UserError, match="--graph on: captures CUDA graphs, which needs a GPU"):
         capturer_for("on", CPU)
+
+
+class FakeCuda:
+    """Stands for torch.cuda: notes which stream does what."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.log: list[str] = []
+        self.current = "main"
+        self.captured: list[tuple[object, ...]] = []
+        cuda = self
+
+        class Stream:
+            device = torch.device("cuda", 0)
+
+            def __init__(self, name: object = None) -> None:
+                self.name = name if isinstance(name, str) else "side"
+
+            def wait_stream(self, other: "Stream") -> None:
+                cuda.log.append(f"{self.name} waits for {other.name}")
+
+        class Graph:
+            def replay(self) -> None:
+                cuda.log.append(f"replay on {cuda.current}")
+
+        @contextmanager
+        def stream(chosen: Stream) -> Iterator[None]:
+            previous, cuda.current = cuda.current, chosen.name
+            try:
+                yield
+            finally:
+                cuda.current = previous
+
+        @contextmanager
+        def graph(*arguments: object) -> Iterator[None]:
+            cuda.captured.append(arguments)
+            previous, cuda.current = cuda.current, "capture"
+            yield
+            cuda.current = previous  # which PyTorch leaves out where a capture cannot be ended
+
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "current_stream", lambda _: Stream(cuda.current))
+        patch.setattr(torch.cuda, "stream", stream)
+        patch.setattr(torch.cuda, "graph", graph)
+        patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        patch.setattr(Tensor, "record_stream", lambda _, s: cuda.log.append(f"lent to {s.name}"))
+
+    def work(self, x: Tensor) -> Tensor:
+        self.log.append(f"work on {self.current}")
+        return x
+
+
+def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up, capture and replay on one stream, which the caller's waits for and is waited for."""
+    cuda = FakeCuda(monkeypatch)
+    captured = Captured(cuda.work, capturer_for("on", torch.device("cuda", 0)))
+    x = torch.randn(3)
+    for _ in range(WARMUP):
+        captured(x)
+    run = ["side waits for main", "work on side", "main waits for side", "lent to main"]
+    assert cuda.log == WARMUP * run
+    cuda.log.clear()
+    captured(x)
+    assert cuda.log == ["work on capture", *(step.replace("work", "replay") for step in run)]
+    (arguments,) = cuda.captured
+    assert arguments[1] == "pool"
+    assert arguments[3] == "thread_local"
+    assert cuda.current == "main"
+
+
+def test_a_capture_that_fails_leaves_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    capturer = capturer_for("auto", torch.device("cuda", 0))
+    assert capturer is not None
+    with pytest.raises(ZeroDivisionError):
+        capturer.capture(lambda: 1 / 0)
+    assert cuda.current == "main"
 
 
 @pytest.mark.gpu

@@ -95,7 +95,8 @@ class _Bucket:
             if leaf.grad is not None and leaf.grad.data_ptr() != view.data_ptr()
         ]
         if outside:
-            torch._foreach_copy_(*map(list, zip(*outside, strict=True)))
+            views, gradients = map(list, zip(*outside, strict=True))
+            torch._foreach_copy_(views, gradients)
             for view, leaf in zip(self._views, self.leaves, strict=True):
                 leaf.grad = view
         operation = dist.ReduceOp.AVG

@@ -64,7 +64,7 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 128.0,
         dynamic_loss_scale: bool = True,
-        ema: WeightAverage | None = None,
+        ema: WeightAverage[Any] | None = None,
         buckets: GradientBuckets | None = None,
         capturer: Capturer | None = None,
     ) -> None:

@@ -1,14 +1,15 @@
 """Exponential moving average of a network's weights."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from googlenet_fast.model import GoogLeNet
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class WeightAverage:
+class WeightAverage(Generic[Network]):
     """A copy of a network whose parameters and buffers follow those of the network.
 
     The first update copies them; later ones move each by 1 - `decay` of its distance. Whole
@@ -19,7 +20,7 @@ class WeightAverage:
         decay: share of the average that an update keeps.
     """
 
-    def __init__(self, model: GoogLeNet, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
@@ -38,8 +39,9 @@ class WeightAverage:
         else:
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
         if self._copied:
-            torch._foreach_copy_(*map(list, zip(*self._copied, strict=True)))
+            averages, weights = map(list, zip(*self._copied, strict=True))
+            torch._foreach_copy_(averages, weights)
 
 
-def _tensors(model: GoogLeNet) -> list[Tensor]:
+def _tensors(model: nn.Module) -> list[Tensor]:
     return [*(p.detach() for p in model.parameters()), *model.buffers()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from googlenet_fast.capture import WARMUP, CudaGraphs
+from googlenet_fast.capture import WARMUP, Capturer, CudaGraphs
 from googlenet_fast.engine.config import OptimizerConfig
 from googlenet_fast.engine.optimizer import build_optimizer, set_lr
 from googlenet_fast.engine.step import TrainStep
@@ -34,7 +34,7 @@ class Small(nn.Module):
         return self.fc(nn.functional.dropout(x, 0.3, self.training))
 
 
-def build(model: nn.Module, capturer: CallsAgain | None, **options: Any) -> TrainStep:
+def build(model: nn.Module, capturer: Capturer | None, **options: Any) -> TrainStep:
     model = copy.deepcopy(model)
     config = OptimizerConfig(classifier_lr_scale=3.0, decay_bias_and_norm=False)
     ema = WeightAverage(model, 0.9)

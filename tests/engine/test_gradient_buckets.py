@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from googlenet_fast.capture import WARMUP
+from googlenet_fast.engine.config import OptimizerConfig
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.gradient_buckets import GradientBuckets, _parts
+from googlenet_fast.engine.optimizer import build_optimizer
+from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.model import GoogLeNet
+from tests.capture_lint import Lint
+from tests.capturers import CallsAgain
 from tests.engine.runs import finish, free_port, in_environment, warm_process
 
 BYTES = 2000
@@ -77,7 +85,42 @@ def average_halves(results: Path) -> None:
     (results / str(process.rank)).touch()
 
 
-@pytest.mark.parametrize("work", [average_like_ddp, average_halves])
+def train_in_two_ways(results: Path) -> None:
+    """With batch norm over both processes: launched steps, and recorded ones that are called."""
+    states = []
+    with distributed("cpu") as process:
+        for capturer in (None, CallsAgain()):
+            torch.manual_seed(0)
+            model = GoogLeNet("torchvision", 5, aux=False)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            buckets = GradientBuckets(list(model.parameters()), process.world_size)
+            optimizer = build_optimizer(model, OptimizerConfig())
+            step = TrainStep(model, optimizer, accumulate=2, buckets=buckets, capturer=capturer)
+            for number in range(WARMUP + 2):
+                torch.manual_seed(10 * number + process.rank)
+                for update in (False, True):
+                    images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+                    labels = torch.randint(5, (2,))
+                    step(images, labels, update=update)
+            states.append(model.state_dict())
+            lint = Lint(step, images, labels)
+            assert lint.check(partial(step._step, images, labels, update=True)) == []
+            assert capturer is None or capturer.replays == 2 * 2
+        for name, tensor in states[0].items():
+            assert torch.equal(tensor, states[1][name]), name
+            same = process.sum(tensor.double().clone()) / process.world_size
+            assert torch.equal(same, tensor.double()), name
+    (results / str(process.rank)).touch()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        average_like_ddp,
+        average_halves,
+        pytest.param(train_in_two_ways, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes(work: Callable[[Path], None], tmp_path: Path) -> None:
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
