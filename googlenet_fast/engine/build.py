@@ -125,6 +125,7 @@ def build_train_step(
     config: TrainConfig, model: GoogLeNet, process: Process, capturer: Capturer | None
 ) -> TrainStep:
     """Build the training step of `model` in all processes, with equal weights."""
+    # Buffers differ afterwards. Those of the main process count: evaluation broadcasts them.
     for tensor in (*model.parameters(), *model.buffers()):
         process.broadcast_tensor(tensor.detach())
     ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)

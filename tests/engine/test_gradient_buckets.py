@@ -137,3 +137,42 @@ def test_parts_are_filled_from_the_last_leaf() -> None:
     parts = _parts([a, b, half, c, d], 24)
     assert [[len(leaf) for leaf in part] for part in parts] == [[4, 3], [2], [2, 1]]
     assert parts[1][0] is half
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_buckets_start_during_the_backward_pass(
+    backwards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as their gradients are there, and in one order whatever that of the gradients."""
+    started: list[int] = []
+
+    class Started:
+        def wait(self) -> None:
+            pass
+
+    def all_reduce(tensor: Tensor, *_: object, async_op: bool) -> Started:
+        assert async_op
+        started.append(tensor.numel())
+        return Started()
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    a, b, c = (torch.ones(n, requires_grad=True) for n in (3, 2, 1))
+    buckets = GradientBuckets([c, b, a] if backwards else [a, b, c], 2, bucket_bytes=1)
+    first = a.sum()
+    first.register_hook(lambda _: started.append(0))  # the gradient that comes last
+    (c.sum() * (b.sum() * first)).backward()
+    buckets.join()
+    assert started == ([0, 3, 2, 1] if backwards else [1, 2, 0, 3])
+    for leaf in (a, b, c):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == torch.float32
+
+
+def test_a_leaf_without_a_gradient_is_noticed() -> None:
+    a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    buckets = GradientBuckets([a, b], 2)
+    a.sum().backward()
+    with pytest.raises(AssertionError, match="a leaf got no gradient"):
+        buckets.join()
+    buckets.reset()
+    assert buckets._buckets[0].missing == 2
