@@ -101,6 +101,23 @@ def test_captured_steps_give_the_same_checkpoints(
             assert line.get(key) == other.get(key)
 
 
+@pytest.mark.gpu
+def test_graphs_change_nothing_on_a_gpu(
+    few_digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Losses of replayed and of launched steps, up to atomic additions of PyTorch's kernels."""
+    process = Process(0, 1, 0, 1, torch.device("cuda", 0))
+    lines = []
+    for graph in ("off", "on"):
+        options = arguments(few_digits, tmp_path / graph, "--log_interval", "1", "--graph", graph)
+        with closing(Trainer(load_config(options), process)) as trainer:
+            trainer.run()
+        lines.append(read_metrics(tmp_path / graph / "metrics.jsonl"))
+    assert "no CUDA graph" not in caplog.text
+    for launched, replayed in zip(*lines, strict=True):
+        assert replayed["loss"] == pytest.approx(launched["loss"], rel=0.02)
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_signal_during_the_evaluation_stops_it(
     epoch: int,
