@@ -1,7 +1,8 @@
-"""The fused operations that GoogLeNet is made of, each with several backends.
+"""The fused operations that GoogLeNet and its training are made of, each with several backends.
 
-Every op takes and returns (N, C, H, W) tensors, channels_last, and works with autograd, autocast
-and torch.compile. Under torch.func and forward-mode AD the pure-PyTorch references run.
+Every op of the network takes and returns (N, C, H, W) tensors, channels_last, and works with
+autograd, autocast and torch.compile. Under torch.func and forward-mode AD the pure-PyTorch
+references run.
 `googlenet_fast.registry` says how a backend is chosen.
 """
 
@@ -16,6 +17,7 @@ from googlenet_fast.ops.inception_bn import inception_bn
 from googlenet_fast.ops.local_response_norm import local_response_norm
 from googlenet_fast.ops.max_pool import max_pool
 from googlenet_fast.ops.packed_weights import pack_inception, pack_weight
+from googlenet_fast.ops.sgd_step import find_nonfinite, sgd_step
 from googlenet_fast.registry import install_policy, use_impl
 
 __all__ = [
@@ -23,12 +25,14 @@ __all__ = [
     "bn_relu_concat",
     "concat_bias_relu",
     "conv_bias_relu",
+    "find_nonfinite",
     "inception",
     "inception_bn",
     "local_response_norm",
     "max_pool",
     "pack_inception",
     "pack_weight",
+    "sgd_step",
     "use_impl",
 ]
 

@@ -42,6 +42,17 @@ def test_opcheck() -> None:
         opcheck(ops.bias_relu_pool_backward.default, (y, index, 9, 8, need_bias))
 
 
+def test_opcheck_of_the_step() -> None:
+    """What is written is what the schema says, with fake tensors too."""
+    tensors = [torch.randn(3, 4), torch.randn(5)]
+    lists = [[x.clone() for x in tensors] for _ in range(3)]
+    copies = [x.half() for x in tensors]
+    one = torch.ones(())
+    rest = [one, one], [0.1, 0.0], 0.9, True, one, torch.zeros(()), one
+    opcheck(ops.sgd_step.default, (tensors, lists[0], lists[1], copies, lists[2], *rest))
+    opcheck(ops.find_nonfinite.default, (tensors, torch.zeros(())))
+
+
 @pytest.mark.parametrize("op", CALLS)
 def test_compiles_whole(op: str) -> None:
     function, tensors = CALLS[op]

@@ -115,3 +115,45 @@ def test_only_the_slice_of_channels_is_read() -> None:
     for view in (wide[:, 16:48], wide[:, 3:35]):
         y = ops.max_pool.default(view)
         expect(("max_pool", size(view), size(y)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sgd_step(dtype: torch.dtype) -> None:
+    """Gradients are read once, in their own dtype; by a launch more if they are searched."""
+    sizes = (30000, 5, 64, 20001)
+    parameters, momenta, averages = ([torch.randn(n) for n in sizes] for _ in range(3))
+    gradients = [torch.randn(n).to(dtype) for n in sizes]
+    half = torch.float16 if dtype == torch.float32 else dtype
+    copies = [gradient.to(half) for gradient in gradients]
+    lr, flag = [torch.tensor(0.1)] * len(sizes), torch.tensor(0.0)
+    rest = lr, [0.01] * len(sizes), 0.9, False, torch.tensor(8.0), flag
+    launches()
+    ops.find_nonfinite.default(gradients, flag)
+    expect(("find_nonfinite", size(*gradients), 0))
+    ops.sgd_step.default(parameters, gradients, momenta, copies, [], *rest, None)
+    written = size(*parameters, *momenta)
+    expect(("sgd_step", size(*gradients) + written, written + size(*copies)))
+    ops.sgd_step.default(parameters, gradients, momenta, copies, averages, *rest, torch.tensor(0.1))
+    written += size(*averages)
+    expect(("sgd_step", size(*gradients) + written, written + size(*copies)))
+
+
+@pytest.mark.parametrize(("count", "least"), [(133, 1), (160, 1), (161, 2)])
+def test_the_tensors_of_a_network_are_one_launch(count: int, least: int) -> None:
+    """Preset torchvision has the most, 133."""
+    x, rate = torch.randn(count, 3), torch.tensor(0.1)
+    launches()
+    ops.find_nonfinite.default(list(x), torch.tensor(0.0))
+    rest = [rate] * count, [0.0] * count, 0.0, False, None, None, None
+    ops.sgd_step.default(list(x), list(x.clone()), [], [], [], *rest)
+    names = [launch["kernel"] for launch in launches()]
+    assert names == ["find_nonfinite"] * least + ["sgd_step"] * least
+
+
+def test_a_skipped_step_reads_nothing_but_the_flag() -> None:
+    x, flag = torch.randn(50000), torch.tensor(1.0)
+    launches()
+    ops.sgd_step.default(
+        *([x], [x.half()], [x.clone()], [x.half()], [], [flag], [0.1], 0.9, False, None, flag, None)
+    )
+    expect(("sgd_step", 4, 0))

@@ -149,3 +149,10 @@ UNTRACED T atomicAdd(T* address, std::type_identity_t<T> value) {
   *address = old + value;
   return old;
 }
+
+template <typename T>
+UNTRACED T atomicExch(T* address, std::type_identity_t<T> value) {
+  const T old = *address;
+  *address = value;
+  return old;
+}

@@ -598,6 +598,96 @@ def mix(state: int, value: int) -> int:
     return state * 0x9E3779B97F4A7C15 % 2**64
 
 
+# Gradient descent
+
+
+def make_sgd_step(make: Maker) -> Arguments:
+    half = make.choose(torch.float16, torch.bfloat16)
+    shapes = [
+        make.choose((3, 2, 3, 3), (7,), (4, 5), (0, 2), (1,)) for _ in range(make.choose(1, 3))
+    ]
+    parameters = [dense(make, torch.randn(shape)) for shape in shapes]
+
+    def like(dtype: torch.dtype, none: bool = False) -> list[Tensor]:
+        return [
+            torch.empty(0, dtype=dtype) if none and make.flag() else torch.randn_like(p).to(dtype)
+            for p in parameters
+        ]
+
+    def maybe(tensors: list[Tensor]) -> list[Tensor]:
+        return tensors if make.flag() else []
+
+    momentum = make.choose(0.0, 0.9)
+    averages = maybe(like(torch.float32))
+    return {
+        "parameters": parameters,
+        "gradients": like(make.choose(half, torch.float32), none=True),
+        "momenta": like(torch.float32) if momentum else [],
+        "copies": maybe(like(half, none=True)),
+        "averages": averages,
+        "lr": [torch.rand(()) for _ in shapes],
+        "weight_decay": [make.choose(0.0, 0.1) for _ in shapes],
+        "momentum": momentum,
+        "nesterov": make.flag(),
+        "grad_scale": make.maybe(lambda: torch.tensor(4.0)),
+        "found_inf": make.maybe(lambda: torch.tensor(make.choose(0.0, 1.0))),
+        "average_weight": torch.tensor(0.3) if averages else None,
+    }
+
+
+def dense(make: Maker, x: Tensor) -> Tensor:
+    """Give it another layout without gaps."""
+    order = tuple(reversed(range(x.dim())))
+    return x.permute(order).contiguous().permute(order) if make.flag() else x
+
+
+def sgd_step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    copies: list[Tensor],
+    averages: list[Tensor],
+    lr: list[Tensor],
+    weight_decay: list[float],
+    momentum: float,
+    nesterov: bool,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    average_weight: Tensor | None,
+) -> list[Tensor]:
+    """All tensors after the step."""
+    skip = found_inf is not None and found_inf.item() != 0
+    for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+        if gradient.numel() and not skip:
+            g = gradient / (1 if grad_scale is None else grad_scale.reshape(()))
+            g = g + weight_decay[i] * parameter
+            if momenta:
+                momenta[i].mul_(momentum).add_(g)
+                g = g + momentum * momenta[i] if nesterov else momenta[i].clone()
+            parameter -= lr[i].reshape(()) * g
+            if copies and copies[i].numel():
+                copies[i].copy_(parameter)
+        if averages and average_weight is not None:
+            averages[i].lerp_(parameter, average_weight.reshape(()))
+    return [*parameters, *momenta, *copies, *averages]
+
+
+def make_find_nonfinite(make: Maker) -> Arguments:
+    dtype = make.choose(torch.float16, torch.bfloat16, torch.float32)
+    gradients = [
+        dense(make, torch.randn(make.choose((5, 2, 3), (9,), (0,)))).to(dtype)
+        for _ in range(make.choose(0, 1, 2))
+    ]
+    if gradients and gradients[0].numel() and make.flag():
+        gradients[0][(0,) * gradients[0].dim()] = make.choose(math.inf, math.nan)
+    return {"gradients": gradients, "found": torch.tensor(make.choose(0.0, math.nan))}
+
+
+def find_nonfinite(gradients: list[Tensor], found: Tensor) -> list[Tensor]:
+    bad = any(not gradient.isfinite().all() for gradient in gradients)
+    return [torch.full_like(found, float(bad))]
+
+
 # All of them
 
 
@@ -611,6 +701,8 @@ class Op:
     """Its kernel for CPUs takes all floats, not just fp32 and bf16."""
     exact: bool = False
     """The reference takes the arguments as they are, not in fp64."""
+    written: tuple[str, ...] = ()
+    """Arguments that it writes, which the reference returns."""
 
     def expected(self, given: Arguments) -> Any:
         return self.reference(*(given if self.exact else in_double(given)).values())
@@ -642,6 +734,10 @@ OPS = {
     "inception_training": Op(make_inception_training, inception_training),
     "inception_backward": Op(make_inception_backward, inception_backward),
     "fingerprint": Op(make_fingerprint, fingerprint, exact=True),
+    "sgd_step": Op(
+        make_sgd_step, sgd_step, written=("parameters", "momenta", "copies", "averages")
+    ),
+    "find_nonfinite": Op(make_find_nonfinite, find_nonfinite, written=("found",)),
 }
 
 
