@@ -10,6 +10,7 @@ from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
+from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.weight_average import WeightAverage
@@ -19,6 +20,7 @@ from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.preprocessing import Preprocessing, default_resize_size
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights.load import read_weights
+from googlenet_fast.ops.sgd_step import why_not_fused
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -131,12 +133,13 @@ def build_train_step(
     ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if config.compile:
         model.compile()
+    half = half_weights(config, model, process)
     buckets = None
     if process.world_size > 1:
         buckets = GradientBuckets(list(model.parameters()), process.world_size)
     return TrainStep(
-        model,
-        build_optimizer(model, config.optimizer),
+        model if half is None else half,
+        build_optimizer(model, config.optimizer, half),
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         amp_dtype=amp_dtype(config.amp, process.device),
@@ -146,3 +149,15 @@ def build_train_step(
         buckets=buckets,
         capturer=capturer,
     )
+
+
+def half_weights(config: TrainConfig, model: GoogLeNet, process: Process) -> HalfWeights | None:
+    """Return the network with half-precision copies of its weights, where a kernel updates them.
+
+    None: autocast casts the weights in each forward. It sums the gradients of several batches in
+    fp32, and so are the gradients of several processes averaged.
+    """
+    dtype = amp_dtype(config.amp, process.device)
+    if dtype is None or config.accumulate > 1 or process.world_size > 1:
+        return None
+    return HalfWeights(model, dtype) if why_not_fused(process.device) is None else None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, optim
 
 from googlenet_fast.capture import Captured, Capturer
+from googlenet_fast.engine.fused_sgd import LossScaler
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNetOutputs
@@ -77,7 +78,7 @@ class TrainStep:
         self.buckets = buckets
         self.fixed_scale = None if dynamic_loss_scale else float(loss_scale)
         self.device = optimizer.param_groups[0]["params"][0].device
-        self.scaler = torch.amp.GradScaler(
+        self.scaler: torch.amp.GradScaler = LossScaler(
             self.device.type, init_scale=loss_scale, enabled=amp_dtype == torch.float16
         )
         self.totals = torch.zeros(3, device=self.device, dtype=torch.float64)
