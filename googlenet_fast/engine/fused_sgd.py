@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 from torch.optim.optimizer import ParamsT
 
 from googlenet_fast.engine.half_weights import HalfWeights
@@ -51,7 +51,7 @@ class FusedSGD(optim.SGD):
         )
         self._half = half
         self._copies: Mapping[Tensor, Tensor] = {} if half is None else half.copies
-        self._averages: dict[Tensor, Tensor] = {}
+        self._averages: Mapping[Any, Tensor] = {}
         self._average_weight: Tensor | None = None
         self._lr: dict[int, tuple[float, Tensor]] = {}
         """Group -> learning rate, and the tensor that was filled with it."""
@@ -59,7 +59,7 @@ class FusedSGD(optim.SGD):
         self._found = torch.zeros((), device=self._device)
         self._none = torch.empty(0, device=self._device)
 
-    def average(self, averages: Mapping[Tensor, Tensor], weight: Tensor) -> None:
+    def average(self, averages: Mapping[nn.Parameter, Tensor], weight: Tensor) -> None:
         """Update averages of the parameters in each step: average.lerp_(parameter, weight).
 
         Steps that are skipped move the averages too.
@@ -71,7 +71,7 @@ class FusedSGD(optim.SGD):
         self._averages, self._average_weight = dict(averages), weight
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have gradients, and the averages of all.
 
         Raises:

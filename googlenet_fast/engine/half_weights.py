@@ -28,11 +28,11 @@ class HalfWeights(nn.Module):
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.module = module
-        self._names, self._parameters_of = zip(*_cast_by_autocast(module), strict=True)
+        self._names, self._masters = zip(*_cast_by_autocast(module), strict=True)
         with torch.no_grad():
-            copies = [p.detach().to(dtype) for p in self._parameters_of]
+            copies = [p.detach().to(dtype) for p in self._masters]
         self._copies = [copy.requires_grad_() for copy in copies]
-        self.copies = dict(zip(self._parameters_of, self._copies, strict=True))
+        self.copies = dict(zip(self._masters, self._copies, strict=True))
         """Parameter -> its copy, a leaf with the gradient."""
         self._seen: list[int] = []
         self.mark_fresh()
@@ -52,7 +52,7 @@ class HalfWeights(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the parameters as they are now."""
-        torch._foreach_copy_(self._copies, self._parameters_of)
+        torch._foreach_copy_(self._copies, self._masters)
         self.mark_fresh()
 
     def mark_fresh(self) -> None:
@@ -60,7 +60,7 @@ class HalfWeights(nn.Module):
         self._seen = self._versions()
 
     def _versions(self) -> list[int]:
-        return [p._version for p in self._parameters_of]
+        return [p._version for p in self._masters]
 
 
 def _cast_by_autocast(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

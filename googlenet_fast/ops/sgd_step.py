@@ -97,7 +97,7 @@ def find_nonfinite(gradients: Sequence[Tensor], found: Tensor) -> None:
     else:
         given = [gradient for gradient in gradients if gradient.numel()]
         finite = [gradient.isfinite().all() for gradient in given]
-        found.copy_(~torch.stack(finite).all() if finite else 0.0)
+        found.copy_(~torch.stack(finite).all() if finite else torch.zeros(()))
     torch.autograd.graph.increment_version(found)
 
 
@@ -140,6 +140,7 @@ def _reference(
         if copy.numel():
             copy.copy_(parameter)
     for parameter, average in zip(parameters, averages):  # noqa: B905
+        assert average_weight is not None
         average.lerp_(parameter, average_weight)
 
 
