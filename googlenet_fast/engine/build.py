@@ -9,6 +9,7 @@ from googlenet_fast.capture import Capturer
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.engine.optimizer import build_optimizer
@@ -137,9 +138,12 @@ def build_train_step(
     buckets = None
     if process.world_size > 1:
         buckets = GradientBuckets(list(model.parameters()), process.world_size)
+    optimizer = build_optimizer(model, config.optimizer, half)
+    if ema is not None and isinstance(optimizer, FusedSGD):
+        ema.leave_parameters_to(optimizer)
     return TrainStep(
         model if half is None else half,
-        build_optimizer(model, config.optimizer, half),
+        optimizer,
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         amp_dtype=amp_dtype(config.amp, process.device),

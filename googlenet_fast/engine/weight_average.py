@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from googlenet_fast.engine.fused_sgd import FusedSGD
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -23,21 +25,43 @@ class WeightAverage(Generic[Network]):
     def __init__(self, model: Network, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
-        self.updates = 0
-        """Number of updates so far. Whoever calls `update` counts: the replay of a CUDA graph runs
-        the kernels of an update, but no Python."""
+        self._updates = 0
+        self._weight = torch.ones((), device=next(model.parameters()).device)
+        """Of the parameters in the next update."""
+        self._of_parameters = dict(zip(model.parameters(), self.module.parameters(), strict=True))
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         self._moved = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
+    @property
+    def updates(self) -> int:
+        """Number of updates so far.
+
+        Whoever calls `update` counts: the replay of a CUDA graph runs the kernels of an update, but
+        no Python.
+        """
+        return self._updates
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        if (count == 0) != (self._updates == 0):
+            self._weight.fill_(1.0 if count == 0 else 1 - self.decay)
+        self._updates = count
+
+    def leave_parameters_to(self, optimizer: FusedSGD) -> None:
+        """Have the optimizer's step move the averages of the parameters, in its own launch."""
+        optimizer.average(self._of_parameters, self._weight)
+        del self._moved[: len(self._of_parameters)]  # buffers come after them
+
     @torch.no_grad()
     def update(self) -> None:
         """Move the average, in place and without waiting for the device."""
-        averages, weights = map(list, zip(*self._moved, strict=True))
-        if self.updates == 0:
-            torch._foreach_copy_(averages, weights)
-        else:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        if self._moved:
+            averages, weights = map(list, zip(*self._moved, strict=True))
+            if self.updates == 0:
+                torch._foreach_copy_(averages, weights)
+            else:
+                torch._foreach_lerp_(averages, weights, 1 - self.decay)
         if self._copied:
             averages, weights = map(list, zip(*self._copied, strict=True))
             torch._foreach_copy_(averages, weights)

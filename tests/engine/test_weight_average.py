@@ -5,6 +5,7 @@ import copy
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNet
 
@@ -31,6 +32,35 @@ def test_equals_pytorchs_average() -> None:
             assert torch.equal(found, model.state_dict()[name]), name
     assert [tensor.data_ptr() for tensor in ours.module.state_dict().values()] == places
     assert not any(p.requires_grad for p in ours.module.parameters())
+
+
+def test_an_optimizer_can_move_the_averages_of_the_parameters() -> None:
+    model = GoogLeNet("torchvision", 3, aux=False)
+    other = copy.deepcopy(model)
+    averages = [WeightAverage(network, 0.9) for network in (model, other)]
+    ours = FusedSGD(model.parameters(), 0.1)
+    theirs = FusedSGD(other.parameters(), 0.1)
+    averages[0].leave_parameters_to(ours)
+    for update in range(4):
+        for average, network, optimizer in zip(
+            averages, (model, other), (ours, theirs), strict=True
+        ):
+            torch.manual_seed(update)
+            for parameter in network.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            for buffer in network.buffers():
+                buffer.copy_(torch.randn(buffer.shape))
+            optimizer.step()
+            average.update()
+            average.updates += 1
+        if update == 2:  # as when a run is resumed
+            averages[0].updates, averages[1].updates = 0, 0
+    for found, expected in zip(
+        averages[0].module.state_dict().values(),
+        averages[1].module.state_dict().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_network_goes_on_alone() -> None:
