@@ -120,11 +120,13 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t number = first_row(); number < pixels; number += row_step()) {
       float sum[kWidth] = {};
       gather<T, kWidth, W>(p, pixel_of(number, shape.height, shape.width), channel, sum);
-      Vector<T, kWidth> grad;
-      for (int i = 0; i < kWidth; ++i) {
-        grad.values[i] = from_float<T>(sum[i]);
-        total[i] += sum[i];
+      for (int i = 0; i < kWidth; ++i) total[i] += sum[i];
+      if (p.add_to.data != nullptr) {
+        const auto other = load<T, kWidth>(p.add_to.data, number * p.add_to.stride + channel);
+        for (int i = 0; i < kWidth; ++i) sum[i] += to_float(other.values[i]);
       }
+      Vector<T, kWidth> grad;
+      for (int i = 0; i < kWidth; ++i) grad.values[i] = from_float<T>(sum[i]);
       store<T, kWidth>(p.grad_x.data, number * p.grad_x.stride + channel, grad);
     }
   }
@@ -156,8 +158,9 @@ void pool_backward(const char* name, Dtype dtype, const PoolBackward& p, cudaStr
   const int64_t pixels = input_pixels(p.shape), channels = p.shape.channels;
   if (channels == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  const bool vectorize =
-      can_vectorize(dtype, p.grad_y, channels) && can_vectorize(dtype, p.grad_x, channels);
+  const bool vectorize = can_vectorize(dtype, p.grad_y, channels) &&
+                         can_vectorize(dtype, p.add_to, channels) &&
+                         can_vectorize(dtype, p.grad_x, channels);
   for_access(dtype, vectorize, [&](auto value, auto width) {
     if (pixels == 0) return;
     launch(

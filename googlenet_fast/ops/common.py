@@ -233,6 +233,28 @@ def weight_and_bias(row: Tensor, start: int, weight: Tensor) -> tuple[Tensor, Te
     return row.as_strided(shape, strides, start), row.as_strided((outputs,), (1,), end)
 
 
+def convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the library's gradients of a "same" convolution with stride 1, those that are needed.
+
+    Args:
+        grad: (N, K, H, W), of the convolution's output.
+        x: (N, C, H, W), its input.
+        weight: (K, C, T, T) with odd T.
+        need_x: compute the gradient of `x`.
+        need_weight: compute that of `weight`.
+    """
+    if not (need_x or need_weight):
+        return None, None
+    padding = [weight.size(2) // 2] * 2
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        *(grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1),
+        [need_x, need_weight, False],
+    )
+    return grad_x, grad_weight
+
+
 def convolution_work(call: Call, weight: tuple[int, ...], stride: int = 1) -> Work:
     """Return the work of a convolution with "same" padding on a call's images.
 

@@ -14,12 +14,14 @@ from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
+    inception,
     local_response_norm,
     max_pool,
     use_impl,
 )
 from tests.cuda_emulator.calls import CALLS, Function, results
 from tests.helpers import sparse_tensor
+from tests.ops.test_inception import make_arguments, plain_block
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDTHS = {
@@ -102,6 +104,31 @@ def test_concat_bias_relu_of_optional_parts(with_bias: bool, relu: bool) -> None
         return concat_bias_relu(tensors[:2], tensors[2:] or None, relu)
 
     check(function, [*branches, *biases], torch.randn(2, 12, 6, 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", [(8, 16, 8, 24, 8, 8, 16), (7, 3, 5, 9, 1, 2, 1)], ids=str)
+@pytest.mark.parametrize(("bias", "reduce_relu"), [(True, True), (False, False), (True, False)])
+def test_inception_on_library_convolutions(
+    bias: bool, reduce_relu: bool, widths: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    channels, *others = widths
+    made = make_arguments((channels, 5, *others), bias=bias)
+    given = [None if t is None else (2 * t).round().clamp(-1, 1) for t in made]  # exact sums
+    given = [t.to(dtype) if t is not None and t.dim() == 4 else t for t in given]
+    rest = [t for t in given if t is not None]
+
+    def filled(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+        each = iter(tensors)
+        return [None if t is None else next(each) for t in given]
+
+    grad = torch.randint(-1, 2, plain_block(given, reduce_relu).shape)
+    expected = results(lambda *t: plain_block(filled(t), reduce_relu), rest, grad)
+    with use_impl("aten"):
+        actual = results(lambda *t: inception(*filled(t), reduce_relu=reduce_relu), rest, grad)
+    for ours, theirs in zip(actual, expected, strict=True):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)
 
 
 @pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)

@@ -68,6 +68,24 @@ def test_concat_bias_relu(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bias_relu(dtype: torch.dtype) -> None:
+    _, *slices = channels_last(2, 104, 28, 28, dtype=dtype).split((8, 64, 32), dim=1)
+    biases = [torch.randn(64), torch.randn(32)]
+    launches()
+    outputs = ops.bias_relu.default(slices, biases, True)
+    expect(("concat_bias_relu", size(*slices, *biases), size(*outputs)))
+    grads = [channels_last(2, 8, 28, 28, dtype=dtype), *slices]
+    loaded, partial = size(*grads, *outputs), partial_sums(2 * 28 * 28, 104)
+    y1 = torch.randn_like(grads[0])
+    for concatenate in (True, False):
+        results, sums = ops.bias_relu_backward.default(grads, [y1, *outputs], True, concatenate)
+        expect(
+            ("concat_bias_relu_backward", loaded + size(y1), size(*results) + partial),
+            ("sum_partials", partial, size(sums)),
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bias_relu_pool(dtype: torch.dtype) -> None:
     x, bias = channels_last(*SHAPE, dtype=dtype), torch.randn(SHAPE[1])
     launches()
@@ -95,8 +113,10 @@ def test_max_pool(dtype: torch.dtype) -> None:
     expect(("max_pool", size(x), size(y)))
     y, index = ops.max_pool_training.default(x)
     expect(("max_pool", size(x), size(y, index)))
-    grad_x = ops.max_pool_backward.default(torch.randn_like(y), index)
+    grad_x = ops.max_pool_backward.default(torch.randn_like(y), index, None)
     expect(("max_pool_backward", size(y, index), size(grad_x)))
+    grad_x = ops.max_pool_backward.default(torch.randn_like(y), index, torch.randn_like(x))
+    expect(("max_pool_backward", size(y, index, x), size(grad_x)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -19,11 +19,10 @@ extern "C" __attribute__((visibility("default"))) void run_into(
   const auto is = [op](const char* name) { return std::strcmp(op, name) == 0; };
   if (is("concat_bias_relu")) {
     ConcatBiasRelu p{};
-    p.branches[0] = {x, stride_x, channels, 0, nullptr};
+    p.branches[0] = {from, to, channels, 0, nullptr};
     p.count = 1;
     p.rows = rows;
     p.columns = channels;
-    p.y = to;
     run_cuda(Dtype::kFloat32, p, nullptr);
   } else if (is("local_response_norm")) {
     const Normalization norm{rows, channels, kNormalizedChannels, 1e-4f, 0.75f, 1.f};

@@ -143,11 +143,16 @@ def make_max_pool(make: Maker) -> Arguments:
 def make_max_pool_backward(make: Maker) -> Arguments:
     images, channels = make.images(), make.channels()
     _, index = max_pool(make.activation(images, channels).double())
-    return {"grad_y": make.activation(images, channels), "index": make.arrange(index)}
+    return {
+        "grad_y": make.activation(images, channels),
+        "index": make.arrange(index),
+        "add_to": make.maybe(lambda: make.activation(images, channels)),
+    }
 
 
-def max_pool_backward(grad_y: Tensor, index: Tensor) -> list[Tensor]:
-    return [unpool(grad_y, index, (grad_y.size(2), grad_y.size(3)), 1, 1)]
+def max_pool_backward(grad_y: Tensor, index: Tensor, add_to: Tensor | None) -> list[Tensor]:
+    grad_x = unpool(grad_y, index, (grad_y.size(2), grad_y.size(3)), 1, 1)
+    return [grad_x if add_to is None else grad_x + add_to]
 
 
 def halved(height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
@@ -227,6 +232,27 @@ def concat_bias_relu_backward(
 
 def masked(grad: Tensor, y: Tensor | None) -> Tensor:
     return grad if y is None else torch.where(y <= 0, 0, grad)
+
+
+def bias_relu(branches: list[Tensor], biases: list[Tensor], relu: bool) -> list[Tensor]:
+    (y,) = concat_bias_relu(branches, biases, relu)
+    return list(y.split([x.size(1) for x in branches], 1))
+
+
+def make_bias_relu_backward(make: Maker) -> Arguments:
+    grads = make_branches(make)
+    clipped = grads[: make.choose(*range(len(grads) + 1))]
+    outputs = [make.arrange(torch.randn_like(grad).relu()) for grad in clipped]
+    return {"grads": grads, "outputs": outputs, "bias": make.flag(), "concatenate": make.flag()}
+
+
+def bias_relu_backward(
+    grads: list[Tensor], outputs: list[Tensor], bias: bool, concatenate: bool
+) -> list[Tensor]:
+    count = len(outputs)
+    grads = [*map(masked, grads[:count], outputs), *grads[count:]]
+    sums = torch.cat([grad.sum((0, 2, 3)) for grad in grads])
+    return [*joined(grads, concatenate), sums if bias else sums.new_empty(0)]
 
 
 def make_local_response_norm(make: Maker) -> Arguments:
@@ -627,6 +653,8 @@ OPS = {
     "concat_bias_relu_backward": Op(
         make_concat_bias_relu_backward, concat_bias_relu_backward, True
     ),
+    "bias_relu": Op(make_concat_bias_relu, bias_relu, True),
+    "bias_relu_backward": Op(make_bias_relu_backward, bias_relu_backward, True),
     "local_response_norm": Op(make_local_response_norm, local_response_norm),
     "local_response_norm_backward": Op(
         make_local_response_norm_backward, local_response_norm_backward
