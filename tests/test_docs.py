@@ -63,8 +63,8 @@ def samples(op: str) -> list[tuple[Any, ...]]:
         ],
         "inception_bn": [
             (
-                *(tensor(2, 14, 6, 9), tensor(2, 6, 6, 9)),
-                *(tensor(5, 4, 3, 3), tensor(3, 2, 5, 5), norms(14, 5, 3, 6)),
+                *(x, tensor(14, 7, 1, 1), tensor(5, 4, 3, 3), tensor(3, 2, 5, 5)),
+                *(tensor(6, 7, 1, 1), norms(14, 5, 3, 6)),
             )
         ],
         "conv_bias_relu": [

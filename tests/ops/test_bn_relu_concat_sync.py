@@ -24,8 +24,8 @@ def tensors() -> list[Tensor]:
     """Inputs and weights of a block, two branches and a gradient."""
     generator = torch.Generator().manual_seed(3)
     shapes = [
-        *((4, sum(STACKED), 5, 4), (4, WIDTHS[2], 5, 4)),
-        *((WIDTHS[0], STACKED[1], 3, 3), (WIDTHS[1], STACKED[2], 3, 3)),
+        *((4, 8, 5, 4), (4, WIDTHS[2], 5, 4), (sum(STACKED), 8, 1, 1)),
+        *((WIDTHS[0], STACKED[1], 3, 3), (WIDTHS[1], STACKED[2], 3, 3), (WIDTHS[2], 8, 1, 1)),
         (4, STACKED[0] + sum(WIDTHS), 5, 4),
     ]
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -41,11 +41,11 @@ def norms(channels: Sequence[int]) -> list[nn.BatchNorm2d]:
 
 def train(part: slice, group: dist.ProcessGroup | None) -> list[list[Tensor]]:
     """Results by image, gradients of parameters, and running statistics, of both ops."""
-    stacked, projected, w3, w5, grad = tensors()
-    inputs = [x[part].clone().requires_grad_() for x in (stacked, projected)]
-    weights = [w.requires_grad_() for w in (w3, w5)]
-    block, pair = norms((sum(STACKED), *WIDTHS)), norms((sum(STACKED), WIDTHS[2]))
-    y = inception_bn(inputs[0], inputs[1], w3, w5, block, group)
+    *branches, w_in, w3, w5, wp, grad = tensors()
+    inputs = [x[part].clone().requires_grad_() for x in branches]
+    weights = [w.requires_grad_() for w in (w_in, w3, w5, wp)]
+    block, pair = norms((sum(STACKED), *WIDTHS)), norms((8, WIDTHS[2]))
+    y = inception_bn(inputs[0], w_in, w3, w5, wp, block, group)
     z = bn_relu_concat(inputs, pair, group)
     parameters = [*weights, *(p for norm in [*block, *pair] for p in norm.parameters())]
     loss = (y * grad[part]).sum() + (z.square() * z).sum()
