@@ -41,7 +41,10 @@ READ_TWICE: dict[Any, list[int]] = {
 """Indices of arguments that an operation reads twice. PyTorch's batch norm computes statistics, or
 sums, in a first pass; a convolution has two gradients."""
 
-TWO_LAUNCHES = {*READ_TWICE, ours.bn_relu_concat_statistics, ours.bn_relu_concat_sums}
+TWO_LAUNCHES = {
+    *READ_TWICE,
+    *(ours.bn_relu_concat_statistics, ours.bn_relu_concat_sums, ours.bn_relu_pool_sums),
+}
 
 
 class Moved(NamedTuple):
@@ -97,10 +100,13 @@ def _is_weight_gradient_alone(named: dict[str, Any]) -> bool:
 def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
     """Count the forward and backward pass of a module in training."""
     net.train()
-    with Counter(index_bytes) as counter:
+    counter = Counter(index_bytes)
+    with counter:
         outputs = net(x)
-        total = [y.sum() for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        torch.stack(total).sum().backward()
+    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    grads = [torch.ones_like(y) for y in found]
+    with counter:
+        torch.autograd.backward(found, grads)
     return Moved(counter.bytes / BATCH / 1e6, counter.launches)
 
 

@@ -84,10 +84,11 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ 
   }
 }
 
-// Add to `sum` the gradients of the windows whose maximum is the given pixel.
-template <typename T, int kWidth, typename W>
+// Add to `sum` the gradients of the windows whose maximum is the given pixel. p: shape, grad_y and
+// index.
+template <typename T, int kWidth, typename W, typename P>
 __device__ inline void gather(
-    const PoolBackward& p, const Pixel& pixel, int64_t channel, float (&sum)[kWidth]) {
+    const P& p, const Pixel& pixel, int64_t channel, float (&sum)[kWidth]) {
 #pragma unroll
   for (int row = 0; row < W::kSide; ++row) {
 #pragma unroll
@@ -133,11 +134,11 @@ __global__ void __launch_bounds__(kThreads)
   if (p.partial != nullptr) store_partial<kWidth>(total, p.partial, shape.channels);
 }
 
-inline int64_t input_pixels(const PoolShape& shape) {
+__host__ __device__ inline int64_t input_pixels(const PoolShape& shape) {
   return int64_t{shape.images} * shape.height * shape.width;
 }
 
-inline int64_t output_pixels(const PoolShape& shape) {
+__host__ __device__ inline int64_t output_pixels(const PoolShape& shape) {
   return int64_t{shape.images} * shape.out_height * shape.out_width;
 }
 

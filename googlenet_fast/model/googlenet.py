@@ -130,7 +130,8 @@ class GoogLeNet(nn.Module):
         after_4d = self.inception4d(self.inception4c(self.inception4b(after_4a)))
         x = self._last_pool(self.inception4e(after_4d))
         x = self.inception5b(self.inception5a(x))
-        logits = self.fc(self.dropout(x.mean((2, 3))))
+        pooled = x.permute(0, 2, 3, 1).mean((1, 2))  # so that the gradient is channels_last
+        logits = self.fc(self.dropout(pooled))
         if not self.training or self.aux1 is None or self.aux2 is None:
             return logits
         return GoogLeNetOutputs(logits, self.aux1(after_4a), self.aux2(after_4d))

@@ -9,6 +9,7 @@ from googlenet_fast import selfcheck
 from googlenet_fast.ops import flops
 from googlenet_fast.ops.bias_relu_pool import bias_relu_pool
 from googlenet_fast.ops.bn_relu_concat import bn_relu_concat
+from googlenet_fast.ops.bn_relu_pool import bn_relu_pool
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
 from googlenet_fast.ops.conv_bias_relu import conv_bias_relu
 from googlenet_fast.ops.inception import inception
@@ -21,6 +22,7 @@ from googlenet_fast.registry import install_policy, use_impl
 __all__ = [
     "bias_relu_pool",
     "bn_relu_concat",
+    "bn_relu_pool",
     "concat_bias_relu",
     "conv_bias_relu",
     "inception",

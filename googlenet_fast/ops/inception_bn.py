@@ -182,7 +182,7 @@ class _InceptionBatchNorm(torch.autograd.Function):
         others = _others(branches, statistics_out, parameters)
         sizes = [branch.x.size(1) for branch in others]
 
-        grad_first, *grad_others = grad_y.split([channels[0], *sizes], dim=1)
+        grad_first, *grad_others = channels_last(grad_y).split([channels[0], *sizes], dim=1)
         own_others = parameter_gradients(grad_others, others, ctx.eps)
         sums, total = summed(own_others, ctx.total, ctx.group)
         grad3, grad5, grad_projected = input_gradients(

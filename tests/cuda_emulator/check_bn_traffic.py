@@ -38,3 +38,21 @@ def test_each_pass_moves_the_least_bytes(dtype: torch.dtype) -> None:
         results = ops.bn_relu_concat_backward.default(grads, *norms, each, 1568.0, concatenate)
         loaded = size(*grads, *branches, sums) + constants
         expect(("bn_relu_concat_backward", loaded, size(*results)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_normalised_activation_before_a_pool_is_never_moved(dtype: torch.dtype) -> None:
+    x, weight, bias = channels_last(2, 64, 28, 28, dtype=dtype), torch.ones(64), torch.ones(64)
+    statistics = ops.bn_relu_concat_statistics.default([x])
+    launches()
+    y, index = ops.bn_relu_pool.default(x, statistics, weight, bias, 1e-3, True)
+    constants = size(statistics, weight)
+    expect(("bn_relu_pool", size(x, bias) + constants, size(y, index)))
+    partial = 2 * partial_sums(2 * 28 * 28, 64)
+    sums = ops.bn_relu_pool_sums.default(y, index, x, statistics, 1e-3)
+    expect(
+        ("bn_relu_pool_sums", size(y, index, x, statistics), partial),
+        ("sum_partials", partial, size(sums)),
+    )
+    grad = ops.bn_relu_pool_backward.default(y, index, x, statistics, weight, 1e-3, sums, 1568.0)
+    expect(("bn_relu_pool_backward", size(y, index, x, sums) + constants, size(grad)))

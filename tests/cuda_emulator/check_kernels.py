@@ -5,6 +5,7 @@ There, backend `native` runs the CUDA kernels on CPU tensors.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -118,14 +119,14 @@ def test_inception_on_library_convolutions(
     given = [t.to(dtype) if t is not None and t.dim() == 4 else t for t in given]
     rest = [t for t in given if t is not None]
 
-    def filled(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    def filled(tensors: Sequence[Tensor]) -> list[Any]:
         each = iter(tensors)
         return [None if t is None else next(each) for t in given]
 
     grad = torch.randint(-1, 2, plain_block(given, reduce_relu).shape)
     expected = results(lambda *t: plain_block(filled(t), reduce_relu), rest, grad)
     with use_impl("aten"):
-        actual = results(lambda *t: inception(*filled(t), reduce_relu=reduce_relu), rest, grad)
+        actual = results(lambda *t: inception(*[*filled(t), reduce_relu]), rest, grad)
     for ours, theirs in zip(actual, expected, strict=True):
         scale = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)

@@ -376,6 +376,75 @@ def bn_backward(grads: list[Tensor], *arguments: Any) -> list[Tensor]:
     return joined(results, concatenate)
 
 
+def make_bn_relu_pool(make: Maker) -> Arguments:
+    given = make_bias_relu_pool(make)
+    x = given["x"]
+    dtype = torch.promote_types(make.dtype, torch.float32)
+    statistics = make.arrange(torch.rand(2, x.size(1)).add(0.5).to(dtype))
+    return {
+        "x": x,
+        "statistics": statistics,
+        "weight": make.bias(x.size(1)),
+        "bias": make.bias(x.size(1)),
+        "eps": 1e-3,
+        "ceil_mode": given["ceil_mode"],
+    }
+
+
+def bn_relu_pool(
+    x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, eps: float, ceil_mode: bool
+) -> list[Tensor | None]:
+    """Rounding decides between nearly equal values, so the index is not said."""
+    y = centered(x, statistics, eps) * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    return [pool(y, halved(x.size(2), x.size(3), ceil_mode), 2, 0)[0].relu(), None]
+
+
+def make_bn_relu_pool_sums(make: Maker) -> Arguments:
+    given = make_bn_relu_pool(make)
+    x = given["x"]
+    y, index = bias_relu_pool(x.double(), None, True, given["ceil_mode"])
+    grad_y = make.activation((x.size(0), y.size(2), y.size(3)), x.size(1))
+    return {
+        "grad_y": grad_y,
+        "index": make.arrange(index),
+        "x": x,
+        "statistics": given["statistics"],
+        "eps": 1e-3,
+    }
+
+
+def bn_relu_pool_sums(
+    grad_y: Tensor, index: Tensor, x: Tensor, statistics: Tensor, eps: float
+) -> list[Tensor]:
+    grad = unpool(grad_y, index, (x.size(2), x.size(3)), 2, 0)
+    parts = (grad, grad * centered(x, statistics, eps))
+    return [torch.stack([part.sum((0, 2, 3)) for part in parts])]
+
+
+def make_bn_relu_pool_backward(make: Maker) -> Arguments:
+    given = make_bn_relu_pool_sums(make)
+    eps, x = given.pop("eps"), given["x"]
+    sums = make.arrange(torch.randn_like(given["statistics"]))
+    total = make.choose(1.0, float(x[:, :1].numel() + 3))
+    return {**given, "weight": make.bias(x.size(1)), "eps": eps, "sums": sums, "total": total}
+
+
+def bn_relu_pool_backward(
+    grad_y: Tensor,
+    index: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    eps: float,
+    sums: Tensor,
+    total: float,
+) -> list[Tensor]:
+    grad = unpool(grad_y, index, (x.size(2), x.size(3)), 2, 0)
+    grad_bias, grad_weight = sums.view(2, -1, 1, 1) / total
+    slope = weight.view(-1, 1, 1) / (statistics[1].view(-1, 1, 1) + eps).sqrt()
+    return [slope * (grad - grad_bias - centered(x, statistics, eps) * grad_weight)]
+
+
 # Convolutions
 
 
@@ -663,6 +732,9 @@ OPS = {
     "bn_relu_concat": Op(make_bn, bn, True),
     "bn_relu_concat_sums": Op(make_bn_sums, bn_sums, True),
     "bn_relu_concat_backward": Op(make_bn_backward, bn_backward, True),
+    "bn_relu_pool": Op(make_bn_relu_pool, bn_relu_pool, True),
+    "bn_relu_pool_sums": Op(make_bn_relu_pool_sums, bn_relu_pool_sums, True),
+    "bn_relu_pool_backward": Op(make_bn_relu_pool_backward, bn_relu_pool_backward, True),
     "conv_bias_relu": Op(make_conv, conv_bias_relu),
     "conv_bias_relu_backward": Op(make_conv_backward, conv_backward),
     "pack_weight": Op(make_pack_weight, pack_weight),

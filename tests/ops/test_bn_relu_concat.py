@@ -404,13 +404,13 @@ def test_a_blocks_gradients_in_float64() -> None:
 @needs_extension
 def test_frozen_convolutions_in_a_block() -> None:
     tensors, norms = block_arguments(torch.float32)
-    x, *weights = tensors
-    y = inception_bn(x, *(weight.detach() for weight in weights), norms)
-    y.square().sum().backward()
+    x, w_in, w3, w5, wp = tensors
+    frozen: Any = [weight.detach() for weight in (w_in, w3, w5, wp)]
+    inception_bn(*[x, *frozen, norms]).square().sum().backward()
     assert x.grad is not None
-    assert all(weight.grad is None for weight in weights)
-    inception_bn(x.detach(), *weights, norms).square().sum().backward()
-    assert all(weight.grad is not None for weight in weights)
+    assert all(weight.grad is None for weight in tensors[1:])
+    inception_bn(x.detach(), w_in, w3, w5, wp, norms).square().sum().backward()
+    assert all(weight.grad is not None for weight in tensors[1:])
 
 
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
@@ -427,7 +427,8 @@ def test_a_block_compiles_whole(implementation: str) -> None:
 def test_fake_cuda_tensors_need_no_gpu() -> None:
     with FakeTensorMode():
         tensors, norms = block_arguments(torch.float16, "cuda")
-        y = inception_bn(*tensors, norms)
+        x, w_in, w3, w5, wp = tensors
+        y = inception_bn(x, w_in, w3, w5, wp, norms)
         assert y.requires_grad
         x, norm = tensors[0].detach(), make_norms((8,), device="cuda")[0]
         weight, bias = norm.weight.detach(), norm.bias.detach()

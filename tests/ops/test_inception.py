@@ -434,18 +434,18 @@ def test_aten_concatenates_adds_and_copies_nothing(
     nchw: bool, reduce_relu: bool, bias: bool
 ) -> None:
     x, *parameters = make_arguments("3a", bias=bias)
-    leaves = [None if p is None else p.requires_grad_() for p in (x, *parameters)]
+    leaves: list[Any] = [None if p is None else p.requires_grad_() for p in (x, *parameters)]
     with use_impl("aten"):
         block = x if nchw else x.detach().to(memory_format=torch.channels_last).requires_grad_()
         with Launches() as forward:
-            y = inception(block, *leaves[1:], reduce_relu=reduce_relu)
+            y = inception(*[block, *leaves[1:], reduce_relu])
         grad = torch.randn_like(y)
         with Launches() as backward:
             torch.autograd.grad(
                 y, [leaf for leaf in (block, *leaves[1:]) if leaf is not None], grad
             )
         with torch.no_grad(), Launches() as inference:
-            inception(block, *leaves[1:], reduce_relu=reduce_relu)
+            inception(*[block, *leaves[1:], reduce_relu])
     assert forward.names == ["clone"] * nchw + ["max_pool_training"] + FORWARD
     assert backward.names == BACKWARD
     assert inference.names == ["clone"] * nchw + ["max_pool"] + FORWARD
@@ -461,7 +461,7 @@ def test_aten_computes_the_gradients_asked_for(needed: list[int], reduce_relu: b
     expected = plain_block(leaves, reduce_relu)
     grad = torch.randn_like(expected)
     with use_impl("aten"):
-        y = inception(*leaves, reduce_relu=reduce_relu)
+        y = inception(*[*leaves, reduce_relu])
     with Launches() as backward:
         actual = torch.autograd.grad(y, wanted, grad)
     torch.testing.assert_close(actual, torch.autograd.grad(expected, wanted, grad))
