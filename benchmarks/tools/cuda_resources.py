@@ -51,6 +51,7 @@ WIDE, NARROW = re.compile(r"\.(128|256)\b"), re.compile(r"\.[US](8|16)\b")
 DOUBLE = re.compile(r"\bD(ADD|MUL|FMA|SETP)\b")
 TEMPLATE = re.compile(
     r"(?P<kernel>\w+)_kernel<(?:(?P<dtype>float|__half|__nv_bfloat16), )?(?P<n>\d)"
+    r"(?:, [^<>]*::(?P<variant>\w+)>)?"
 )
 
 
@@ -154,7 +155,7 @@ def read_kernels(source: str, arch: int, report: str, assembly: str) -> list[Ker
         kernels.append(
             Kernel(
                 source=source,
-                name=template["kernel"],
+                name=" ".join(filter(None, (template["kernel"], template["variant"]))),
                 dtype=DTYPES[template["dtype"] or "float"],
                 width=int(template["n"]),
                 arch=arch,

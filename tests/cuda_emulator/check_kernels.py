@@ -148,10 +148,29 @@ def test_pools_choose_among_ties_as_pytorch_does(pool: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("channels", [1, 64, 100])
-def test_local_response_norm(channels: int, dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm(beta: float, channels: int, dtype: torch.dtype, layout: str) -> None:
     arrange, shape = LAYOUTS[layout], (2, channels, 5, 7)
     x, grad = (arrange((scale * torch.randn(shape)).to(dtype)) for scale in (10, 1))
-    check(lambda x: local_response_norm(x, alpha=0.1, beta=0.6, k=1.5), [x], grad)
+    check(lambda x: local_response_norm(x, alpha=0.1, beta=beta, k=1.5), [x], grad)
+
+
+@pytest.mark.parametrize("largest", [1e-20, 1e4, 1e18, float("nan")])
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm_of_extreme_values(beta: float, largest: float) -> None:
+    x, grad = largest * torch.rand(1, 16, 3, 3), torch.randn(1, 16, 3, 3)
+    with use_impl("reference"):
+        expected = results(lambda x: local_response_norm(x, beta=beta), [x], grad)
+    with use_impl("native"):
+        actual = results(lambda x: local_response_norm(x, beta=beta), [x], grad)
+    torch.testing.assert_close(actual, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm_of_squares_that_overflow(beta: float) -> None:
+    with use_impl("native"):
+        y = local_response_norm(torch.full((1, 16, 3, 3), 1e30), beta=beta)
+    assert torch.equal(y, torch.zeros_like(y))
 
 
 @pytest.mark.parametrize("op", CALLS)

@@ -12,6 +12,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <source_location>
@@ -148,4 +149,18 @@ UNTRACED T atomicAdd(T* address, std::type_identity_t<T> value) {
   const T old = *address;
   *address = old + value;
   return old;
+}
+
+// Up to 2 ulp off, as CUDA says of its own: kernels must bear that.
+UNTRACED inline float rsqrtf(float x) {
+  const float nearest = static_cast<float>(1. / std::sqrt(static_cast<double>(x)));
+  if (!std::isfinite(nearest) || nearest == 0.f) return nearest;
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(x));
+  const int ulps = static_cast<int>(bits * 2654435761u >> 16) % 5 - 2;
+  std::memcpy(&bits, &nearest, sizeof(nearest));
+  bits += ulps;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
 }
