@@ -1,7 +1,7 @@
 // Concatenation with bias and ReLU, and its gradient.
 #pragma once
 
-#include "kernels.h"
+#include "partial_sums.h"
 
 namespace googlenet_fast {
 
@@ -34,7 +34,7 @@ struct ConcatBiasReluBackward {
   int64_t columns;
   Matrix grad_y;    // (rows, columns)
   Matrix y;         // (rows, columns); null without ReLU
-  void* partial;    // (bias_partials(rows), columns) of fp32, fp64 for kFloat64
+  void* partial;    // partial_size(rows, columns) values of fp32, fp64 for kFloat64
   void* grad_bias;  // (columns,) of the same; both null without biases
 };
 

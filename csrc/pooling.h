@@ -1,7 +1,7 @@
 // Maxima of square windows of pixels, channel by channel, and their gradient.
 #pragma once
 
-#include "kernels.h"
+#include "partial_sums.h"
 
 namespace googlenet_fast {
 
@@ -32,7 +32,7 @@ struct PoolBackward {
   Matrix grad_y;
   const uint8_t* index;
   Matrix grad_x;
-  void* partial;    // (bias_partials(pixels of x), channels) of fp32, fp64 for kFloat64
+  void* partial;    // partial_size(pixels of x, channels) values of fp32, fp64 for kFloat64
   void* grad_bias;  // (channels,) of the same; both null where it is not needed
 };
 

@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
   p.grad_y = grad_rows.matrix;
   p.index = static_cast<const uint8_t*>(dense.data_ptr());
   p.grad_x = matrix_of(grad_x);
-  const Tensor partial = empty_sums(grad_y, {bias ? bias_partials(pixels) : 0, channels});
+  const Tensor partial = empty_sums(grad_y, {bias ? partial_size(pixels, channels) : 0});
   const Tensor grad_bias = empty_sums(grad_y, {bias ? channels : 0});
   if (bias) {
     p.partial = partial.data_ptr();

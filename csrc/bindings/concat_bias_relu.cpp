@@ -67,7 +67,7 @@ std::tuple<std::vector<Tensor>, Tensor> concat_bias_relu_backward(
     y_rows = rows_of(*y);
     p.y = y_rows->matrix;
   }
-  const Tensor partial = empty_sums(grad_y, {bias ? bias_partials(p.rows) : 0, p.columns});
+  const Tensor partial = empty_sums(grad_y, {bias ? partial_size(p.rows, p.columns) : 0});
   const Tensor grad_bias = empty_sums(grad_y, {bias ? p.columns : 0});
   if (bias) {
     p.partial = partial.data_ptr();

@@ -38,13 +38,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    concat_bias_relu_backward_kernel(const __grid_constant__ ConcatBiasReluBackward p) {
+__global__ void __launch_bounds__(kThreads) concat_bias_relu_backward_kernel(
+    const __grid_constant__ ConcatBiasReluBackward p, const ColumnSums sums) {
   const int64_t column = first_column<kWidth>();
-  const bool in_bounds = column < p.columns;
-  float sum[kWidth] = {};
+  Sums<kWidth, 1> sum;
 
-  if (in_bounds) {
+  if (column < p.columns) {
     const Branch branch = branch_of(p, column);
     const int64_t channel = column - branch.begin;
     for (int64_t row = first_row(); row < p.rows; row += row_step()) {
@@ -56,10 +55,13 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
       store<T, kWidth>(branch.data, row * branch.stride + channel, grad);
-      for (int i = 0; i < kWidth; ++i) sum[i] += to_float(grad.values[i]);
+      for (int i = 0; i < kWidth; ++i) sum.fields[i] += to_float(grad.values[i]);
     }
   }
-  if (p.partial != nullptr) store_partial<kWidth>(sum, p.partial, p.columns);
+  if (p.grad_bias == nullptr) return;
+  merge_all(sum, sums, [&](const auto& all, int64_t first) {
+    store_row(all, static_cast<float*>(p.grad_bias), p.columns, first);
+  });
 }
 
 template <typename P>
@@ -84,17 +86,21 @@ void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
 void run_cuda(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
   if (p.columns == 0) return;
   const bool bias = p.grad_bias != nullptr;
+  if (p.rows == 0) {
+    if (bias) store_zeros(p.grad_bias, p.columns, stream);
+    return;
+  }
   const bool vectorize = can_vectorize_branches(dtype, p) &&
                          can_vectorize(dtype, p.grad_y, p.columns) &&
                          can_vectorize(dtype, p.y, p.columns);
   for_access(dtype, vectorize, [&](auto value, auto width) {
-    if (p.rows == 0) return;
+    const Shape shape =
+        bias ? shape_for_sums(p.rows, p.columns, width) : shape_for_rows(p.rows, p.columns, width);
     launch(
         "concat_bias_relu_backward", concat_bias_relu_backward_kernel<decltype(value), width>,
-        bias ? shape_for_sums(p.rows, p.columns, width) : shape_for_rows(p.rows, p.columns, width),
-        stream, p);
+        shape, stream, p,
+        bias ? column_sums(shape, p.partial, p.rows, p.columns, 1, stream) : ColumnSums{});
   });
-  if (bias) sum_partials(p.partial, bias_partials(p.rows), p.columns, p.grad_bias, stream);
 }
 
 }  // namespace googlenet_fast

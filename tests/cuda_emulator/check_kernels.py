@@ -212,6 +212,77 @@ def test_rows_further_apart_than_32_bits_count() -> None:
             assert torch.equal(function(x), function(dense))
 
 
+def column_sums(branches: list[Tensor], y: Tensor, grad: Tensor) -> list[Tensor]:
+    """What the kernels sum over all pixels: of biases, statistics and gradients of batch norm."""
+    ops = torch.ops.googlenet_fast
+    widths = [x.size(1) for x in branches]
+    statistics = ops.bn_relu_concat_statistics.default(branches)
+    parts, ones = statistics.split(widths, dim=1), [torch.ones(width) for width in widths]
+    norms = (branches, list(parts), ones, ones, 1e-3)
+    grads = list(grad.split(widths, dim=1))
+    pooled, index = ops.bias_relu_pool_training.default(y, None, True, True)
+    return [
+        ops.concat_bias_relu_backward.default(grad, y, widths, True)[1],
+        ops.bias_relu_pool_backward.default(pooled, index, *y.shape[2:], True)[1],
+        statistics,
+        ops.bn_relu_concat_sums.default(grads, *norms),
+    ]
+
+
+@pytest.mark.parametrize("widths", [(16, 8), (5, 3), (144, 8)], ids=str)
+@pytest.mark.parametrize("size", [(5, 6), (20, 10), (37, 29)], ids=str)
+def test_sums_have_the_same_bits_in_any_order_of_blocks(
+    size: tuple[int, int], widths: tuple[int, ...]
+) -> None:
+    # One part of 32 pixels, one group of parts, and several groups.
+    branches = [LAYOUTS["dense"](torch.randn(1, width, *size)) for width in widths]
+    y, grad = (LAYOUTS["dense"](torch.randn(1, sum(widths), *size)) for _ in range(2))
+    exact = grad.double().where(y > 0, 0).sum((0, 2, 3))
+    shuffle = ctypes.CDLL(str(extension.PATH)).cuda_emulator_shuffle_blocks
+    try:
+        expected = column_sums(branches, y, grad)
+        torch.testing.assert_close(expected[0].double(), exact, atol=1e-4, rtol=1e-5)
+        for seed in range(1, 5):
+            shuffle(seed)
+            actual = column_sums(branches, y, grad)
+            assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True)), seed
+    finally:
+        shuffle(0)
+
+
+@pytest.mark.parametrize("kind", ["mean far from zero", "drift", "outlier first"])
+def test_statistics_in_one_pass_are_as_exact_as_in_two(kind: str) -> None:
+    x = LAYOUTS["dense"](torch.randn(2, 8, 37, 29))
+    if kind == "mean far from zero":
+        x = 1000 + x / 100
+    elif kind == "drift":
+        x += torch.linspace(-1e4, 1e4, 37).view(-1, 1)
+    else:
+        x[0, :, 0, 0] = 1e4
+    pixels = x.permute(1, 0, 2, 3).flatten(1)
+    variance = pixels.double().var(1, correction=0)
+    two_passes = (pixels - pixels.mean(1, keepdim=True)).square().mean(1)
+    actual = torch.ops.googlenet_fast.bn_relu_concat_statistics.default([x])
+    mean_error = (actual[0] - pixels.double().mean(1)).abs().max()
+    assert mean_error <= 2e-7 * pixels.abs().max()
+    allowed = 2 * (two_passes - variance).abs().max() + 1e-6 * variance.max()
+    assert (actual[1] - variance).abs().max() <= allowed
+
+
+def test_launches_beyond_the_slots_of_counters_bring_their_own() -> None:
+    x = torch.randn(70, 16)
+    sum_columns = ctypes.CDLL(str(extension.PATH)).sum_columns
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    sum_columns.argtypes = [pointer, size, size, pointer, pointer, pointer, pointer]
+    partial, sums, grad = torch.empty(200), torch.empty(16), torch.empty_like(x)
+    for stream in [*range(140), *range(120, 140)]:
+        sums.fill_(float("nan"))
+        partial.fill_(float("nan"))
+        pointers = (partial.data_ptr(), sums.data_ptr(), stream)
+        sum_columns(x.data_ptr(), 70, 16, grad.data_ptr(), *pointers)
+        torch.testing.assert_close(sums, x.sum(0), atol=1e-4, rtol=1e-5)
+
+
 PLAIN: dict[str, Function] = {
     "concat_bias_relu": lambda x: concat_bias_relu([x], relu=False),
     "bias_relu_pool": lambda x: bias_relu_pool(x, relu=False),
