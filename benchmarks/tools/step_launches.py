@@ -98,6 +98,8 @@ def launches_of(func: Any, args: Sequence[Any]) -> int:
         return sum(args[-1])
     if packet in (aten.native_batch_norm, aten.native_batch_norm_backward):
         return 2
+    if func.namespace != "aten":  # a kernel of this package takes all its tensors in one launch
+        return 1
     lists = [x for x in args if isinstance(x, list | tuple) and x and _is_tensor(x[0])]
     if lists and ("foreach" in str(func) or "fused" in str(func)):
         return _multi_tensor_launches([len(x) and [t.numel() for t in x] for x in lists])
