@@ -1,6 +1,5 @@
 """What the ops share: autocast, layouts, what backends support, and calls below autograd."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.amp import is_autocast_available
 
 from googlenet_fast import extension
+from googlenet_fast.kernels.configs import INTERPRETED
 from googlenet_fast.registry import (
     LIBRARY,
     NAMESPACE,
@@ -26,9 +26,6 @@ from googlenet_fast.registry import (
 TRITON_INSTALLED = find_spec("triton") is not None
 """CPU builds of torch come without Triton."""
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-"""Whether Triton runs kernels in its interpreter, on CPU tensors. It reads the same variable."""
-
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 """What the kernels for GPUs take."""
 
@@ -42,10 +39,16 @@ Described = tuple[str, Callable[..., Any]]
 """Schema of a registered op without its name, "(Tensor x) -> Tensor", and its fake kernel."""
 
 
+@constant
+def _has_autocast(device_type: str) -> bool:
+    """Return `is_autocast_available`, which Dynamo of torch before 2.13 does not trace."""
+    return is_autocast_available(device_type)
+
+
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Cast to the autocast dtype where autocast is on; float64 stays, as in PyTorch's own ops."""
     device_type = tensors[0].device.type
-    if not is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+    if not _has_autocast(device_type) or not torch.is_autocast_enabled(device_type):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device_type)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
@@ -54,7 +57,7 @@ def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context in which autocast is off for tensors on the device of `x`."""
     device_type = x.device.type
-    if not is_autocast_available(device_type):
+    if not _has_autocast(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -100,14 +101,14 @@ def inside_wider(x: Tensor) -> Tensor:
 def windows(x: Tensor, size: tuple[int, int], stride: int, padding: int) -> list[Tensor]:
     """The nine pixels of each window, -inf beyond the image."""
     padded = F.pad(x, (padding, 3, padding, 3), value=-math.inf)
-    return [padded[(..., *at)] for at in places(size, stride)]
+    return [padded[at] for at in places(size, stride)]
 
 
-def places(size: tuple[int, int], stride: int) -> list[tuple[slice, slice]]:
+def places(size: tuple[int, int], stride: int) -> list[tuple[EllipsisType, slice, slice]]:
     """Where in a padded image the nine pixels of all windows are."""
     height, width = size
     return [
-        (slice(i, i + stride * height, stride), slice(j, j + stride * width, stride))
+        (..., slice(i, i + stride * height, stride), slice(j, j + stride * width, stride))
         for i in range(3)
         for j in range(3)
     ]
@@ -128,7 +129,7 @@ def unpool(grad: Tensor, index: Tensor, size: tuple[int, int], stride: int, padd
     height, width = size
     padded = grad.new_zeros(*grad.shape[:2], height + padding + 3, width + padding + 3)
     for code, at in enumerate(places((grad.size(2), grad.size(3)), stride)):
-        padded[(..., *at)] += torch.where(index == code, grad, 0)
+        padded[at] += torch.where(index == code, grad, 0)
     return padded[..., padding : padding + height, padding : padding + width]
 
 
