@@ -4,7 +4,7 @@ On a GPU in fp16 under autocast, with cold caches; on a CPU in fp32, on a few la
 is eager PyTorch in channels_last; torch.compile compiles the same function.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -47,19 +47,22 @@ def _meta_call(stage: Stage) -> tuple[str, list[object]]:
     return op, arguments
 
 
-def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
-    """Time a layer with every provider and print their rates.
+def time_layer(
+    op: str, layer: str, call: Call, *, training: bool, compile_modes: Sequence[str] | None = None
+) -> dict[str, Measurement]:
+    """Time a layer with every provider, print their rates and return their times.
 
     Args:
         op: its name.
         layer: its name.
         call: of the op, in training.
         training: time forward and backward; else forward without gradients.
+        compile_modes: torch.compile's, `COMPILE_MODES` by default.
     """
     call = resized((training, *call[1:]), BATCH)
     torch._dynamo.reset()
     op_call = OpCall.of(OPS[op], call, DEVICE)
-    runs = providers(op_call)
+    runs = providers(op_call, COMPILE_MODES if compile_modes is None else compile_modes)
     exact = op_call.double().run(op_call.op.fallback)
     errors = {name: relative_error(run(), exact) for name, run in runs.items()}
     clock = ColdGpuClock() if GPU else host_seconds
@@ -67,6 +70,7 @@ def time_layer(op: str, layer: str, call: Call, *, training: bool) -> None:
     title = f"{op} {layer} {mode}, batch {BATCH}"
     measured = interleave(title, runs, repeats=REPEATS, errors=errors, clock=clock)
     print_reached(measured, op_call.op.work(call))
+    return measured
 
 
 def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
@@ -81,13 +85,15 @@ def print_reached(measured: Mapping[str, Measurement], amount: Work) -> None:
         print(f"    {name}: {reached}, error {measurement.error:.1e}")
 
 
-def providers(op_call: OpCall) -> dict[str, Callable[[], list[Tensor]]]:
+def providers(
+    op_call: OpCall, compile_modes: Sequence[str]
+) -> dict[str, Callable[[], list[Tensor]]]:
     """Return the functions that compute a call, by name; the baseline first."""
     op = op_call.op
     runs: dict[str, Callable[[], list[Tensor]]] = {"eager": partial(op_call.run, op.fallback)}
     if GPU:
         runs["eager, cudnn.benchmark"] = partial(_searching, runs["eager"])
-    for mode in COMPILE_MODES:
+    for mode in compile_modes:
         compiled = torch.compile(op.reference, mode=mode, fullgraph=True)
         runs[f"compile {mode}"] = partial(op_call.run, Backend(mode, DEVICE, compiled))
     for backend in op.on(DEVICE):
