@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.cpu_peers import AUX_WEIGHT, MOMENTUM, our_network
 from benchmarks.plain_googlenet import plain_googlenet, torch_framework
+from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import use_impl
 
 Step = Callable[[], object]
@@ -25,7 +26,7 @@ def plain_network(device: str) -> nn.Module:
     return plain_googlenet(torch_framework()).to(device, memory_format=torch.channels_last)
 
 
-def package_network(device: str) -> nn.Module:
+def package_network(device: str) -> GoogLeNet:
     """Return this package's network with the weights of `plain_network`."""
     network = our_network()
     network.load_state_dict(plain_network("cpu").state_dict())

@@ -34,36 +34,33 @@ def main() -> None:
     carried = arguments.carried and arguments.carried.absolute()
     variables = environment(output, carried, arguments.dry_run)
     results = Results(output / "results.jsonl", digest(arguments.dry_run))
-    flags = ["--output", str(output), "--digest", results.digest]
-    flags += ["--dry-run"] * arguments.dry_run
 
     def run(selected: list[Stage]) -> None:
-        scale = arguments.minutes / MINUTES
-        deadline = started + 60 * arguments.minutes
+        flags = ["--output", str(output), "--digest", results.digest]
+        flags += ["--dry-run"] * arguments.dry_run
         run_stages(
             selected,
             results,
             output,
-            deadline,
-            scale,
-            lambda stage: python_stage(stage.name, *flags),
-            variables,
+            deadline=started + 60 * arguments.minutes,
+            scale=arguments.minutes / MINUTES,
+            command=lambda stage: python_stage(stage.name, *flags),
+            environment=variables,
         )
 
+    results.append(MACHINE.name, status="again")  # the card may be another one
+    run([MACHINE])
+    machine = results.end(MACHINE.name)
+    if machine is None or machine["status"] != OK:
+        raise UserError(f"{machine and machine['reason']} ({output / 'logs' / 'machine.log'})")
+    results = results.of_card()
     try:
-        results.append(MACHINE.name, status="again")  # the card may be another one
-        run([MACHINE])
-        machine = results.end(MACHINE.name)
-        if machine is None or machine["status"] != OK:
-            raise UserError(f"{machine and machine['reason']} ({output / 'logs' / 'machine.log'})")
         run(stages(arguments.update, arguments.dry_run))
     finally:
         _report(results, output, arguments.dry_run)
 
 
 def _report(results: Results, output: Path, dry_run: bool) -> None:
-    if not results.rows(MACHINE.name):
-        return
     entry = make_entry(results, output.name)
     write_atomically(output / "entry.md", entry.encode())
     if not dry_run:

@@ -4,6 +4,8 @@ A line of a stage has `stage`, `key` (which row it is), the `digest` of what it 
 and its values. A line with `status` instead of `key` ends an attempt at a stage.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import time
@@ -32,6 +34,7 @@ class Results:
         """Write a line, and wait until it is on disk."""
         line = {"stage": stage, "digest": self.digest, "time": round(time.time(), 1), **values}
         with self._path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # a stage may have several processes
             if file.tell() and not self._path.read_bytes().endswith(b"\n"):
                 file.write(b"\n")  # after a line that was cut off
             file.write(json.dumps(line).encode() + b"\n")
@@ -58,17 +61,26 @@ class Results:
         """Return True if a row was recorded; what ended in an error is tried again."""
         return any(row["key"] == list(key) and "error" not in row for row in self.rows(stage))
 
+    def of_card(self) -> "Results":
+        """Return the results of this machine's card: what another one measured is left out."""
+        rows = self.rows("machine")
+        card = hashlib.sha256(json.dumps(rows[0]["value"]).encode()).hexdigest()[:8]
+        results = Results(self._path, f"{self.digest}-{card}")
+        for row in rows:
+            results.append(**{**row, "digest": results.digest})
+        return results
+
     def end(self, stage: str) -> Line | None:
         """Return how the last attempt at a stage ended; None without one."""
         ends = [line for line in self.lines() if line["stage"] == stage and "status" in line]
         return ends[-1] if ends else None
 
 
-def digests(path: Path) -> list[str]:
-    """Return the digests of a file's runs, the last one last, if they came past the machine."""
-    text = path.read_bytes() if path.is_file() else b""
-    lines = filter(None, map(_parsed, text.splitlines()))
-    return list(dict.fromkeys(x["digest"] for x in lines if "key" in x and x["stage"] == "machine"))
+def last_run(path: Path) -> Results | None:
+    """Return the results of the last run in a file that knew its machine; None without one."""
+    lines = map(_parsed, path.read_bytes().splitlines() if path.is_file() else [])
+    known = [line for line in lines if line and line["stage"] == "machine" and "key" in line]
+    return Results(path, known[-1]["digest"]) if known else None
 
 
 def _parsed(text: bytes) -> Line | None:

@@ -24,7 +24,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     block = Inception(PRESETS["paper"], 32, Widths(16, 16, 24, 8, 8, 8))
-    block.to(device, memory_format=torch.channels_last)
+    block.to(device).to(memory_format=torch.channels_last)
     x = torch.randn(2, 32, 7, 7, device=device).contiguous(memory_format=torch.channels_last)
     with use_impl(sys.argv[1]), torch.autocast(device, torch.float16, enabled=device == "cuda"):
         block(x.requires_grad_()).float().sum().backward()

@@ -126,6 +126,16 @@ def test_rows_of_a_later_attempt_win(results: Results) -> None:
     assert results.has("a", ["one"])
 
 
+def test_another_card_has_results_of_its_own(results: Results) -> None:
+    found = []
+    for card in ("one", "two", "one"):
+        results.append("machine", key=["gpu"], value=card)
+        found.append(results.of_card())
+        assert [row["value"] for row in found[-1].rows("machine")] == [card]
+    found[0].append("constants", status=OK)
+    assert [of.end("constants") is None for of in found] == [False, True, False]
+
+
 def test_an_error_of_one_row_leaves_the_others(results: Results, tmp_path: Path) -> None:
     setting = Setting("a", results, tmp_path, dry_run=True)
     setting.attempt("wrong", measure=lambda: {"value": 1 / 0})
@@ -148,8 +158,13 @@ def recorded(results: Results) -> Results:
     results.append("networks:captured", key=["training", 64, "PyTorch"], images_per_second=5447.0)
     results.append("networks:captured", key=["training", 64, "this package"], error="a | b")
     kernels = [{"name": "conv", "launches": 2.0, "microseconds": 30.0}]
-    key = ["training", 64, "PyTorch"]
-    results.append("kernel_times", key=key, launches=2.0, microseconds=30.0, kernels=kernels)
+    results.append(
+        "kernel_times",
+        key=["training", 64, "PyTorch"],
+        launches=2.0,
+        microseconds=30.0,
+        kernels=kernels,
+    )
     providers = {"triton": {"milliseconds": 0.1, "ratio": 2.0, "error": 0.0}}
     key = ["training", "max_pool", "3a"]
     results.append("layers", key=key, shape="192x28x28", providers=providers)

@@ -1,12 +1,13 @@
 """Every backend of every op against the reference in float64, in fp16, bf16 and fp32.
 
-Kernels are compiled by several threads at once; Triton's interpreter knows one only.
+Several processes compile kernels at the same time.
 """
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -19,36 +20,36 @@ from googlenet_fast.selfcheck.cases import activations, resized
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-INTERPRETED_SIDE = 5
-"""Largest height and width in a dry run."""
+PROCESSES = 8
+"""At most, one for two cores; each has a context on the card."""
 
-Case = tuple[Op, Backend, torch.dtype]
+INTERPRETED_SIDE = 5
+"""Largest height and width of images for Triton's interpreter."""
 
 
 def run(setting: Setting) -> None:
     """Record the largest relative error of each backend in each dtype, or how it is wrong."""
-
-    def check(case: Case) -> None:
-        op, backend, dtype = case
-        key = op.name, backend.name, dtype_name(dtype)
-        setting.attempt(*key, measure=partial(_check, case, setting))
-
-    threads = 1 if setting.dry_run else os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(check, _cases(setting)))
-
-
-def _cases(setting: Setting) -> Iterator[Case]:
-    for dtype in DTYPES:
-        for op in OPS.values():
-            for backend in op.on(setting.device):
-                # The interpreter's product of bf16 is wrong.
-                if not (setting.dry_run and backend.name == "triton" and dtype == torch.bfloat16):
-                    yield op, backend, dtype
+    cases = list(product(DTYPES, OPS))
+    if setting.dry_run:
+        for dtype, name in cases:
+            check(setting, dtype, name)
+        return
+    processes = max(1, min(PROCESSES, len(os.sched_getaffinity(0)) // 2))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(check, setting), *zip(*cases, strict=True)))
 
 
-def _check(case: Case, setting: Setting) -> dict[str, Any]:
-    op, backend, dtype = case
+def check(setting: Setting, dtype: torch.dtype, name: str) -> None:
+    """Check the backends of an op in a dtype."""
+    op = OPS[name]
+    for backend in op.on(setting.device):
+        # The interpreter's product of bf16 is wrong.
+        if not (setting.dry_run and backend.name == "triton" and dtype == torch.bfloat16):
+            key = name, backend.name, dtype_name(dtype)
+            setting.attempt(*key, measure=partial(_check, setting, dtype, op, backend))
+
+
+def _check(setting: Setting, dtype: torch.dtype, op: Op, backend: Backend) -> dict[str, Any]:
     samples = list(op.samples())
     if setting.dry_run:
         samples = samples[:1]

@@ -83,7 +83,7 @@ def choose_backends(setting: Setting, batch: int) -> None:
     network = package_network(setting.device)
     device = torch.device("cuda", 0)
     with cudnn_benchmark(True):
-        calls = calls_of(network, batch, 224, torch.float16, device)  # type: ignore[arg-type]
+        calls = calls_of(network, batch, 224, torch.float16, device)
         print(*search(calls, str(device), lambda value: value), sep="\n")
 
 
