@@ -274,6 +274,26 @@ def test_what_is_carried_has_a_limit(tmp_path: Path) -> None:
         carry.check_size(tmp_path, 99)
 
 
+def test_the_carried_extension_is_of_one_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[list[str], dict[str, str]]] = []
+
+    def run(command: list[Any], **options: Any) -> subprocess.CompletedProcess[str]:
+        ran.append((list(map(str, command)), options.get("env", {})))
+        return subprocess.CompletedProcess(command, len(ran) > 2)
+
+    monkeypatch.setattr(carry.subprocess, "run", run)
+    carry.build(tmp_path / "carried" / "_C.abi3.so", "9.0")
+    (build, variables), (strip, _) = ran
+    assert build[1:4] == ["setup.py", "-q", "build_ext"]
+    assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    built = Path(build[build.index("--build-lib") + 1], "googlenet_fast", "_C.abi3.so")
+    assert strip[-2:] == [str(tmp_path / "carried" / "_C.abi3.so"), str(built)]
+    with pytest.raises(UserError, match="does not build"):
+        carry.build(tmp_path / "_C.abi3.so", "9.0")
+
+
 def test_mistakes_are_one_line(
     tmp_path: Path, run_main: Callable[..., tuple[int, str, str]]
 ) -> None:
