@@ -20,6 +20,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -166,6 +167,21 @@ inline Dtype dtype_of(const Tensor& tensor) {
 // Dtype of biases and of sums over values of `tensor`.
 inline ScalarType accumulator_of(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Whether the values fill an interval of memory, in any order of the dimensions.
+inline bool is_dense(const Tensor& t) {
+  std::vector<std::pair<int64_t, int64_t>> dimensions;  // stride, size
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    if (t.size(i) != 1) dimensions.emplace_back(t.stride(i), t.size(i));
+  }
+  std::ranges::sort(dimensions);
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dimensions) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
 }
 
 // Elements from one pixel of (N, C, H, W) to the next, or nothing if pixels are not evenly spaced

@@ -32,7 +32,7 @@ struct NormBranches {
 
 // statistics[0] = mean of x, statistics[1] = biased variance; zeros of no rows.
 struct BatchNormStatistics : NormBranches {
-  void* partial;     // (bias_partials(rows), 2, columns): mean and sum of squared deviations
+  void* partial;     // partial_size(rows, columns, 2) values
   void* statistics;  // (2, columns)
 };
 
@@ -42,7 +42,7 @@ struct BatchNormRelu : NormBranches {};
 // sums[0] = sum of grad where y > 0, sums[1] = sum of that times (x - mean) / sqrt(variance + eps):
 // the gradients of bias and weight.
 struct BatchNormSums : NormBranches {
-  void* partial;  // (bias_partials(rows), 2, columns)
+  void* partial;  // partial_size(rows, columns, 2) values
   void* sums;     // (2, columns)
 };
 

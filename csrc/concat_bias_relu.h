@@ -1,40 +1,46 @@
-// Concatenation with bias and ReLU, and its gradient.
+// Bias and ReLU of branches, side by side in one tensor or each in its own, and the gradient.
 #pragma once
 
-#include "kernels.h"
+#include "partial_sums.h"
 
 namespace googlenet_fast {
 
 constexpr int kMaxBranches = 4;
 
-// One branch: `channels` columns of the concatenation, starting at column `begin`.
+// One branch: `channels` columns of all branches' columns together, starting at column `begin`.
 struct Branch {
-  void* data;      // (rows, channels): read by forward, written by backward
-  int64_t stride;  // elements from one row of `data` to the next
+  Matrix x;    // (rows, channels)
+  Matrix out;  // written
   int64_t channels;
   int64_t begin;
-  const void* bias;  // (channels,) of fp32, fp64 for kFloat64; null without bias. Forward only.
+  const void* bias;  // (channels,) of fp32, fp64 for kFloat64; null without bias
 };
 
-// y[:, branch] = relu(branch + bias)
+// out = relu(x + bias)
 struct ConcatBiasRelu {
   Branch branches[kMaxBranches];
   int count;
   int64_t rows;
   int64_t columns;
-  Matrix y;  // (rows, columns)
   bool relu;
 };
 
-// Each branch's gradient = grad_y[:, branch] where y > 0 else 0; grad_bias = its sum over the rows.
+// One branch's gradient; columns as above.
+struct GradBranch {
+  Matrix grad;  // of the branch's output
+  Matrix y;     // that output; null without ReLU
+  Matrix out;   // written: the gradient of the branch
+  int64_t channels;
+  int64_t begin;
+};
+
+// out = grad where y > 0 else 0; grad_bias = its sum over the rows.
 struct ConcatBiasReluBackward {
-  Branch branches[kMaxBranches];
+  GradBranch branches[kMaxBranches];
   int count;
   int64_t rows;
   int64_t columns;
-  Matrix grad_y;    // (rows, columns)
-  Matrix y;         // (rows, columns); null without ReLU
-  void* partial;    // (bias_partials(rows), columns) of fp32, fp64 for kFloat64
+  void* partial;    // partial_size(rows, columns) values of fp32, fp64 for kFloat64
   void* grad_bias;  // (columns,) of the same; both null without biases
 };
 

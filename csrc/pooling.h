@@ -1,7 +1,7 @@
 // Maxima of square windows of pixels, channel by channel, and their gradient.
 #pragma once
 
-#include "kernels.h"
+#include "partial_sums.h"
 
 namespace googlenet_fast {
 
@@ -26,13 +26,15 @@ struct Pool {
   uint8_t* index;  // like y, dense: side * row + column of the maximum, or kClipped; or null
 };
 
-// grad_x = each pixel's sum of grad_y over the windows whose maximum it is; grad_bias = its sum.
+// grad_x = each pixel's sum of grad_y over the windows whose maximum it is, plus add_to; grad_bias
+// = the sum without add_to.
 struct PoolBackward {
   PoolShape shape;
   Matrix grad_y;
   const uint8_t* index;
+  Matrix add_to;  // like grad_x; or null. Read by MaxPoolBackward alone.
   Matrix grad_x;
-  void* partial;    // (bias_partials(pixels of x), channels) of fp32, fp64 for kFloat64
+  void* partial;    // partial_size(pixels of x, channels) values of fp32, fp64 for kFloat64
   void* grad_bias;  // (channels,) of the same; both null where it is not needed
 };
 

@@ -19,8 +19,12 @@ from googlenet_fast.plain_yaml import PlainLoader
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
+Graph = Literal["auto", "on", "off"]
+"""CUDA graphs: auto is on for GPUs."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute: auto is a GPU where there is one."""
+Autotune = Literal["auto", "on", "off"]
+"""Measure what is fastest on this GPU first: auto does so where it pays."""
 
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -143,10 +147,12 @@ class ClassifierOptions(argparse.Namespace):
     max_pixels: int
     device: Device
     amp: Amp
+    graph: Graph
+    autotune: Autotune
 
     def for_classifier(self) -> dict[str, Any]:
         """Return the arguments of `Classifier`, except its device."""
-        names = ClassifierOptions.__annotations__.keys() - {"device"}
+        names = ClassifierOptions.__annotations__.keys() - {"device", "autotune"}
         return {name: getattr(self, name) for name in names}
 
 
@@ -220,6 +226,20 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
         choices=("auto", "off", "fp16", "bf16"),
         default="auto",
         help="mixed precision; default: fp16 on a GPU, off on a CPU",
+    )
+    network.add_argument(
+        "--graph",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="capture the network in a CUDA graph after a few batches and replay it; default: on a "
+        "GPU",
+    )
+    network.add_argument(
+        "--autotune",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="on a GPU, time first whether plain PyTorch or torch.compile is faster on whole "
+        "batches, and use what is; results are cached; default: for 2000 batches or more",
     )
     images = parser.add_argument_group("images")
     images.add_argument(

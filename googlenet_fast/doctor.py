@@ -16,6 +16,8 @@ import torch
 
 from googlenet_fast.cli import program
 from googlenet_fast.data.loader import describe_decoding
+from googlenet_fast.engine.cudnn import cudnn_benchmark
+from googlenet_fast.engine.whole_steps import describe_known
 from googlenet_fast.environment import describe_extension, devices, versions
 from googlenet_fast.errors import run_command
 from googlenet_fast.model import GoogLeNet
@@ -23,7 +25,7 @@ from googlenet_fast.model.calls import calls_of
 from googlenet_fast.registry import Call
 from googlenet_fast.selfcheck import layers
 from googlenet_fast.selfcheck.accuracy import Result, check_all
-from googlenet_fast.selfcheck.autotune import contested
+from googlenet_fast.selfcheck.autotune import contested, measured
 from googlenet_fast.selfcheck.interpreter import check_in_interpreter
 
 
@@ -42,7 +44,8 @@ def main() -> None:
         if torch.cuda.is_available():
             for index in range(torch.cuda.device_count()):
                 name = torch.cuda.get_device_name(index)
-                times += layers.measure_all(f"cuda:{index}", name, training_layers())
+                with cudnn_benchmark(torch.device("cuda", index)):
+                    times += layers.measure_all(f"cuda:{index}", name, training_layers())
         else:
             results += check_in_interpreter()
     about = {
@@ -50,6 +53,7 @@ def main() -> None:
         "devices": devices(),
         "extension": describe_extension(),
         "decoding": describe_decoding(),
+        "choice": describe_choice(),
     }
     if as_json:
         document = {
@@ -66,6 +70,21 @@ def main() -> None:
     failures = [result.failure for result in results] + [time.failure for time in times]
     if any(failure is not None for failure in failures):
         sys.exit(1)
+
+
+def describe_choice() -> dict[str, str]:
+    """Say by what backends and whole steps are chosen on each GPU, under the commands' flags."""
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        with cudnn_benchmark(device):
+            count, compared = len(measured(str(device))), describe_known(str(device))
+            found[f"{device} cudnn"] = (
+                f"benchmark {'on' if torch.backends.cudnn.benchmark else 'off, as was asked for'}"
+            )
+        found[f"{device} ops"] = f"{count} calls measured here; others by the nearest measurement"
+        found[f"{device} whole steps"] = "; ".join(compared) or "none compared yet: long runs do"
+    return found or {"ops": "no GPU: in the order in which backends are listed"}
 
 
 def training_layers() -> list[tuple[str, Call]]:

@@ -20,6 +20,7 @@ from googlenet_fast.data import open_dataset, open_splits, sample_dataset
 from googlenet_fast.data.dataset import Split
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.build import open_data
+from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.engine.confusion import (
     ClassResult,
@@ -76,9 +77,10 @@ def main() -> None:
             images = replace(images, dataset=kept)
         if process.is_main and not options.json:
             print(_description(classifier, images, process), flush=True)
+        compute = compute_fastest(options, classifier, len(images.dataset), process)
         started = time.perf_counter()
         evaluation = evaluate(
-            classifier.network,
+            compute,
             # disable=None: only on a terminal
             tqdm(
                 classifier.loader(images.dataset, process.rank, process.world_size),

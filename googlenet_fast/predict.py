@@ -17,6 +17,7 @@ from googlenet_fast.classifier.prediction import (
     predict,
 )
 from googlenet_fast.data.reading import MAX_PIXELS
+from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.distributed import distributed, world_size
 from googlenet_fast.engine.run_evaluation import options_of, read_run_config
 from googlenet_fast.engine.run_folder import best_of
@@ -45,6 +46,7 @@ def main() -> None:
     with distributed(options.device) as process:
         classifier = Classifier(device=process.device, **options.for_classifier())
         logging.getLogger("googlenet_fast").info("images at %s", classifier.preprocessing)
+        classifier.compute = compute_fastest(options, classifier, len(images), process)
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
             if isinstance(outcome, Unreadable):

@@ -190,7 +190,8 @@ class Op:
         layer: Call | None = None
         if device.type == "cuda" and (len(able) > 1 or any(b.check_first for b in able)):
             layer = layer_of(arguments)
-            names = _order(self.name, tuple(b.name for b in able), _name_of(device), layer)
+            names = tuple(b.name for b in able)
+            names = _order(self.name, names, _name_of(device), layer, _batch_of(arguments))
             able = tuple(b for name in names for b in able if b.name == name)
         for backend in able:
             reason = backend.supports(*arguments)
@@ -255,7 +256,9 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @constant
-def _keep_order(op: str, names: tuple[str, ...], device: str, layer: Call) -> tuple[str, ...]:
+def _keep_order(
+    op: str, names: tuple[str, ...], device: str, layer: Call, batch: int | None
+) -> tuple[str, ...]:
     return names
 
 
@@ -264,12 +267,13 @@ def _trust_none(op: str, backend: str, device: str, layer: Call) -> str | None:
     return UNKNOWN
 
 
-_order: Callable[[str, tuple[str, ...], str, Call], tuple[str, ...]] = _keep_order
+Order = Callable[[str, tuple[str, ...], str, Call, int | None], tuple[str, ...]]
+_order: Order = _keep_order
 _distrust: Callable[[str, str, str, Call], str | None] = _trust_none
 
 
 def install_policy(
-    order: Callable[[str, tuple[str, ...], str, Call], tuple[str, ...]],
+    order: Order,
     distrust: Callable[[str, str, str, Call], str | None],
 ) -> None:
     """Set how `auto` chooses on GPUs; by default as listed, without backends to check first.
@@ -278,7 +282,8 @@ def install_policy(
     device, such as "cuda:0", and what `layer_of` returns.
 
     Args:
-        order: returns the names, fastest first.
+        order: returns the names, fastest first; also takes the number of images, None if it may
+            vary.
         distrust: returns None if the backend's results are right there, `UNKNOWN`, or how they
             are wrong.
     """
@@ -369,6 +374,14 @@ def layer_of(arguments: Sequence[Any]) -> Call:
     """Describe an op's arguments without the batch: the activations are ((C, H, W), dtype)."""
     grad, (shape, dtype), *others = call_of(arguments)
     return grad, _constants((shape[1:], dtype)), *map(_constants, others)
+
+
+def _batch_of(arguments: Sequence[Any]) -> int | None:
+    """Return the number of images; None where a traced program is to serve for any number."""
+    first = arguments[0]
+    images = (first if isinstance(first, Tensor) else first[0]).shape[0]
+    varies = torch.compiler.is_compiling() or isinstance(images, torch.SymInt)
+    return None if varies else int(images)
 
 
 def _constants(value: Any) -> Any:

@@ -5,11 +5,16 @@ multiple of 128. Tiles of 64 channels waste the least; 32 and 16 serve the few n
 Every tile below fits 4 warps without spilling; `benchmarks.kernel_resources` lists its resources.
 """
 
+import os
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+"""True if Triton runs kernels in its interpreter, on CPU tensors. It reads the same variable; its
+`triton.knobs` has the answer only since 3.4."""
 
 PROGRAMS = 264
 """Programs that fill a GPU of unknown size: two per multiprocessor of an H100, which has 132."""

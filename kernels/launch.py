@@ -11,14 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from .configs import precision, vector
+from .configs import INTERPRETED, precision, vector
 from .layout import row_stride
-
-INTERPRETED: bool = triton.knobs.runtime.interpret
-"""True if kernels run in Triton's interpreter, on CPU tensors."""
 
 MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
 """Most programs that CUDA allows along each axis."""

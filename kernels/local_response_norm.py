@@ -36,9 +36,15 @@ def _divisor(
 
 
 @triton.jit
-def _power(base, EXPONENT: tl.constexpr):
-    """base ^ EXPONENT of a positive base."""
-    return tl.exp2(EXPONENT * tl.log2(base))
+def _inverse_power(s, BETA: tl.constexpr):
+    """s^-BETA of a positive s.
+
+    3/4 is the exponent of every published network: s^-1/2 * s^-1/4, by reciprocal roots.
+    """
+    if BETA == 0.75:
+        root = tl.rsqrt(s)
+        return root * (root * tl.rsqrt(tl.maximum(root, 1e-30)))  # 0 of an infinite s
+    return tl.exp2(-BETA * tl.log2(s))
 
 
 @triton.jit
@@ -63,7 +69,7 @@ def _local_response_norm_forward_kernel(
     x += start.to(tl.int64) * stride_x + m[:, None] * stride_x + c[None, :]
     y += start.to(tl.int64) * C + m[:, None] * C + c[None, :]
     value = _load_channels(x, c, 0, in_m, C)
-    value *= _power(_divisor(x, c, 0, in_m, C, SIZE, ALPHA, K), -BETA)
+    value *= _inverse_power(_divisor(x, c, 0, in_m, C, SIZE, ALPHA, K), BETA)
     tl.store(y, value.to(y.dtype.element_ty), mask=in_m[:, None] & (c < C)[None, :])
 
 
@@ -102,9 +108,9 @@ def _local_response_norm_backward_kernel(
         s = _divisor(x, c, SIZE // 2 - i, in_m, C, SIZE, ALPHA, K)
         product = _load_channels(grad_y, c, SIZE // 2 - i, in_m, C)
         product *= _load_channels(x, c, SIZE // 2 - i, in_m, C)
-        total += product * _power(s, -BETA - 1)
+        total += product * _inverse_power(s, BETA) / s
     value = _load_channels(grad_y, c, 0, in_m, C)
-    value *= _power(_divisor(x, c, 0, in_m, C, SIZE, ALPHA, K), -BETA)
+    value *= _inverse_power(_divisor(x, c, 0, in_m, C, SIZE, ALPHA, K), BETA)
     value -= 2 * ALPHA * BETA / SIZE * total * _load_channels(x, c, 0, in_m, C)
     tl.store(grad_x, value.to(grad_x.dtype.element_ty), mask=in_m[:, None] & (c < C)[None, :])
 

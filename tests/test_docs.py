@@ -63,8 +63,8 @@ def samples(op: str) -> list[tuple[Any, ...]]:
         ],
         "inception_bn": [
             (
-                *(tensor(2, 14, 6, 9), tensor(2, 6, 6, 9)),
-                *(tensor(5, 4, 3, 3), tensor(3, 2, 5, 5), norms(14, 5, 3, 6)),
+                *(x, tensor(14, 7, 1, 1), tensor(5, 4, 3, 3), tensor(3, 2, 5, 5)),
+                *(tensor(6, 7, 1, 1), norms(14, 5, 3, 6)),
             )
         ],
         "conv_bias_relu": [
@@ -76,6 +76,7 @@ def samples(op: str) -> list[tuple[Any, ...]]:
         "max_pool": [(x,)],
         "concat_bias_relu": [(branches,), (branches, biases), (branches, biases, False)],
         "bn_relu_concat": [(branches, norms(3, 8, 1))],
+        "bn_relu_pool": [(x, norms(7)[0]), (x, norms(7)[0], True)],
         "local_response_norm": [(x,), (x, 3, 1.0, 0.5, 2.0)],
     }
     return cases[op]
@@ -92,8 +93,10 @@ def leaves(arguments: tuple[Any, ...]) -> list[Tensor]:
 
 def buffers(arguments: tuple[Any, ...]) -> list[Tensor]:
     """Running statistics of batch norms."""
-    lists = [value for value in arguments if isinstance(value, list)]
-    modules = [each for value in lists for each in value if isinstance(each, nn.Module)]
+    values = [
+        each for value in arguments for each in (value if isinstance(value, list) else [value])
+    ]
+    modules = [value for value in values if isinstance(value, nn.Module)]
     return [buffer for module in modules for buffer in module.buffers()]
 
 

@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 
 from googlenet_fast import evaluate
+from googlenet_fast.capture import WARMUP
+from googlenet_fast.classifier import classifier
 from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from tests.capturers import Tape
 from tests.engine.runs import start_torchrun
 
 Command = Callable[..., tuple[int, str, str]]
@@ -28,6 +31,27 @@ Command = Callable[..., tuple[int, str, str]]
 def command(run_main: Callable[..., tuple[int, str, str]]) -> Command:
     """Runs the command in this process and gives its status, stdout and stderr."""
     return partial(run_main, evaluate.main, "--device", "cpu")
+
+
+def test_captured_networks_give_the_same_results(
+    command: Command, digit_weights: Path, few_digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of eight batches has one image."""
+    arguments = (digit_weights, "--list", few_digits, "--root", sample_dataset(), "--batch-size", 6)
+    results = [result_of(command(*arguments)[1])]
+    tape = Tape()
+    monkeypatch.setattr(classifier, "capturer_for", lambda *_: tape)
+    results += [result_of(command(*arguments)[1])]
+    assert tape.replays == 8 - WARMUP
+    for result in results:
+        del result["images_per_second"]
+    assert results[0] == results[1]
+
+
+def test_cuda_graphs_need_a_gpu(command: Command, digit_weights: Path) -> None:
+    status, _, stderr = command(digit_weights, "--graph", "on")
+    assert status != 0
+    assert stderr.startswith("error: --graph on: captures CUDA graphs, which needs a GPU")
 
 
 def result_of(stdout: str) -> dict[str, Any]:

@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 from googlenet_fast import predict
+from googlenet_fast.capture import WARMUP
+from googlenet_fast.classifier import classifier
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from tests.capturers import Tape
 
 Command = Callable[..., tuple[int, str, str]]
 LOADERS = ["dali", "torchvision"]
@@ -199,6 +202,22 @@ def test_mistakes_are_one_line_and_status_2(
     assert stderr.startswith("error: ")
     assert stderr.count("\n") == 1
     assert expected in stderr
+
+
+def test_captured_networks_predict_the_same(
+    command: Command, weights: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (weights, photos, "--json", "--loader", "torchvision", "--batch-size", 1)
+    expected, tape = command(*arguments)[1], Tape()
+    monkeypatch.setattr(classifier, "capturer_for", lambda *_: tape)
+    assert command(*arguments)[1] == expected
+    assert tape.replays == len(predictions(expected)) - WARMUP > 0
+
+
+def test_cuda_graphs_need_a_gpu(command: Command, weights: Path, photos: Path) -> None:
+    status, _, stderr = command(weights, photos, "--graph", "on")
+    assert status != 0
+    assert stderr.startswith("error: --graph on: captures CUDA graphs, which needs a GPU")
 
 
 def test_torchrun_is_refused(

@@ -253,7 +253,7 @@ def test_the_policy_orders_and_checks_on_gpus_only(on_gpu: Tensor) -> None:
     asked = install(distrust=lambda *question: None)
     assert op.choose(on_gpu, 4).name == "triton"
     assert asked == [
-        ("order", "op", ("triton", "aten"), "cuda:1", layer),
+        ("order", "op", ("triton", "aten"), "cuda:1", layer, 2),
         ("distrust", "op", "triton", "cuda:1", layer),
     ]
     asked = install(order=lambda op, names, *_: names[::-1])
@@ -296,7 +296,7 @@ def test_the_policy_is_asked_while_compiling(
     op = gpu_op()
     monkeypatch.setattr(registry, "device_of", lambda arguments: torch.device("cuda:0"))
     asked = install(
-        lambda op, names, device, layer: names[::-1] if layer[1][0] == (3, 7, 5) else names,
+        lambda op, names, device, layer, batch: names[::-1] if layer[1][0] == (3, 7, 5) else names,
         lambda *question: None,
     )
 
@@ -318,6 +318,7 @@ def test_the_policy_is_asked_while_compiling(
     others = described, (described,), (), None, True, False, 1e-3, "text"
     assert asked[0][:4] == ("order", "op", ("triton", "aten"), "cuda:0")
     assert asked[0][4] == (False, ((3, 7, 5), torch.float32), *others)
+    assert {question[5] for question in asked if question[0] == "order"} == {None}
     assert {type(value) for value in asked[0][4][1][0]} == {int}
 
 

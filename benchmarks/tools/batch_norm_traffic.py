@@ -39,9 +39,7 @@ READ_TWICE: dict[Any, list[int]] = {
     ours.conv_bias_relu_backward: [0],
 }
 """Indices of arguments that an operation reads twice. PyTorch's batch norm computes statistics, or
-sums, in a first pass; a convolution has two gradients."""
-
-TWO_LAUNCHES = {*READ_TWICE, ours.bn_relu_concat_statistics, ours.bn_relu_concat_sums}
+sums, in a first pass; a convolution has two gradients. So these are two launches."""
 
 
 class Moved(NamedTuple):
@@ -70,7 +68,7 @@ class Counter(TorchDispatchMode):
             return result
         read = [x for i, x in enumerate(args) if not _only_its_size(packet, i)]
         named = {argument.name: x for argument, x in zip(arguments, args, strict=False)}
-        two = packet in TWO_LAUNCHES and not _is_weight_gradient_alone(named)
+        two = packet in READ_TWICE and not _is_weight_gradient_alone(named)
         again = [args[i] for i in READ_TWICE.get(packet, [])] if two else []
         written = [x for x, argument in zip(args, arguments, strict=False) if argument.is_write]
         moved = sum(map(self._size, tree_leaves((read, again, written or result))))
@@ -97,10 +95,14 @@ def _is_weight_gradient_alone(named: dict[str, Any]) -> bool:
 def step(net: nn.Module, x: Tensor, index_bytes: int) -> Moved:
     """Count the forward and backward pass of a module in training."""
     net.train()
-    with Counter(index_bytes) as counter:
+    x.grad = None  # or the gradient would be added to it
+    counter = Counter(index_bytes)
+    with counter:
         outputs = net(x)
-        total = [y.sum() for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        torch.stack(total).sum().backward()
+    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    grads = [torch.ones_like(y) for y in found]
+    with counter:
+        torch.autograd.backward(found, grads)
     return Moved(counter.bytes / BATCH / 1e6, counter.launches)
 
 
@@ -136,8 +138,9 @@ Written by `python -m benchmarks.tools.batch_norm_traffic`; no GPU is needed. Pr
 at 224x224 with 2-byte activations, forward and backward, per image, without auxiliary heads. The
 loss, the optimizer, weights and per-channel values are left out. Every operation reads and writes
 its tensors in memory once. Batch norm reads its inputs twice in each direction, in PyTorch and in
-this package, because the statistics are a pass of their own. A launch is an operation; batch norm
-and the gradients of convolutions are two launches each.
+this package, because the statistics are a pass of their own. A launch is an operation; PyTorch's
+batch norm and the gradients of convolutions are two launches each. The statistics and the sums of
+this package are one launch: its last block adds up what the others stored.
 
 *eager* is torchvision's network, *ours* the preset.
 

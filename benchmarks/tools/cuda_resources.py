@@ -36,6 +36,9 @@ THREADS = 256
 REGISTERS = 65536
 """Per multiprocessor and per block, on every architecture."""
 
+WITH_ENDS = ("find_nonfinite", "sgd_step")
+"""Kernels over whole tensors of any size, whose last values are accessed one by one."""
+
 DTYPES = {"float": "float32", "__half": "float16", "__nv_bfloat16": "bfloat16"}
 
 USAGE = re.compile(
@@ -51,6 +54,7 @@ WIDE, NARROW = re.compile(r"\.(128|256)\b"), re.compile(r"\.[US](8|16)\b")
 DOUBLE = re.compile(r"\bD(ADD|MUL|FMA|SETP)\b")
 TEMPLATE = re.compile(
     r"(?P<kernel>\w+)_kernel<(?:(?P<dtype>float|__half|__nv_bfloat16), )?(?P<n>\d)"
+    r"(?:, [^<>]*::(?P<variant>\w+)>)?"
 )
 
 
@@ -89,9 +93,10 @@ class Kernel:
             broken.append("computes in double precision")
         if self.generic:
             broken.append(f"has {self.generic} accesses by generic addresses")
-        if self.vectorized and not (found.wide_loads and found.wide_stores):
+        stores_wide = found.wide_stores or not found.stores
+        if self.vectorized and not (found.wide_loads and stores_wide):
             broken.append("moves no 16 bytes at a time")
-        if self.vectorized and self.narrow:
+        if self.vectorized and self.narrow and self.name not in WITH_ENDS:
             broken.append(f"has {self.narrow} accesses of one or two bytes")
         return [f"sm_{self.arch} {self.name} {self.dtype} x{self.width}: {b}" for b in broken]
 
@@ -154,7 +159,7 @@ def read_kernels(source: str, arch: int, report: str, assembly: str) -> list[Ker
         kernels.append(
             Kernel(
                 source=source,
-                name=template["kernel"],
+                name=" ".join(filter(None, (template["kernel"], template["variant"]))),
                 dtype=DTYPES[template["dtype"] or "float"],
                 width=int(template["n"]),
                 arch=arch,
@@ -205,7 +210,8 @@ HEADER = """# Resources of the CUDA C++ kernels
 
 Written by `python -m benchmarks.tools.cuda_resources` ({nvcc}); no GPU is needed. Each kernel of
 `csrc/cuda/` has two instances. One moves 16 bytes per thread (4 or 8 values) and needs aligned
-rows; the other moves single values of any rows. Each architecture's column gives
+rows; the other moves single values of any rows. {with_ends} have one instance, which has both
+accesses: tensors of any size end in single values. Each architecture's column gives
 
 - registers per thread, of 255,
 - KiB of shared memory per block,
@@ -217,7 +223,8 @@ indices (one byte per value) and the next few channels, and write indices and su
 
 The command fails if a kernel spills registers, takes more of them than a block of {threads} threads
 can have, computes in double precision, or accesses memory by generic addresses. An instance for
-aligned rows must also have 16-byte accesses, and none of one or two bytes.
+aligned rows must also have 16-byte accesses, and none of one or two bytes but for single values at
+the ends of tensors.
 
 """
 
@@ -234,7 +241,10 @@ def main() -> None:
     kernels = compile_all(options.arch)
     release = re.search(r"release [\d.]+", _output([find_nvcc(), "--version"]))
     report = HEADER.format(
-        nvcc=f"nvcc {release[0]}" if release else "nvcc", threads=THREADS, arch=min(options.arch)
+        nvcc=f"nvcc {release[0]}" if release else "nvcc",
+        threads=THREADS,
+        arch=min(options.arch),
+        with_ends=" and ".join(f"`{name}`" for name in WITH_ENDS),
     )
     report += table(kernels) + "\n"
     write(report, options.output)

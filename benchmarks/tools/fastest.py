@@ -2,9 +2,9 @@
 
     python -m benchmarks.tools.fastest
 
-writes googlenet_fast/ops/fastest.json: the time of every backend on this machine's GPU, for each
-call of the networks at 224x224 in fp16, in training and in evaluation. The table in the package is
-of an H100. On other GPUs, long training runs measure their own.
+writes googlenet_fast/selfcheck/speed_table.json: the time of every backend on this machine's GPU,
+for each call of the networks at 224x224 in fp16, in training and in evaluation. The table in the
+package is of an H100. On other GPUs, long training runs measure their own.
 """
 
 import json

@@ -264,7 +264,8 @@ fp16, batch {batch}, per image, without LRN and auxiliary heads. Optimizer and l
   each output once, and ReLU masks are one bit per value.
 
 In both models (`benchmarks/tools/roofline.py`) every tensor of a launch is read and written in
-memory. A GPU's L2 cache saves some of it in all three.
+memory. A GPU's L2 cache saves some of it in all three. [launches.md](launches.md) has, for each
+launch, what goes through L2 and the time that this predicts.
 
 ## Training
 

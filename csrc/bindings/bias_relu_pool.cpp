@@ -5,9 +5,6 @@
 namespace googlenet_fast {
 namespace {
 
-// Windows of 3x3, stride 2, along an axis of `size` pixels; all of them start inside.
-int64_t pooled_size(int64_t size, bool ceil_mode) { return ceil_mode ? size / 2 : (size - 1) / 2; }
-
 std::tuple<Tensor, std::optional<Tensor>> forward(
     const char* op, const Tensor& given, const std::optional<Tensor>& bias, bool relu,
     bool ceil_mode, bool training) {
@@ -53,14 +50,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
   const Check check("bias_relu_pool_backward", given);
   check.image("grad_y", given);
   const int64_t out_height = given.size(2), out_width = given.size(3);
-  check.that(out_height > 0 && out_width > 0, "grad_y", "be of at least one window");
-  const auto pools = [&](bool ceil_mode) {
-    return height > 0 && width > 0 && pooled_size(height, ceil_mode) == out_height &&
-           pooled_size(width, ceil_mode) == out_width;
-  };
-  check.that(
-      pools(false) || pools(true), "height and width", "be of images that are pooled to ",
-      out_height, "x", out_width, ", not ", height, "x", width);
+  check_pooled(check, "height and width", height, width, out_height, out_width);
   BiasReluPoolBackward p{};
   p.shape = pool_shape(check, "height and width", given, height, width, out_height, out_width);
   const Tensor dense = dense_index(check, index, given);
@@ -71,7 +61,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_backward(
   p.grad_y = grad_rows.matrix;
   p.index = static_cast<const uint8_t*>(dense.data_ptr());
   p.grad_x = matrix_of(grad_x);
-  const Tensor partial = empty_sums(grad_y, {bias ? bias_partials(pixels) : 0, channels});
+  const Tensor partial = empty_sums(grad_y, {bias ? partial_size(pixels, channels) : 0});
   const Tensor grad_bias = empty_sums(grad_y, {bias ? channels : 0});
   if (bias) {
     p.partial = partial.data_ptr();

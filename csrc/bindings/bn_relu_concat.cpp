@@ -81,7 +81,7 @@ struct Norm {
 
   // Sums of two kinds over all rows.
   Tensor reduce(void*& result) {
-    keep.push_back(empty_sums(like_, {bias_partials(p.rows), 2, p.columns}));
+    keep.push_back(empty_sums(like_, {partial_size(p.rows, p.columns, 2)}));
     p.partial = keep.back().data_ptr();
     const Tensor sums = empty_sums(like_, {2, p.columns});
     result = sums.data_ptr();

@@ -5,21 +5,6 @@
 namespace googlenet_fast {
 namespace {
 
-// Whether the values fill an interval of memory, in any order of the dimensions.
-bool is_dense(const Tensor& t) {
-  std::vector<std::pair<int64_t, int64_t>> dimensions;  // stride, size
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    if (t.size(i) != 1) dimensions.emplace_back(t.stride(i), t.size(i));
-  }
-  std::ranges::sort(dimensions);
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dimensions) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
-
 int64_t fingerprint(std::vector<Tensor> tensors) {
   const Check check("fingerprint", tensors.at(0));
   std::vector<Tensor> keep;

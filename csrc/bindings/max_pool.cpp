@@ -36,12 +36,18 @@ std::tuple<Tensor, Tensor> max_pool_training(Tensor x) {
   return {y, *index};
 }
 
-Tensor max_pool_backward(Tensor given, Tensor index) {
+Tensor max_pool_backward(Tensor given, Tensor index, std::optional<Tensor> add_to) {
   const Check check("max_pool_backward", given);
   check.image("grad_y", given);
   MaxPoolBackward p{};
   p.shape = shape_of(check, "grad_y", given);
   const Tensor dense = dense_index(check, index, given);
+  std::optional<Rows> added;
+  if (add_to.has_value()) {
+    check.same_pixels("add_to", *add_to, given, given.size(1));
+    added = rows_of(in_fp32_on_cpu(*add_to));
+    p.add_to = added->matrix;
+  }
   const Tensor grad_y = in_fp32_on_cpu(given);
   const Rows grad_rows = rows_of(grad_y);
   const Tensor grad_x = empty_channels_last(grad_y, grad_y.size(1));

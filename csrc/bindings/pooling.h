@@ -18,6 +18,25 @@ inline PoolShape pool_shape(
           static_cast<int>(out_height), static_cast<int>(out_width), x.size(1)};
 }
 
+// Windows of 3x3, stride 2, along an axis of `size` pixels; all of them start inside.
+inline int64_t pooled_size(int64_t size, bool ceil_mode) {
+  return ceil_mode ? size / 2 : (size - 1) / 2;
+}
+
+// Checks that images of height x width are pooled to out_height x out_width by such windows.
+inline void check_pooled(
+    const Check& check, const char* name, int64_t height, int64_t width, int64_t out_height,
+    int64_t out_width) {
+  check.that(out_height > 0 && out_width > 0, "grad_y", "be of at least one window");
+  const auto pools = [&](bool ceil_mode) {
+    return height > 0 && width > 0 && pooled_size(height, ceil_mode) == out_height &&
+           pooled_size(width, ceil_mode) == out_width;
+  };
+  check.that(
+      pools(false) || pools(true), name, "be of images that are pooled to ", out_height, "x",
+      out_width, ", not ", height, "x", width);
+}
+
 // The index that the forward pass saved, as the kernels read it: dense. Its values may be any.
 inline Tensor dense_index(const Check& check, const Tensor& index, const Tensor& maxima) {
   constexpr ScalarType kDtypes[] = {ScalarType::Byte};

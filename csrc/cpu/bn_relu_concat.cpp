@@ -16,12 +16,8 @@ namespace {
 using cpu::Accumulator;
 using cpu::dispatch;
 using cpu::kGrain;
+using cpu::row_of;
 using torch::stable::parallel_for;
-
-template <typename T>
-T* row_of(const Matrix& matrix, int64_t row) {
-  return static_cast<T*>(matrix.data) + row * matrix.stride;
-}
 
 // A branch's constants, per channel.
 template <typename A>

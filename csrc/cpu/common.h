@@ -1,4 +1,4 @@
-// Shared by the CPU kernels: element types, grain size, rounding up, zeros, adding partial sums.
+// Shared by the CPU kernels: element types, grain size, rows, rounding up, zeros, partial sums.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -26,6 +26,11 @@ inline float* take_zeros(int64_t count, Scratch& scratch) {
 
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+T* row_of(const Matrix& matrix, int64_t row) {
+  return static_cast<T*>(matrix.data) + row * matrix.stride;
+}
 
 // Call `function` with a value of the C++ type of `dtype`.
 template <typename F>

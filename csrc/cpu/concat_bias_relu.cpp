@@ -1,4 +1,4 @@
-// Concatenation with bias and ReLU, and its gradient: one pass over memory each.
+// Bias and ReLU of branches, and the gradient: one pass over memory each.
 
 #include "../concat_bias_relu.h"
 
@@ -14,6 +14,7 @@ namespace {
 using cpu::Accumulator;
 using cpu::dispatch;
 using cpu::kGrain;
+using cpu::row_of;
 using torch::stable::parallel_for;
 
 template <typename T, bool kBias, bool kRelu>
@@ -55,9 +56,8 @@ void forward(const ConcatBiasRelu& p) {
       for (int i = 0; i < p.count; ++i) {
         const Branch& branch = p.branches[i];
         row_kernel(
-            static_cast<const T*>(branch.data) + row * branch.stride,
-            static_cast<const A*>(branch.bias),
-            static_cast<T*>(p.y.data) + row * p.y.stride + branch.begin, branch.channels);
+            row_of<T>(branch.x, row), static_cast<const A*>(branch.bias),
+            row_of<T>(branch.out, row), branch.channels);
       }
     }
   });
@@ -67,10 +67,6 @@ template <typename T>
 void backward(const ConcatBiasReluBackward& p) {
   using A = Accumulator<T>;
   const bool bias = p.grad_bias != nullptr;
-  const bool relu = p.y.data != nullptr;
-  const auto row_kernel =
-      relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
-           : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
   const int64_t partials = bias_partials(p.rows);
   A* const partial = static_cast<A*>(p.partial);
 
@@ -79,14 +75,15 @@ void backward(const ConcatBiasReluBackward& p) {
       A* const sum = bias ? partial + k * p.columns : nullptr;
       if (bias) std::fill_n(sum, p.columns, A(0));
       for (int64_t row = k * p.rows / partials; row < (k + 1) * p.rows / partials; ++row) {
-        const T* const grad_y = static_cast<const T*>(p.grad_y.data) + row * p.grad_y.stride;
-        const T* const y = static_cast<const T*>(p.y.data) + (relu ? row * p.y.stride : 0);
         for (int i = 0; i < p.count; ++i) {
-          const Branch& branch = p.branches[i];
+          const GradBranch& branch = p.branches[i];
+          const bool relu = branch.y.data != nullptr;
+          const auto row_kernel =
+              relu ? (bias ? backward_row<T, true, true> : backward_row<T, true, false>)
+                   : (bias ? backward_row<T, false, true> : backward_row<T, false, false>);
           row_kernel(
-              grad_y + branch.begin, relu ? y + branch.begin : nullptr,
-              static_cast<T*>(branch.data) + row * branch.stride,
-              bias ? sum + branch.begin : nullptr, branch.channels);
+              row_of<T>(branch.grad, row), relu ? row_of<T>(branch.y, row) : nullptr,
+              row_of<T>(branch.out, row), bias ? sum + branch.begin : nullptr, branch.channels);
         }
       }
     }

@@ -92,8 +92,13 @@ void run_cpu(Dtype, const MaxPoolBackward& p) {
   const int64_t channels = p.shape.channels;
   const cpu::MatrixView grad_y = cpu::view_of(p.grad_y, channels);
   const cpu::MatrixView grad_x = cpu::view_of(p.grad_x, channels);
+  const cpu::MatrixView add_to = cpu::view_of(p.add_to, channels);
+  const bool add = p.add_to.data != nullptr;
   cpu::parallel_for_each(size.images * size.height, [&](int64_t row) {
-    cpu::max_pool_3x3_backward(size, row, grad_y, 0, p.index, channels, false, grad_x);
+    for (int64_t i = row * size.width; add && i < (row + 1) * size.width; ++i) {
+      std::copy_n(add_to.row(i), channels, grad_x.row(i));
+    }
+    cpu::max_pool_3x3_backward(size, row, grad_y, 0, p.index, channels, add, grad_x);
   });
 }
 

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "../bn_relu_concat.h"
-#include "column_sums.h"
+#include "batch_norm.h"
 
 namespace googlenet_fast {
 namespace {
@@ -31,137 +31,45 @@ __device__ inline NormBranch branch_of(const NormBranches& p, int64_t column) {
   return branch_of(p.branches, p.count, column, select);
 }
 
-// The constants of a thread's columns: y = relu((x - mean) * scale + bias).
-template <int kWidth>
-struct Normalization {
-  float mean[kWidth], inverse[kWidth], scale[kWidth], bias[kWidth];
-
-  __device__ Normalization(const NormBranch& branch, int64_t channel, float eps) {
-    float weight[kWidth];
-    load_bias(branch.mean, channel, mean);
-    load_bias(branch.variance, channel, inverse);
-    load_bias(branch.weight, channel, weight);
-    load_bias(branch.bias, channel, bias);
-    for (int i = 0; i < kWidth; ++i) {
-      inverse[i] = 1.f / sqrtf(inverse[i] + eps);
-      scale[i] = inverse[i] * weight[i];
-    }
-  }
-
-  __device__ float centered(int i, float x) const { return x - mean[i]; }
-
-  // Before ReLU. Forward and backward must compute the same sign: an explicit fmaf fixes the
-  // rounding.
-  __device__ float value(int i, float centered) const { return fmaf(centered, scale[i], bias[i]); }
-};
-
-// Store two sums over the threads of a block that share columns in row blockIdx.x of `partial`, a
-// matrix of twice `columns`. finish(i) may change the sums of column i first. All threads of the
-// block must call it.
-template <int kWidth, typename F>
-__device__ inline void store_pair(
-    float (&a)[kWidth], float (&b)[kWidth], void* partial, int64_t columns, const F& finish) {
-  __shared__ float shared[kWidth][kThreads];
-  sum_over_rows<kWidth>(a, shared);
-  sum_over_rows<kWidth>(b, shared);
-  const int64_t column = first_column<kWidth>();
-  if (column >= columns || threadIdx.y != 0) return;
-  for (int i = 0; i < kWidth; ++i) finish(i);
-  const int64_t row = int64_t{blockIdx.x} * 2 * columns + column;
-  constexpr int kStep = kWidth == 1 ? 1 : kVectorWidth<float>;
-  for (int i = 0; i < kWidth; i += kStep) {
-    Vector<float, kStep> first, second;
-    for (int j = 0; j < kStep; ++j) {
-      first.values[j] = a[i + j];
-      second.values[j] = b[i + j];
-    }
-    store<float, kStep>(partial, row + i, first);
-    store<float, kStep>(partial, row + columns + i, second);
-  }
-}
-
-// The number of rows of a block in a grid-stride loop over blocks of `height` rows.
-__device__ inline int64_t rows_of_block(
-    int64_t rows, int64_t blocks, int64_t height, int64_t block) {
-  const int64_t turns = rows / (blocks * height);
-  const int64_t rest = rows - turns * blocks * height - block * height;
-  return turns * height + (rest < 0 ? 0 : rest < height ? rest : height);
-}
-
-// Mean and sum of squared deviations of each block's rows. The first row is subtracted from all, so
-// that a mean far from zero costs no digits.
+// Mean and variance in one pass. A thread subtracts its first row from all of its own, and means
+// are merged as differences to row 0, so that a mean far from zero costs no digits.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    moments_kernel(const __grid_constant__ BatchNormStatistics p) {
-  const int64_t column = first_column<kWidth>();
-  const int64_t first = int64_t{blockIdx.x} * blockDim.y;
-  float shift[kWidth] = {}, mean[kWidth] = {}, squares[kWidth] = {};
-
+__global__ void __launch_bounds__(kThreads) bn_relu_concat_statistics_kernel(
+    const __grid_constant__ BatchNormStatistics p, const ColumnSums sums) {
+  const int64_t column = first_column<kWidth>(), first = first_row();
+  Moments<kWidth> moments;
   if (column < p.columns && first < p.rows) {
     const NormBranch branch = branch_of(p, column);
     const int64_t channel = column - branch.begin;
+    const auto origin = load<T, kWidth>(branch.x.data, channel);
     const auto start = load<T, kWidth>(branch.x.data, first * branch.x.stride + channel);
-    for (int i = 0; i < kWidth; ++i) shift[i] = to_float(start.values[i]);
-    for (int64_t row = first_row(); row < p.rows; row += row_step()) {
+    float sum[kWidth] = {}, squares[kWidth] = {};  // of differences to the first row
+    int count = 0;
+    for (int64_t row = first; row < p.rows; row += row_step(), ++count) {
       const auto x = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
       for (int i = 0; i < kWidth; ++i) {
-        const float difference = to_float(x.values[i]) - shift[i];
-        mean[i] += difference;
+        const float difference = to_float(x.values[i]) - to_float(start.values[i]);
+        sum[i] += difference;
         squares[i] = fmaf(difference, difference, squares[i]);
       }
     }
+    const float share = 1.f / static_cast<float>(count);
+    for (int i = 0; i < kWidth; ++i) {
+      const float offset = sum[i] * share;
+      moments.fields[i] = to_float(start.values[i]) - to_float(origin.values[i]) + offset;
+      moments.fields[kWidth + i] = fmaxf(0.f, fmaf(-sum[i], offset, squares[i]));
+    }
+    moments.set_rows(count);
   }
-  const int64_t count = rows_of_block(p.rows, gridDim.x, blockDim.y, blockIdx.x);
-  const float rows = static_cast<float>(count > 0 ? count : 1);
-  store_pair<kWidth>(mean, squares, p.partial, p.columns, [&](int i) {
-    const float offset = mean[i] / rows;
-    squares[i] = fmaxf(0.f, squares[i] - mean[i] * offset);
-    mean[i] = shift[i] + offset;
+  merge_all(moments, sums, [&](auto& all, int64_t begin) {
+    const NormBranch branch = branch_of(p, begin);
+    const auto origin = load<T, kWidth>(branch.x.data, begin - branch.begin);
+    for (int i = 0; i < kWidth; ++i) {
+      all.fields[i] += to_float(origin.values[i]);
+      all.fields[kWidth + i] /= all.rows();
+    }
+    store_row(all, static_cast<float*>(p.statistics), p.columns, begin);
   });
-}
-
-// Combine the moments of blocks of `height` rows into mean and variance of all rows.
-template <int kWidth>
-__global__ void __launch_bounds__(kThreads) statistics_kernel(
-    const float* partial, int64_t parts, int64_t rows, int64_t height, int64_t columns,
-    float* statistics) {
-  __shared__ float shared[kWidth][kThreads];
-  __shared__ float means[kWidth][kThreads];
-  const int64_t column = first_column<kWidth>();
-  const int64_t end = column < columns ? parts : 0;
-  const float all = fmaxf(1.f, static_cast<float>(rows));
-
-  float sum[kWidth] = {};  // of differences to the first block's mean
-  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
-    const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
-    const float* const mean = partial + part * 2 * columns + column;
-    for (int i = 0; i < kWidth; ++i) {
-      sum[i] = fmaf(count, mean[i] - partial[column + i], sum[i]);
-    }
-  }
-  sum_over_rows<kWidth>(sum, shared);
-  if (threadIdx.y == 0) {
-    for (int i = 0; i < kWidth; ++i) {
-      means[i][threadIdx.x] = (end > 0 ? partial[column + i] : 0.f) + sum[i] / all;
-    }
-  }
-  __syncthreads();
-
-  float squares[kWidth] = {};
-  for (int64_t part = threadIdx.y; part < end; part += blockDim.y) {
-    const auto count = static_cast<float>(rows_of_block(rows, parts, height, part));
-    const float* const mean = partial + part * 2 * columns + column;
-    for (int i = 0; i < kWidth; ++i) {
-      const float offset = mean[i] - means[i][threadIdx.x];
-      squares[i] += fmaf(count * offset, offset, mean[columns + i]);
-    }
-  }
-  sum_over_rows<kWidth>(squares, shared);
-  if (column >= columns || threadIdx.y != 0) return;
-  for (int i = 0; i < kWidth; ++i) {
-    statistics[column + i] = means[i][threadIdx.x];
-    statistics[columns + column + i] = squares[i] / all;
-  }
 }
 
 template <typename T, int kWidth>
@@ -184,9 +92,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    bn_relu_concat_sums_kernel(const __grid_constant__ BatchNormSums p) {
+    bn_relu_concat_sums_kernel(const __grid_constant__ BatchNormSums p, const ColumnSums sums) {
   const int64_t column = first_column<kWidth>();
-  float grad_bias[kWidth] = {}, grad_weight[kWidth] = {};
+  Sums<kWidth, 2> grads;  // of bias and weight
   if (column < p.columns) {
     const NormBranch branch = branch_of(p, column);
     const int64_t channel = column - branch.begin;
@@ -197,13 +105,15 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kWidth; ++i) {
         const float centered = norm.centered(i, to_float(x.values[i]));
         const float grad = norm.value(i, centered) <= 0.f ? 0.f : to_float(grad_y.values[i]);
-        grad_bias[i] += grad;
-        grad_weight[i] = fmaf(grad, centered, grad_weight[i]);
+        grads.fields[i] += grad;
+        grads.fields[kWidth + i] = fmaf(grad, centered, grads.fields[kWidth + i]);
       }
     }
-    for (int i = 0; i < kWidth; ++i) grad_weight[i] *= norm.inverse[i];
+    for (int i = 0; i < kWidth; ++i) grads.fields[kWidth + i] *= norm.inverse[i];
   }
-  store_pair<kWidth>(grad_bias, grad_weight, p.partial, p.columns, [](int) {});
+  merge_all(grads, sums, [&](const auto& all, int64_t begin) {
+    store_row(all, static_cast<float*>(p.sums), p.columns, begin);
+  });
 }
 
 template <typename T, int kWidth>
@@ -248,18 +158,13 @@ bool can_vectorize_branches(Dtype dtype, const NormBranches& p) {
 
 void run_cuda(Dtype dtype, const BatchNormStatistics& p, cudaStream_t stream) {
   if (p.columns == 0) return;
-  const int64_t parts = bias_partials(p.rows);
-  int64_t height = 1;
+  if (p.rows == 0) return store_zeros(p.statistics, 2 * p.columns, stream);
   for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
-    if (p.rows == 0) return;
     const Shape shape = shape_for_sums(p.rows, p.columns, width);
-    height = shape.block.y;
-    launch("bn_relu_concat_moments", moments_kernel<decltype(value), width>, shape, stream, p);
+    launch(
+        "bn_relu_concat_statistics", bn_relu_concat_statistics_kernel<decltype(value), width>,
+        shape, stream, p, column_sums(shape, p.partial, p.rows, p.columns, 2, stream));
   });
-  launch(
-      "bn_relu_concat_statistics", statistics_kernel<1>, shape_of(p.columns, 1, 1), stream,
-      static_cast<const float*>(p.partial), parts, p.rows, height, p.columns,
-      static_cast<float*>(p.statistics));
 }
 
 void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
@@ -273,13 +178,13 @@ void run_cuda(Dtype dtype, const BatchNormRelu& p, cudaStream_t stream) {
 
 void run_cuda(Dtype dtype, const BatchNormSums& p, cudaStream_t stream) {
   if (p.columns == 0) return;
+  if (p.rows == 0) return store_zeros(p.sums, 2 * p.columns, stream);
   for_access(dtype, can_vectorize_branches(dtype, p), [&](auto value, auto width) {
-    if (p.rows == 0) return;
+    const Shape shape = shape_for_sums(p.rows, p.columns, width);
     launch(
-        "bn_relu_concat_sums", bn_relu_concat_sums_kernel<decltype(value), width>,
-        shape_for_sums(p.rows, p.columns, width), stream, p);
+        "bn_relu_concat_sums", bn_relu_concat_sums_kernel<decltype(value), width>, shape, stream, p,
+        column_sums(shape, p.partial, p.rows, p.columns, 2, stream));
   });
-  sum_partials(p.partial, bias_partials(p.rows), 2 * p.columns, p.sums, stream);
 }
 
 void run_cuda(Dtype dtype, const BatchNormBackward& p, cudaStream_t stream) {

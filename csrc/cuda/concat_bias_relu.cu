@@ -1,4 +1,7 @@
-// Concatenation with bias and ReLU, and its gradient, one pass over memory each.
+// Bias and ReLU of branches, and the gradient, one pass over memory each.
+
+#include <algorithm>
+#include <initializer_list>
 
 #include "../concat_bias_relu.h"
 #include "column_sums.h"
@@ -6,13 +9,27 @@
 namespace googlenet_fast {
 namespace {
 
-template <typename P>
-__device__ inline Branch branch_of(const P& p, int64_t column) {
+__device__ inline Branch branch_of(const ConcatBiasRelu& p, int64_t column) {
   const auto select = [](Branch& branch, const Branch& other, auto take) {
-    take(branch.data, other.data);
-    take(branch.stride, other.stride);
+    take(branch.x.data, other.x.data);
+    take(branch.x.stride, other.x.stride);
+    take(branch.out.data, other.out.data);
+    take(branch.out.stride, other.out.stride);
     take(branch.begin, other.begin);
     take(branch.bias, other.bias);
+  };
+  return branch_of(p.branches, p.count, column, select);
+}
+
+__device__ inline GradBranch branch_of(const ConcatBiasReluBackward& p, int64_t column) {
+  const auto select = [](GradBranch& branch, const GradBranch& other, auto take) {
+    take(branch.grad.data, other.grad.data);
+    take(branch.grad.stride, other.grad.stride);
+    take(branch.y.data, other.y.data);
+    take(branch.y.stride, other.y.stride);
+    take(branch.out.data, other.out.data);
+    take(branch.out.stride, other.out.stride);
+    take(branch.begin, other.begin);
   };
   return branch_of(p.branches, p.count, column, select);
 }
@@ -28,52 +45,55 @@ __global__ void __launch_bounds__(kThreads)
   float bias[kWidth];
   load_bias(branch.bias, channel, bias);
   for (int64_t row = first_row(); row < p.rows; row += row_step()) {
-    auto vector = load<T, kWidth>(branch.data, row * branch.stride + channel);
+    auto vector = load<T, kWidth>(branch.x.data, row * branch.x.stride + channel);
     for (int i = 0; i < kWidth; ++i) {
       const float value = to_float(vector.values[i]) + bias[i];
       vector.values[i] = from_float<T>(p.relu && value < 0.f ? 0.f : value);  // keeps NaN
     }
-    store<T, kWidth>(p.y.data, row * p.y.stride + column, vector);
+    store<T, kWidth>(branch.out.data, row * branch.out.stride + channel, vector);
   }
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    concat_bias_relu_backward_kernel(const __grid_constant__ ConcatBiasReluBackward p) {
+__global__ void __launch_bounds__(kThreads) concat_bias_relu_backward_kernel(
+    const __grid_constant__ ConcatBiasReluBackward p, const ColumnSums sums) {
   const int64_t column = first_column<kWidth>();
-  const bool in_bounds = column < p.columns;
-  float sum[kWidth] = {};
+  Sums<kWidth, 1> sum;
 
-  if (in_bounds) {
-    const Branch branch = branch_of(p, column);
+  if (column < p.columns) {
+    const GradBranch branch = branch_of(p, column);
     const int64_t channel = column - branch.begin;
     for (int64_t row = first_row(); row < p.rows; row += row_step()) {
-      auto grad = load<T, kWidth>(p.grad_y.data, row * p.grad_y.stride + column);
-      if (p.y.data != nullptr) {
-        const auto y = load<T, kWidth>(p.y.data, row * p.y.stride + column);
+      auto grad = load<T, kWidth>(branch.grad.data, row * branch.grad.stride + channel);
+      if (branch.y.data != nullptr) {
+        const auto y = load<T, kWidth>(branch.y.data, row * branch.y.stride + channel);
         for (int i = 0; i < kWidth; ++i) {
           grad.values[i] = to_float(y.values[i]) <= 0.f ? from_float<T>(0.f) : grad.values[i];
         }
       }
-      store<T, kWidth>(branch.data, row * branch.stride + channel, grad);
-      for (int i = 0; i < kWidth; ++i) sum[i] += to_float(grad.values[i]);
+      store<T, kWidth>(branch.out.data, row * branch.out.stride + channel, grad);
+      for (int i = 0; i < kWidth; ++i) sum.fields[i] += to_float(grad.values[i]);
     }
   }
-  if (p.partial != nullptr) store_partial<kWidth>(sum, p.partial, p.columns);
+  if (p.grad_bias == nullptr) return;
+  merge_all(sum, sums, [&](const auto& all, int64_t first) {
+    store_row(all, static_cast<float*>(p.grad_bias), p.columns, first);
+  });
 }
 
-template <typename P>
-bool can_vectorize_branches(Dtype dtype, const P& p) {
-  return std::all_of(p.branches, p.branches + p.count, [&](const Branch& branch) {
-    return can_vectorize(dtype, {branch.data, branch.stride}, branch.channels);
-  });
+// Matrices that a branch does not have are null.
+bool can_vectorize_all(Dtype dtype, int64_t channels, std::initializer_list<Matrix> matrices) {
+  return std::ranges::all_of(
+      matrices, [&](const Matrix& matrix) { return can_vectorize(dtype, matrix, channels); });
 }
 
 }  // namespace
 
 void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
   if (p.rows == 0 || p.columns == 0) return;
-  const bool vectorize = can_vectorize_branches(dtype, p) && can_vectorize(dtype, p.y, p.columns);
+  const bool vectorize = std::all_of(p.branches, p.branches + p.count, [&](const Branch& branch) {
+    return can_vectorize_all(dtype, branch.channels, {branch.x, branch.out});
+  });
   for_access(dtype, vectorize, [&](auto value, auto width) {
     launch(
         "concat_bias_relu", concat_bias_relu_kernel<decltype(value), width>,
@@ -84,17 +104,22 @@ void run_cuda(Dtype dtype, const ConcatBiasRelu& p, cudaStream_t stream) {
 void run_cuda(Dtype dtype, const ConcatBiasReluBackward& p, cudaStream_t stream) {
   if (p.columns == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  const bool vectorize = can_vectorize_branches(dtype, p) &&
-                         can_vectorize(dtype, p.grad_y, p.columns) &&
-                         can_vectorize(dtype, p.y, p.columns);
+  if (p.rows == 0) {
+    if (bias) store_zeros(p.grad_bias, p.columns, stream);
+    return;
+  }
+  const bool vectorize =
+      std::all_of(p.branches, p.branches + p.count, [&](const GradBranch& branch) {
+        return can_vectorize_all(dtype, branch.channels, {branch.grad, branch.y, branch.out});
+      });
   for_access(dtype, vectorize, [&](auto value, auto width) {
-    if (p.rows == 0) return;
+    const Shape shape =
+        bias ? shape_for_sums(p.rows, p.columns, width) : shape_for_rows(p.rows, p.columns, width);
     launch(
         "concat_bias_relu_backward", concat_bias_relu_backward_kernel<decltype(value), width>,
-        bias ? shape_for_sums(p.rows, p.columns, width) : shape_for_rows(p.rows, p.columns, width),
-        stream, p);
+        shape, stream, p,
+        bias ? column_sums(shape, p.partial, p.rows, p.columns, 1, stream) : ColumnSums{});
   });
-  if (bias) sum_partials(p.partial, bias_partials(p.rows), p.columns, p.grad_bias, stream);
 }
 
 }  // namespace googlenet_fast

@@ -84,10 +84,11 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ 
   }
 }
 
-// Add to `sum` the gradients of the windows whose maximum is the given pixel.
-template <typename T, int kWidth, typename W>
+// Add to `sum` the gradients of the windows whose maximum is the given pixel. p: shape, grad_y and
+// index.
+template <typename T, int kWidth, typename W, typename P>
 __device__ inline void gather(
-    const PoolBackward& p, const Pixel& pixel, int64_t channel, float (&sum)[kWidth]) {
+    const P& p, const Pixel& pixel, int64_t channel, float (&sum)[kWidth]) {
 #pragma unroll
   for (int row = 0; row < W::kSide; ++row) {
 #pragma unroll
@@ -110,32 +111,37 @@ __device__ inline void gather(
 
 template <typename T, int kWidth, typename W>
 __global__ void __launch_bounds__(kThreads)
-    pool_backward_kernel(const __grid_constant__ PoolBackward p) {
+    pool_backward_kernel(const __grid_constant__ PoolBackward p, const ColumnSums sums) {
   const PoolShape& shape = p.shape;
   const int64_t channel = first_column<kWidth>();
   const int64_t pixels = int64_t{shape.images} * shape.height * shape.width;
-  float total[kWidth] = {};
+  Sums<kWidth, 1> total;
 
   if (channel < shape.channels) {
     for (int64_t number = first_row(); number < pixels; number += row_step()) {
       float sum[kWidth] = {};
       gather<T, kWidth, W>(p, pixel_of(number, shape.height, shape.width), channel, sum);
-      Vector<T, kWidth> grad;
-      for (int i = 0; i < kWidth; ++i) {
-        grad.values[i] = from_float<T>(sum[i]);
-        total[i] += sum[i];
+      for (int i = 0; i < kWidth; ++i) total.fields[i] += sum[i];
+      if (p.add_to.data != nullptr) {
+        const auto other = load<T, kWidth>(p.add_to.data, number * p.add_to.stride + channel);
+        for (int i = 0; i < kWidth; ++i) sum[i] += to_float(other.values[i]);
       }
+      Vector<T, kWidth> grad;
+      for (int i = 0; i < kWidth; ++i) grad.values[i] = from_float<T>(sum[i]);
       store<T, kWidth>(p.grad_x.data, number * p.grad_x.stride + channel, grad);
     }
   }
-  if (p.partial != nullptr) store_partial<kWidth>(total, p.partial, shape.channels);
+  if (p.grad_bias == nullptr) return;
+  merge_all(total, sums, [&](const auto& all, int64_t first) {
+    store_row(all, static_cast<float*>(p.grad_bias), shape.channels, first);
+  });
 }
 
-inline int64_t input_pixels(const PoolShape& shape) {
+__host__ __device__ inline int64_t input_pixels(const PoolShape& shape) {
   return int64_t{shape.images} * shape.height * shape.width;
 }
 
-inline int64_t output_pixels(const PoolShape& shape) {
+__host__ __device__ inline int64_t output_pixels(const PoolShape& shape) {
   return int64_t{shape.images} * shape.out_height * shape.out_width;
 }
 
@@ -156,16 +162,20 @@ void pool_backward(const char* name, Dtype dtype, const PoolBackward& p, cudaStr
   const int64_t pixels = input_pixels(p.shape), channels = p.shape.channels;
   if (channels == 0) return;
   const bool bias = p.grad_bias != nullptr;
-  const bool vectorize =
-      can_vectorize(dtype, p.grad_y, channels) && can_vectorize(dtype, p.grad_x, channels);
+  if (pixels == 0) {
+    if (bias) store_zeros(p.grad_bias, channels, stream);
+    return;
+  }
+  const bool vectorize = can_vectorize(dtype, p.grad_y, channels) &&
+                         can_vectorize(dtype, p.add_to, channels) &&
+                         can_vectorize(dtype, p.grad_x, channels);
   for_access(dtype, vectorize, [&](auto value, auto width) {
-    if (pixels == 0) return;
+    const Shape shape =
+        bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width);
     launch(
-        name, pool_backward_kernel<decltype(value), width, W>,
-        bias ? shape_for_sums(pixels, channels, width) : shape_for_rows(pixels, channels, width),
-        stream, p);
+        name, pool_backward_kernel<decltype(value), width, W>, shape, stream, p,
+        bias ? column_sums(shape, p.partial, pixels, channels, 1, stream) : ColumnSums{});
   });
-  if (bias) sum_partials(p.partial, bias_partials(pixels), channels, p.grad_bias, stream);
 }
 
 }  // namespace googlenet_fast

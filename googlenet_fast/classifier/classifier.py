@@ -1,6 +1,6 @@
 """A trained network, the way it is fed images, and the names of its classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from googlenet_fast.capture import capturer_for
 from googlenet_fast.classifier.display_names import display_names
 from googlenet_fast.classifier.explanation import Explanation, class_activation
 from googlenet_fast.classifier.scores import ClassScore, Prediction
 from googlenet_fast.classifier.transform import AnyImage, Transform, as_list
-from googlenet_fast.cli import Amp
+from googlenet_fast.cli import Amp, Graph
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.frozen import freeze
+from googlenet_fast.model.graphed import GraphedNetwork
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.preprocessing import Resize, default_resize_size
 from googlenet_fast.model.weights import load_model
@@ -43,11 +45,12 @@ class Classifier:
             image_size * 256 / 224 for another image size.
         resize: filter of the resized images; default: as in training.
         amp: mixed precision.
+        graph: replay the network as a CUDA graph.
         loader, batch_size, num_workers, max_pixels: how images are read, as in `LoaderOptions`.
 
     Raises:
         UserError: weights that cannot be loaded, class names that do not fit them, an image size
-            that the network cannot take.
+            that the network cannot take, CUDA graphs on a CPU.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Classifier:
         resize_size: int | None = None,
         resize: Resize | None = None,
         amp: Amp = "auto",
+        graph: Graph = "auto",
         loader: Kind = "auto",
         batch_size: int = 64,
         num_workers: int = 2,
@@ -68,9 +72,14 @@ class Classifier:
     ) -> None:
         self.weights = weights
         self.device = device
+        capturer = capturer_for(graph, device)
         model, info = load_model(weights, preset=preset)
         self.amp_dtype = amp_dtype(amp, device)
         self.network = freeze(model.to(device), self.amp_dtype)
+        self.compute: Callable[[Tensor], Tensor] = GraphedNetwork(
+            self.network, capturer, batch_size
+        )
+        """Returns logits: the network, or a faster way to compute it that a command has found."""
         names = info.preprocessing.class_names
         if class_names is not None:
             names = _names_in(class_names, weights, info.num_classes)
@@ -201,7 +210,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the softmax (N, num_classes) fp32 of images (N, 3, H, W)."""
         with self._autocast():
-            logits = self.network(images)
+            logits = self.compute(images)
         return logits.float().softmax(1)
 
 

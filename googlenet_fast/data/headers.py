@@ -133,7 +133,7 @@ def _png(encoded: bytes) -> Look:
         kind, content = encoded[at + 4 : at + 8], encoded[at + 8 : at + 8 + size]
         at += 12 + size
         if at > len(encoded) or zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(
-            encoded[at - 4 : at]
+            encoded[at - 4 : at], "big"
         ):
             return Look(pixels, "damaged PNGs")
         if kind == b"IEND":

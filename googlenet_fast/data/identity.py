@@ -34,4 +34,4 @@ def _key(file: str, label: int) -> int:
     match = _KEY.match(file.rpartition("/")[2])
     assert match is not None
     text = f"{label} {match[1]}".encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)

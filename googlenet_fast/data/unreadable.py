@@ -122,4 +122,4 @@ def _signature(image: Location) -> int:
         return 0
     place = f"{os.path.abspath(image.file)}\0{image.offset}"  # noqa: PTH100
     text = f"{place}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "big")

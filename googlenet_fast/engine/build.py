@@ -4,20 +4,25 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from googlenet_fast.capture import Capturer
 from googlenet_fast.data import Augmentation, LoaderOptions, Splits, open_splits
+from googlenet_fast.engine.candidates import COMPILED, OURS, Switch
 from googlenet_fast.engine.config import DataConfig, TrainConfig
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.fused_sgd import FusedSGD
+from googlenet_fast.engine.gradient_buckets import GradientBuckets
+from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.step import TrainStep
+from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.preprocessing import Preprocessing, default_resize_size
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights.load import read_weights
+from googlenet_fast.ops.sgd_step import why_not_fused
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -84,7 +89,7 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
             raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
         if device.type == "cpu":
             raise UserError(
-                "--model.sync_bn: needs GPUs; PyTorch's DDP does not support it on CPUs"
+                "--model.sync_bn: needs GPUs; PyTorch's SyncBatchNorm does not support CPUs"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
@@ -120,25 +125,49 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
     )
 
 
-def build_train_step(config: TrainConfig, model: GoogLeNet, process: Process) -> TrainStep:
-    """Build the training step of `model`: optimizer, mixed precision, averaged weights, DDP."""
-    ema = None
-    if config.ema_decay is not None:
-        average = get_ema_multi_avg_fn(config.ema_decay)
-        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    if config.compile:
-        model.compile()
-    wrapped: nn.Module = model
+def build_train_step(
+    config: TrainConfig, model: GoogLeNet | Switch, process: Process, capturer: Capturer | None
+) -> TrainStep:
+    """Build the training step of `model` in all processes, with equal weights.
+
+    Its `model` is a `Switch`, or `HalfWeights` of one.
+    """
+    if isinstance(model, Switch):
+        switch, model = model, model.network
+    else:
+        switch = Switch(model, COMPILED if config.compile else OURS)
+    # Buffers differ afterwards. Those of the main process count: evaluation broadcasts them.
+    for tensor in (*model.parameters(), *model.buffers()):
+        process.broadcast_tensor(tensor.detach())
+    ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+    half = half_weights(config, switch, process)
+    buckets = None
     if process.world_size > 1:
-        devices = [process.device] if process.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+        buckets = GradientBuckets(list(model.parameters()), process.world_size)
+    optimizer = build_optimizer(model, config.optimizer, half)
+    if ema is not None and isinstance(optimizer, FusedSGD):
+        ema.leave_parameters_to(optimizer)
     return TrainStep(
-        wrapped,
-        build_optimizer(model, config.optimizer),
+        switch if half is None else half,
+        optimizer,
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         amp_dtype=amp_dtype(config.amp, process.device),
         loss_scale=config.loss_scale,
         dynamic_loss_scale=config.dynamic_loss_scale,
         ema=ema,
+        buckets=buckets,
+        capturer=capturer,
     )
+
+
+def half_weights(config: TrainConfig, switch: Switch, process: Process) -> HalfWeights | None:
+    """Return the network with half-precision copies of its weights, where a kernel updates them.
+
+    None: autocast casts the weights in each forward. It sums the gradients of several batches in
+    fp32, and so are the gradients of several processes averaged.
+    """
+    dtype = amp_dtype(config.amp, process.device)
+    if dtype is None or config.accumulate > 1 or process.world_size > 1:
+        return None
+    return HalfWeights(switch, dtype) if why_not_fused(process.device) is None else None

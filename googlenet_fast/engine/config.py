@@ -20,6 +20,7 @@ from googlenet_fast.cli import (
     ConfigParser,
     Device,
     Fraction,
+    Graph,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -209,9 +210,13 @@ class TrainConfig:
     """Double the loss scale after 2000 steps without overflow and halve it after an overflow."""
     compile: bool = False
     """Run the network through torch.compile."""
+    graph: Graph = "auto"
+    """Capture the training step and the network in CUDA graphs after a few steps and replay them;
+    auto: on a GPU."""
     autotune: Literal["auto", "on", "off"] = "auto"
-    """Measure on the GPU, before training, which backend of each op is fastest. The results are
-    cached. auto: in runs of 2000 steps or more."""
+    """Measure on the GPU, before training, which backend of each op is fastest, then whether whole
+    steps are faster in plain PyTorch or through torch.compile, and take what is. The results are
+    cached. auto: in runs of 2000 steps or more; compiled candidates from 50,000 steps on."""
     device: Device = "auto"
     """Where to train; auto is a GPU where there is one."""
     seed: NonNegativeInt = 0

@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from googlenet_fast.cli import Device
 from googlenet_fast.data.waiting import ending_on_signals
+from googlenet_fast.engine.cudnn import cudnn_benchmark
 from googlenet_fast.engine.memory import keep_freed_memory
 from googlenet_fast.errors import UserError
 
@@ -84,7 +85,8 @@ class Process:
 def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Process]:
     """Join the run that torchrun started, or run as a single process.
 
-    CUDA tensors use NCCL, CPU tensors gloo.
+    CUDA tensors use NCCL, CPU tensors gloo. On a GPU cuDNN's benchmark mode is on until the end,
+    unless the caller set its flags; see `cudnn_benchmark`.
 
     Args:
         device: where this process computes.
@@ -112,7 +114,7 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
     if process.world_size > 1:
         _join(process, timeout)
     try:
-        with ending_on_signals():
+        with ending_on_signals(), cudnn_benchmark(process.device):
             yield process
     except RuntimeError as error:
         rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))

@@ -1,43 +1,74 @@
 """Stochastic gradient descent over the network's parameter groups."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn, optim
 
 from googlenet_fast.engine.config import OptimizerConfig
+from googlenet_fast.engine.fused_sgd import FusedSGD
+from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.errors import UserError
+from googlenet_fast.ops.sgd_step import why_not_fused
 
 CLASSIFIERS = ("fc.", "aux1.fc2.", "aux2.fc2.")
 """Prefixes of the layers whose size is the number of classes."""
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, half: HalfWeights | None = None
+) -> optim.SGD:
     """Build SGD with one group for each pair of L2 penalty and learning-rate scale.
 
-    `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group.
+    `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group. The `lr` of a
+    group is a scalar on the device, fp32, which a CUDA graph reads anew in every replay;
+    `scheduled_lr` is the same number on the host. The step is this package's own where it has a
+    kernel for the device or there are half-precision copies of the weights, else PyTorch's fused
+    one.
+
+    Args:
+        model: the network.
+        config: its options.
+        half: the network with half-precision copies; they are updated in each step.
     """
+    device = next(model.parameters()).device
+    fused = half is not None or why_not_fused(device) is None
+    make = partial(FusedSGD, half=half) if fused else partial(optim.SGD, fused=True)
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         decayed = parameter.ndim > 1 or config.decay_bias_and_norm
         weight_decay = config.weight_decay if decayed else 0.0
         lr_scale = config.classifier_lr_scale if name.startswith(CLASSIFIERS) else 1.0
         groups.setdefault((weight_decay, lr_scale), []).append((name, parameter))
-    optimizer = optim.SGD(
+    optimizer = make(
         [
-            {"params": parameters, "weight_decay": weight_decay, "lr_scale": lr_scale}
+            {
+                "params": parameters,
+                "weight_decay": weight_decay,
+                "lr": torch.zeros((), device=device),
+                "lr_scale": lr_scale,
+            }
             for (weight_decay, lr_scale), parameters in groups.items()
         ],
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        fused=True,
     )
+    set_lr(optimizer, config.lr)
     if config.momentum > 0:
         for parameter in model.parameters():
             # PyTorch does not initialise it if gradient scaling skips the first step.
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
+    """Return the state for a checkpoint, with learning rates as numbers."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = group["scheduled_lr"]
+    return state
 
 
 def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -72,6 +103,10 @@ def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
 
 
 def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to `lr` times its scale."""
+    """Set the learning rate of every group to `lr` times its scale.
+
+    The scalar on the device is filled where it is, without a copy from the host.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["scheduled_lr"] = lr * group["lr_scale"]
+        group["lr"].fill_(group["scheduled_lr"])

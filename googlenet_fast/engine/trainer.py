@@ -8,13 +8,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
+from googlenet_fast.capture import capturer_for
 from googlenet_fast.data import Splits, build_loader
 from googlenet_fast.data.identity import digest
 from googlenet_fast.engine.build import (
@@ -25,14 +26,16 @@ from googlenet_fast.engine.build import (
     open_data,
     with_resize,
 )
+from googlenet_fast.engine.candidates import Switch
 from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.engine.choosing import Chosen, choose_for_run, compares_steps
 from googlenet_fast.engine.config import TrainConfig, config_values, dump_config
 from googlenet_fast.engine.curves import plot_curves
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.held_out import HeldOut
 from googlenet_fast.engine.metrics_logger import MetricsLogger, format_time, memory_used
-from googlenet_fast.engine.optimizer import load_momentum, set_lr
+from googlenet_fast.engine.optimizer import load_momentum, optimizer_state, set_lr
 from googlenet_fast.engine.resuming import (
     changed_images,
     check_same_classes,
@@ -45,9 +48,9 @@ from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
-from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
+from googlenet_fast.model.graphed import GraphedNetwork
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 from googlenet_fast.selfcheck.autotune import is_search_wanted, search
@@ -63,12 +66,13 @@ class Trainer:
     world size or batch size.
 
     Raises:
-        UserError: data, weights, checkpoint or output folder cannot be used.
+        UserError: data, weights, checkpoint or output folder cannot be used; no GPU to capture on.
     """
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
         self.config = config = with_resize(config)
         self.process = process
+        self._capturer = capturer_for(config.graph, process.device)
         self.splits = self._open_data()
         self._held_out = HeldOut.of(self.splits) if process.is_main else None
         self.bad_images: list[str] = []
@@ -88,6 +92,8 @@ class Trainer:
             )
         self._images_digest = digest(self.splits.train)
         self.train_step: TrainStep
+        self._chosen: Chosen | None = None
+        """None: nothing was compared; this package's ops compute, compiled if --compile is set."""
         self.epoch, self.images_seen = 0, 0
         self.step = 0
         self.nonfinite_steps = 0
@@ -184,6 +190,16 @@ class Trainer:
                 calls = calls_of(self.model, data.batch_size, data.image_size, amp, device)
             for line in search(calls, str(device), self.process.broadcast):
                 self._log(line)
+        if self._chosen is None and compares_steps(config, self._total_steps, device):
+            chosen = choose_for_run(config, self.model, self._total_steps, self.process, self._log)
+            self._compute_with(chosen)
+
+    def _compute_with(self, chosen: Chosen) -> None:
+        """Compute as whole steps have decided, now or before the run was interrupted."""
+        self._chosen = chosen
+        switch = getattr(self.train_step.model, "module", self.train_step.model)
+        assert isinstance(switch, Switch)
+        switch.use(chosen.training)
 
     @property
     def _batch(self) -> int:
@@ -266,7 +282,7 @@ class Trainer:
         scaler = self.train_step.scaler
         values = {
             "epoch": self._epochs_done,
-            "lr": self.train_step.optimizer.param_groups[0]["lr"],
+            "lr": self.train_step.optimizer.param_groups[0]["scheduled_lr"],
             "images_per_second": window.images / seconds,
             "data_share": window.waited / seconds,
             "nonfinite_steps": self.nonfinite_steps,
@@ -357,9 +373,11 @@ class Trainer:
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)
-        network = freeze(cast(GoogLeNet, model), amp)
+        network = freeze(model, amp)
+        compute = (self._chosen or Chosen()).evaluation.for_inference(network)
+        compute = GraphedNetwork(compute, self._capturer, self.config.data.batch_size)
         batches = self.val_loader if stop is None else self._val_batches(stop)
-        return evaluate(network, batches, self.process, network.num_classes, amp)
+        return evaluate(compute, batches, self.process, network.num_classes, amp)
 
     def _val_batches(self, stop: StopSignal) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the validation batches; raise `Stopped` in all processes before the same one."""
@@ -386,13 +404,14 @@ class Trainer:
             "step": self.step,
             "nonfinite_steps": self.nonfinite_steps,
             "best_top1": self.best_top1,
+            "candidates": self._candidates(),
             "model": self.model.state_dict(),
-            "optimizer": step.optimizer.state_dict(),
+            "optimizer": optimizer_state(step.optimizer),
             "scaler": step.scaler.state_dict(),
         }
         if step.ema is not None:
             state["ema"] = step.ema.module.state_dict()
-            state["ema_updates"] = step.ema.n_averaged
+            state["ema_updates"] = step.ema.updates
         self.folder.save_checkpoint(state, best=best, of_epoch=of_epoch)
 
     def _check_weights(self) -> None:
@@ -437,7 +456,7 @@ class Trainer:
         checkpoint = self._find_checkpoint()
         if self.config.model.weights is not None and checkpoint is None:
             self._log(printable(load_weights(self.model, self.config.model.weights)))
-        self.train_step = build_train_step(self.config, self.model, self.process)
+        self.train_step = build_train_step(self.config, self.model, self.process, self._capturer)
         if checkpoint is not None:
             self._resume(*checkpoint)
             self._keep_best(checkpoint[0].with_name("best.pt"))
@@ -466,6 +485,7 @@ class Trainer:
         check_same_classes(path, saved["class_names"], self.splits.train.class_names)
         if (resize := saved.get("resize")) not in (None, own["resize"]):
             self._log(f"note: that run resized images with --data.resize {resize}")
+        self._resume_candidates(state.get("candidates"))
         step = self.train_step
         self.model.load_state_dict(state["model"])
         self.model.transform_input = saved["transform_input"]
@@ -475,9 +495,8 @@ class Trainer:
         if step.ema is not None:
             # A run that had no average until now starts it from its weights.
             step.ema.module.load_state_dict(state.get("ema", state["model"]))
-            assert isinstance(step.ema.module, GoogLeNet)
             step.ema.module.transform_input = self.model.transform_input
-            step.ema.n_averaged.fill_(state.get("ema_updates", 0))
+            step.ema.updates = int(state.get("ema_updates", 0))
         for key in ("epoch", "images_seen", "step", "nonfinite_steps", "best_top1"):
             setattr(self, key, state[key])
         if change := changed_images(state["order"], self._order()):
@@ -487,6 +506,28 @@ class Trainer:
         if self.folder is not None:
             self.folder.drop_metrics_after(self.step)
         self._log(f"resumed {printable(path)} at epoch {self._epochs_done:.2f}, step {self.step}")
+
+    def _candidates(self) -> dict[str, str] | None:
+        """Return what whole steps have decided; None where a flag did."""
+        if self.config.compile:
+            return None
+        return (self._chosen or Chosen()).state(self.process.device)
+
+    def _resume_candidates(self, saved: dict[str, str] | None) -> None:
+        """Compute as the run did before, so that numbers do not change; a flag comes first."""
+        if self.config.compile:
+            return
+        chosen = Chosen() if saved is None else Chosen.of(saved, self.process.device)
+        if chosen is None:
+            assert saved is not None
+            self._log(
+                f"note: that run computed as {saved['training']} on {saved['device']}, this one "
+                f"computes as {Chosen().training.name} on {self.process.device.type}"
+            )
+        elif chosen != Chosen():
+            how = f"{chosen.training.name} in training, {chosen.evaluation.name} in evaluation"
+            self._log(f"computes as the run did before: {how}")
+        self._compute_with(chosen or Chosen())
 
     # Output
 
@@ -509,7 +550,8 @@ class Trainer:
             f"{self._dropped_images()}{self.train_loader.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch "
             f"{config.data.batch_size} x {config.accumulate} x {process.world_size} processes on "
-            f"{process.device.type} in {str(precision).removeprefix('torch.')}, "
+            f"{process.device.type}{' with CUDA graphs' if self._capturer else ''} in "
+            f"{str(precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads\n"
             f"output {printable(config.output)}"
         )

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from googlenet_fast.model.average_pool import adaptive_avg_pool2d, avg_pool2d
 from googlenet_fast.model.layers import Conv, Dropout
 from googlenet_fast.model.presets import Preset
 
@@ -23,9 +24,9 @@ class AuxHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes)."""
         if self.adaptive:
-            x = F.adaptive_avg_pool2d(x, self.grid)
+            x = adaptive_avg_pool2d(x, self.grid)
         else:
-            x = F.avg_pool2d(x, kernel_size=5, stride=3)
+            x = avg_pool2d(x, kernel_size=5, stride=3)
         x = self.fc1(self.conv(x).flatten(1))
         if self.fc_relu:
             x = F.relu(x, inplace=True)

@@ -139,7 +139,8 @@ class GoogLeNet(nn.Module):
             features: (N, 1024, h, w).
             pre_logits: return the classifier's input instead, (N, 1024): the means over all pixels.
         """
-        means = features.mean((2, 3))
+        # Over an NHWC view, so that the gradient is channels_last.
+        means = features.permute(0, 2, 3, 1).mean((1, 2))
         return means if pre_logits else self.fc(self.dropout(means))
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +149,7 @@ class GoogLeNet(nn.Module):
             raise UserError(f"input of shape {tuple(x.shape)}: expected (N, 3, H, W)")
         self.preset.check_input_size((x.size(2), x.size(3)), self.training and self.aux)
         if self.transform_input:
-            x = _to_half_range(x)
+            x = to_half_range(x)
         x = self._stem(channels_last(x))
         x = self.inception3b(self.inception3a(x))
         after_4a = self.inception4a(self._pool(x))
@@ -173,7 +174,7 @@ class GoogLeNet(nn.Module):
         return F.max_pool2d(x, self.preset.last_pool, 2, ceil_mode=self.preset.ceil_mode)
 
 
-def _to_half_range(x: Tensor) -> Tensor:
+def to_half_range(x: Tensor) -> Tensor:
     """Convert ImageNet-normalised (N, 3, H, W) to (pixel / 255 - 0.5) / 0.5."""
     channels = [
         channel * (std / 255 / 0.5) + (mean / 255 - 0.5) / 0.5

@@ -19,7 +19,6 @@ from googlenet_fast.model.layers import Conv, Packed, Path, group_of, path_of
 from googlenet_fast.model.presets import Preset
 from googlenet_fast.ops import (
     concat_bias_relu,
-    conv_bias_relu,
     inception,
     inception_bn,
     max_pool,
@@ -71,11 +70,9 @@ class Inception(nn.Module):
             y1, r3, r5 = self.conv_in(x).split(self.stacked, dim=1)
             branches = [y1, self.conv3(r3), self.conv5(r5), self.project(max_pool(x))]
             return concat_bias_relu(branches)
-        stacked = conv_bias_relu(x, self.conv_in.conv.weight, None, relu=False)
-        projected = conv_bias_relu(max_pool(x), self.project.conv.weight, None, relu=False)
-        norms: list[Any] = [self.conv_in.bn, self.conv3.bn, self.conv5.bn, self.project.bn]
-        w3, w5 = self.conv3.conv.weight, self.conv5.conv.weight
-        return inception_bn(stacked, projected, w3, w5, norms, group_of(norms[0]))
+        w_in, w3, w5, wp = (conv.conv.weight for conv in convs)
+        norms: list[Any] = [conv.bn for conv in convs]
+        return inception_bn(x, w_in, w3, w5, wp, norms, group_of(norms[0]))
 
     def _inference_weights(
         self, x: Tensor, convs: Sequence[Conv]

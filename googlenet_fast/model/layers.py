@@ -16,7 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from googlenet_fast import extension
 from googlenet_fast.model import folding
 from googlenet_fast.model.presets import Preset
-from googlenet_fast.ops import bias_relu_pool, bn_relu_concat, conv_bias_relu, pack_weight
+from googlenet_fast.ops import (
+    bias_relu_pool,
+    bn_relu_concat,
+    bn_relu_pool,
+    conv_bias_relu,
+    pack_weight,
+)
 from googlenet_fast.ops.packed_weights import PackedWeights, can_pack
 
 Weights = tuple[Tensor, Tensor | None, Sequence[Tensor]]
@@ -76,7 +82,11 @@ class Conv(nn.Module):
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
         """Return the 3x3/2 maxima of `forward(x)`; the pool's op applies bias and ReLU."""
-        if path_of((self,)) is not Path.WEIGHTS:
+        path = path_of((self,))
+        if path is Path.BATCH_STATS and self.bn is not None and self.relu:
+            y = conv_bias_relu(x, self.conv.weight, None, False, self.conv.stride[0])
+            return bn_relu_pool(y, self.bn, ceil_mode, group_of(self.bn))
+        if path is not Path.WEIGHTS:
             return bias_relu_pool(self(x), relu=False, ceil_mode=ceil_mode)
         weight, bias, packed = self._inference_weights(x)
         y = conv_bias_relu(x, weight, None, False, self.conv.stride[0], packed)

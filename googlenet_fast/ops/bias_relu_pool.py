@@ -46,7 +46,7 @@ def bias_relu_pool(
     Raises:
         ValueError: `x` is too small for a window.
     """
-    if 0 in _pooled_size(x.size(2), x.size(3), ceil_mode):
+    if 0 in pooled_size(x.size(2), x.size(3), ceil_mode):
         raise ValueError(
             f"bias_relu_pool: no window of 3x3 in an input of {tuple(x.shape)}; give a larger image"
         )
@@ -127,7 +127,7 @@ def _triton_backward(
     check.image("grad_y")
     _, _, out_height, out_width = grad_y.shape
     fits = min(height, width, out_height, out_width) > 0 and (out_height, out_width) in [
-        _pooled_size(height, width, ceil_mode) for ceil_mode in (False, True)
+        pooled_size(height, width, ceil_mode) for ceil_mode in (False, True)
     ]
     check.that(
         fits, "height and width", f"be of images that are pooled to {out_height}x{out_width}"
@@ -142,18 +142,18 @@ def _check_triton(op: str, x: Tensor, bias: Tensor | None, ceil_mode: bool) -> N
     check = Check(op, x)
     check.image("x")
     check.bias("bias", bias, x.size(1))
-    windows = _pooled_size(x.size(2), x.size(3), ceil_mode)
+    windows = pooled_size(x.size(2), x.size(3), ceil_mode)
     check.that(min(windows) > 0, "x", "be as large as a window")
 
 
-def _pooled_size(height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
+def pooled_size(height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
     """Return height and width of the output; in both modes every window starts inside."""
     cut = 0 if ceil_mode else 1
     return (height - cut) // 2, (width - cut) // 2
 
 
 def _fake(x: Tensor, bias: Tensor | None, relu: bool, ceil_mode: bool) -> Tensor:
-    return empty_channels_last(x, x.size(1), _pooled_size(x.size(2), x.size(3), ceil_mode))
+    return empty_channels_last(x, x.size(1), pooled_size(x.size(2), x.size(3), ceil_mode))
 
 
 def _fake_training(

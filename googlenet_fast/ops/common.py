@@ -1,6 +1,5 @@
 """What the ops share: autocast, layouts, what backends support, and calls below autograd."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.amp import is_autocast_available
 
 from googlenet_fast import extension
+from googlenet_fast.kernels.configs import INTERPRETED
 from googlenet_fast.registry import (
     LIBRARY,
     NAMESPACE,
@@ -26,9 +26,6 @@ from googlenet_fast.registry import (
 TRITON_INSTALLED = find_spec("triton") is not None
 """CPU builds of torch come without Triton."""
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-"""Whether Triton runs kernels in its interpreter, on CPU tensors. It reads the same variable."""
-
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 """What the kernels for GPUs take."""
 
@@ -42,10 +39,16 @@ Described = tuple[str, Callable[..., Any]]
 """Schema of a registered op without its name, "(Tensor x) -> Tensor", and its fake kernel."""
 
 
+@constant
+def _has_autocast(device_type: str) -> bool:
+    """Return `is_autocast_available`, which Dynamo of torch before 2.13 does not trace."""
+    return is_autocast_available(device_type)
+
+
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Cast to the autocast dtype where autocast is on; float64 stays, as in PyTorch's own ops."""
     device_type = tensors[0].device.type
-    if not is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+    if not _has_autocast(device_type) or not torch.is_autocast_enabled(device_type):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device_type)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
@@ -54,7 +57,7 @@ def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context in which autocast is off for tensors on the device of `x`."""
     device_type = x.device.type
-    if not is_autocast_available(device_type):
+    if not _has_autocast(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
@@ -97,6 +100,8 @@ def native_supports(op: str, x: Tensor, cpu_dtypes: Sequence[torch.dtype]) -> st
         cpu_dtypes: what the kernel for CPUs takes.
     """
     device_type = x.device.type
+    if device_type not in ("cpu", "cuda"):
+        return "its kernels are for CPUs and GPUs"
     missing = extension.missing_part(device_type)
     if missing is not None:
         return missing
@@ -231,6 +236,28 @@ def weight_and_bias(row: Tensor, start: int, weight: Tensor) -> tuple[Tensor, Te
         strides = (inputs, 1, 1, 1)
     end = start + weight.numel()
     return row.as_strided(shape, strides, start), row.as_strided((outputs,), (1,), end)
+
+
+def convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the library's gradients of a "same" convolution with stride 1, those that are needed.
+
+    Args:
+        grad: (N, K, H, W), of the convolution's output.
+        x: (N, C, H, W), its input.
+        weight: (K, C, T, T) with odd T.
+        need_x: compute the gradient of `x`.
+        need_weight: compute that of `weight`.
+    """
+    if not (need_x or need_weight):
+        return None, None
+    padding = [weight.size(2) // 2] * 2
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        *(grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1),
+        [need_x, need_weight, False],
+    )
+    return grad_x, grad_weight
 
 
 def convolution_work(call: Call, weight: tuple[int, ...], stride: int = 1) -> Work:

@@ -21,7 +21,7 @@ from googlenet_fast.ops.common import (
     needs_gradient,
     sum_dtype,
 )
-from googlenet_fast.registry import LIBRARY, Backend, Call, Kernels, Op, Work
+from googlenet_fast.registry import LIBRARY, Backend, Call, Kernels, Op, Work, define
 
 MAX_BRANCHES = 4
 """Branches that the C++ and CUDA kernels take."""
@@ -64,6 +64,33 @@ def concat_bias_relu_reference(
         ]
     y = torch.cat(list(branches), dim=1)
     return channels_last(F.relu(y) if relu else y)
+
+
+def bias_relu(branches: Sequence[Tensor], biases: Sequence[Tensor], relu: bool) -> list[Tensor]:
+    """Return relu(branch + bias) of each branch, dense, in one pass; without autograd.
+
+    For ops that are one node of the graph, where the extension has kernels. Arguments as above;
+    branches may be slices of channels.
+    """
+    return _BIAS_RELU(list(branches), list(biases), relu)
+
+
+def bias_relu_backward(
+    grads: Sequence[Tensor], outputs: Sequence[Tensor], bias: bool, concatenate: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients of branches and of their biases, in one pass.
+
+    Args:
+        grads: (N, C_i, H, W) of each branch after bias and ReLU.
+        outputs: of the first branches, those that ReLU clipped.
+        bias: compute the gradients of the biases.
+        concatenate: into one tensor.
+
+    Returns:
+        The gradient of each branch, or one of all; the biases', (sum of C_i,) of fp32 or fp64,
+        empty without `bias`.
+    """
+    return _BIAS_RELU_BACKWARD(list(grads), list(outputs), bias, concatenate)
 
 
 class _ConcatBiasRelu(torch.autograd.Function):
@@ -135,6 +162,19 @@ def _backward_fake(
     return [empty_channels_last(grad_y, count) for count in channels], grad_bias
 
 
+def _bias_relu_fake(branches: list[Tensor], biases: list[Tensor], relu: bool) -> list[Tensor]:
+    return [empty_channels_last(branch, branch.size(1)) for branch in branches]
+
+
+def _bias_relu_backward_fake(
+    grads: list[Tensor], outputs: list[Tensor], bias: bool, concatenate: bool
+) -> tuple[list[Tensor], Tensor]:
+    channels = [grad.size(1) for grad in grads]
+    grad_bias = grads[0].new_empty(sum(channels) if bias else 0, dtype=sum_dtype(grads[0]))
+    sizes = [sum(channels)] if concatenate else channels
+    return [empty_channels_last(grads[0], count) for count in sizes], grad_bias
+
+
 def _supports(branches: Sequence[Tensor], *_: Any) -> str | None:
     if len(branches) > MAX_BRANCHES:
         return f"{len(branches)} branches; it takes up to {MAX_BRANCHES}"
@@ -167,6 +207,14 @@ KERNELS = define_kernels(
     autograd=_autograd,
 )
 LIBRARY.impl("concat_bias_relu_backward", _backward_autograd, "Autograd")
+_BIAS_RELU = define(
+    "bias_relu(Tensor[] branches, Tensor[] biases, bool relu) -> Tensor[]", _bias_relu_fake
+)
+_BIAS_RELU_BACKWARD = define(
+    "bias_relu_backward(Tensor[] grads, Tensor[] outputs, bool bias, bool concatenate)"
+    " -> (Tensor[], Tensor)",
+    _bias_relu_backward_fake,
+)
 CONCAT_BIAS_RELU = Op(
     "concat_bias_relu",
     concat_bias_relu_reference,

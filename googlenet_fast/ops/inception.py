@@ -19,9 +19,11 @@ from torch import Tensor
 from googlenet_fast.ops.checks import Check
 from googlenet_fast.ops.common import (
     CONVOLUTION_DTYPES,
+    POINTWISE_DTYPES,
     autocast,
     below_autograd,
     channels_last,
+    convolution_backward,
     convolution_work,
     define_kernels,
     empty_channels_last,
@@ -32,8 +34,8 @@ from googlenet_fast.ops.common import (
     triton_supports,
     weight_and_bias,
 )
-from googlenet_fast.ops.concat_bias_relu import concat_bias_relu
-from googlenet_fast.ops.max_pool import max_pool
+from googlenet_fast.ops.concat_bias_relu import bias_relu, bias_relu_backward, concat_bias_relu
+from googlenet_fast.ops.max_pool import max_pool, pool, unpool
 from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
 
@@ -103,17 +105,98 @@ def inception_reference(x: Tensor, *arguments: Any) -> Tensor:
 
 
 def _inception_aten(x: Tensor, *arguments: Any) -> Tensor:
-    """Run the stacked convolutions as one; bias, ReLU and concatenation are one pass."""
-    w_in, b_in, w3, b3, w5, b5, wp, bp, reduce_relu, _ = arguments
+    """Run the stacked convolutions as one, and with the extension the block as one node."""
+    *parameters, reduce_relu, _ = arguments
     x = channels_last(x)
+    if native_supports("bias_relu", x, POINTWISE_DTYPES) is not None:
+        return _composed(x, parameters, reduce_relu)
+    weights, biases = autocast(parameters[::2]), parameters[1::2]
+    if needs_gradient((x, *weights, *biases)):
+        return _LibraryInception.apply(reduce_relu, x, *weights, *biases)
+    return _on_library(x, max_pool(x), weights, biases, reduce_relu)[0]
+
+
+def _composed(x: Tensor, parameters: Sequence[Any], reduce_relu: bool) -> Tensor:
+    """Call ops that have their own gradients; what the extension's kernels do, PyTorch does."""
+    w_in, b_in, w3, b3, w5, b5, wp, bp = parameters
     channels = _stacked_channels(w_in, w3, w5)
-    y1, r3, r5 = _conv(x, w_in, None).split(channels, dim=1)
-    b1, b3_reduce, b5_reduce = (None,) * 3 if b_in is None else b_in.split(channels)
-    if b_in is not None or reduce_relu:
-        r3 = concat_bias_relu([r3], _given(b3_reduce), reduce_relu)
-        r5 = concat_bias_relu([r5], _given(b5_reduce), reduce_relu)
+    y1, *reductions = _conv(x, w_in, None).split(channels, dim=1)
+    b1, *reduction_biases = (None,) * 3 if b_in is None else b_in.split(channels)
+    r3, r5 = (
+        concat_bias_relu([r], _given(bias), reduce_relu)
+        for r, bias in zip(reductions, reduction_biases, strict=True)
+    )
     branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(max_pool(x), wp, None)]
     return concat_bias_relu(branches, _given(b1, b3, b5, bp))
+
+
+def _on_library(
+    x: Tensor,
+    pooled: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    reduce_relu: bool,
+) -> list[Tensor]:
+    """Return the output and both reductions, dense as the library's convolutions want them."""
+    w_in, w3, w5, wp = weights
+    b_in, *others = biases
+    channels = _stacked_channels(w_in, w3, w5)
+    y1, *reductions = _conv(x, w_in, None).split(channels, dim=1)
+    b1, *reduction_biases = (None,) * 3 if b_in is None else b_in.split(channels)
+    r3, r5 = bias_relu(reductions, _given(*reduction_biases) or (), reduce_relu)
+    branches = [y1, _conv(r3, w3, None), _conv(r5, w5, None), _conv(pooled, wp, None)]
+    return [concat_bias_relu(branches, _given(b1, *others)), r3, r5]
+
+
+class _LibraryInception(torch.autograd.Function):
+    """The block on the library's convolutions; saves their inputs, the output and an index.
+
+    The gradients of the stacked convolutions' outputs are written into one tensor, and the pool's
+    backward adds to the gradient of `x`: nothing is concatenated or added on its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reduce_relu: bool, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        weights: Any = parameters[:4]
+        biases = parameters[4:]
+        pooled, index = pool(x)
+        y, r3, r5 = _on_library(x, pooled, weights, biases, reduce_relu)
+        ctx.reduce_relu = reduce_relu
+        ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in biases]
+        ctx.save_for_backward(x, pooled, index, r3, r5, y, *weights)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, pooled, index, r3, r5, y, w_in, w3, w5, wp = ctx.saved_tensors
+        _, need_x, need_w_in, need_w3, need_w5, need_wp, *need_biases = ctx.needs_input_grad
+        need_in = need_x or need_w_in or need_biases[0]
+        sizes = [y.size(1) - w3.size(0) - w5.size(0) - wp.size(0), *map(len, (w3, w5, wp))]
+        g1, *grads = channels_last(grad_y).split(sizes, dim=1)
+        y1, *outputs = y.split(sizes, dim=1)
+
+        (g3, g5, gp), sums = bias_relu_backward(grads, outputs, any(need_biases[1:]), False)
+        grad_r3, grad_w3 = convolution_backward(g3, r3, w3, need_in, need_w3)
+        grad_r5, grad_w5 = convolution_backward(g5, r5, w5, need_in, need_w5)
+        grad_pooled, grad_wp = convolution_backward(gp, pooled, wp, need_x, need_wp)
+        grad_x = grad_w_in = sums_in = None
+        if grad_r3 is not None and grad_r5 is not None:
+            clipped = [y1, r3, r5] if ctx.reduce_relu else [y1]
+            (g_in,), sums_in = bias_relu_backward(
+                [g1, grad_r3, grad_r5], clipped, need_biases[0], True
+            )
+            grad_x, grad_w_in = convolution_backward(g_in, x, w_in, need_x, need_w_in)
+        if grad_x is not None and grad_pooled is not None:
+            grad_x = unpool(grad_pooled, index, x, grad_x)
+        parts = sums.split(sizes[1:]) if any(need_biases[1:]) else (None,) * 3
+        grad_biases = [
+            None if part is None or not needed else part.to(dtype)
+            for part, needed, dtype in zip(
+                (sums_in, *parts), need_biases, ctx.bias_dtypes, strict=True
+            )
+        ]
+        return None, grad_x, grad_w_in, grad_w3, grad_w5, grad_wp, *grad_biases
 
 
 def _given(*biases: Tensor | None) -> list[Tensor] | None:

@@ -1,13 +1,15 @@
-"""An Inception block with batch normalisation in training, from its 1x1 convolutions on.
+"""The Inception block with batch normalisation in training.
 
-Equivalent to:
+Equivalent to, with w_in = [w1; w3r; w5r] and norms[0] that of all their outputs:
 
-    y1, r3, r5 = relu(norms[0](stacked)).split([C1, C3r, C5r], 1)
-    branches = [conv2d(r3, w3, padding=1), conv2d(r5, w5, padding=T // 2), projected]
+    y1, r3, r5 = relu(norms[0](conv2d(x, w_in))).split([C1, C3r, C5r], 1)
+    pooled = max_pool2d(x, 3, stride=1, padding=1)
+    branches = [conv2d(r3, w3, padding=1), conv2d(r5, w5, padding=T // 2), conv2d(pooled, wp)]
     y = cat([y1, *(relu(norm(x)) for x, norm in zip(branches, norms[1:]))], 1)
 
 It is one node of the graph, so that the gradients of the stacked 1x1 convolutions, of which two
-come out of other convolutions' backward, are written into one tensor without a concatenation.
+come out of other convolutions' backward, are written into one tensor without a concatenation, and
+the pool's backward adds to the gradient of `x`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,38 +36,41 @@ from googlenet_fast.ops.bn_relu_concat import (
 from googlenet_fast.ops.common import (
     POINTWISE_DTYPES,
     autocast,
+    below_autograd,
     channels_last,
+    convolution_backward,
     convolution_work,
     native_supports,
     once_differentiable,
     weight_and_bias,
 )
 from googlenet_fast.ops.conv_bias_relu import CONV_BIAS_RELU
+from googlenet_fast.ops.max_pool import pool, unpool
 from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
 
 def inception_bn(
-    stacked: Tensor,
-    projected: Tensor,
+    x: Tensor,
+    w_in: Tensor,
     w3: Tensor,
     w5: Tensor,
+    wp: Tensor,
     norms: Sequence[_BatchNorm],
     group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Normalise, apply ReLU, convolve and concatenate; update running statistics.
+    """Convolve, normalise, apply ReLU and concatenate; update running statistics.
 
     On CPUs the convolutions are those of `conv_bias_relu`, on GPUs the library's: at these layers
     cuDNN's backward is the fastest there.
 
     Args:
-        stacked: (N, C1 + C3r + C5r, H, W), the 1x1 convolutions that read the block's input:
-            branch 1 and the reductions of branches 2 and 3. Like `projected` fp16, bf16, fp32 or
-            fp64, cast under autocast with the weights; fastest in channels_last.
-        projected: (N, Cp, H, W), the 1x1 convolution after the block's max pool.
-        w3: (C3, C3r, 3, 3), branch 2.
-        w5: (C5, C5r, T, T), T odd, branch 3.
-        norms: of the stacked convolutions, of branches 2 and 3 and of the projection; see
-            `bn_relu_concat`.
+        x: (N, C, H, W); fp16, bf16, fp32 or fp64. Cast under autocast, as the weights are.
+        w_in: (C1 + C3r + C5r, C, 1, 1), the weights of branch 1 and of both reductions, stacked.
+        w3: (C3, C3r, 3, 3).
+        w5: (C5, C5r, T, T) with odd T.
+        wp: (Cp, C, 1, 1), applied to the 3x3 maxima of `x` at stride 1, padded.
+        norms: of the outputs of `w_in`, `w3`, `w5` and `wp`, in training mode, with weight and
+            bias; all of one `eps` and one momentum, and all or none with running statistics.
         group: processes whose batches are normalised as one; None: this process alone.
 
     Returns:
@@ -74,21 +79,20 @@ def inception_bn(
     Raises:
         ValueError: norms are not as said there, or there is one value per channel.
     """
-    stacked, projected, w3, w5 = autocast([stacked, projected, w3, w5])
-    weights, biases = check_norms(
-        "inception_bn", [stacked, projected, projected, projected], norms, group
-    )
-    arguments = (stacked, projected, w3, w5, weights, biases, norms[0].eps, group)
+    weights, biases = check_norms("inception_bn", [x] * 4, norms, group)
+    x, w_in, w3, w5, wp = autocast([x, w_in, w3, w5, wp])
+    arguments = (x, w_in, w3, w5, wp, weights, biases, norms[0].eps, group)
     y, statistics, total = INCEPTION_BN.choose(*arguments).run(*arguments)
     update_running_statistics(norms, statistics, total)
     return y
 
 
 def inception_bn_reference(
-    stacked: Tensor,
-    projected: Tensor,
+    x: Tensor,
+    w_in: Tensor,
     w3: Tensor,
     w5: Tensor,
+    wp: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     eps: float,
@@ -97,13 +101,16 @@ def inception_bn_reference(
     """Do one thing after the other.
 
     Returns:
-        The result; mean and biased variance, (2, C), of `stacked` and of the other branches; values
-        per channel.
+        The result; mean and biased variance, (2, C), of the stacked convolutions and of the other
+        branches; values per channel.
     """
+    x = channels_last(x)
+    stacked = F.conv2d(x, w_in)
+    projected = F.conv2d(F.max_pool2d(x, 3, stride=1, padding=1), wp)
     first, statistics_in, _ = bn_relu_concat_reference(
         [stacked], weights[:1], biases[:1], eps, group
     )
-    y1, r3, r5 = first.split(_stacked_channels(stacked, w3, w5), dim=1)
+    y1, r3, r5 = first.split(_stacked_channels(w_in, w3, w5), dim=1)
     convolved = [F.conv2d(r, w, padding=w.size(2) // 2) for r, w in ((r3, w3), (r5, w5))]
     others, statistics_out, total = bn_relu_concat_reference(
         [*convolved, projected], weights[1:], biases[1:], eps, group
@@ -112,20 +119,20 @@ def inception_bn_reference(
 
 
 def _run(
-    stacked: Tensor,
-    projected: Tensor,
+    x: Tensor,
+    w_in: Tensor,
     w3: Tensor,
     w5: Tensor,
+    wp: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     eps: float,
     group: ProcessGroup | None,
 ) -> tuple[Tensor, list[Tensor], Tensor | float]:
-    statistics_in, total = statistics_of([stacked], group)
-    y, statistics_out = _InceptionBatchNorm.apply(
-        *(statistics_in, total, eps, group, stacked, projected, w3, w5, *weights, *biases)
+    y, *statistics, total = _InceptionBatchNorm.apply(
+        *(eps, group, channels_last(x), w_in, w3, w5, wp, *weights, *biases)
     )
-    return y, [statistics_in, statistics_out], total
+    return y, statistics, total
 
 
 class _InceptionBatchNorm(torch.autograd.Function):
@@ -134,17 +141,20 @@ class _InceptionBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        statistics_in: Tensor,
-        total: Tensor | float,
         eps: float,
         group: ProcessGroup | None,
-        stacked: Tensor,
-        projected: Tensor,
+        x: Tensor,
+        w_in: Tensor,
         w3: Tensor,
         w5: Tensor,
+        wp: Tensor,
         *parameters: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        channels = _stacked_channels(stacked, w3, w5)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
+        channels = _stacked_channels(w_in, w3, w5)
+        stacked = _convolve(x, w_in)
+        pooled, index = pool(x)
+        projected = _convolve(pooled, wp)
+        statistics_in, total = statistics_of([stacked], group)
         first, *reductions = _first(stacked, statistics_in, channels, parameters)
         r3, r5 = normalize(reductions, eps, concatenate=False)
         branches = [_convolve(r3, w3), _convolve(r5, w5), projected]
@@ -153,44 +163,48 @@ class _InceptionBatchNorm(torch.autograd.Function):
         (y,) = normalize([first, *others], eps, concatenate=True)
         ctx.total, ctx.eps, ctx.group = total, eps, group
         ctx.save_for_backward(
-            *(statistics_in, statistics_out, stacked, *branches, r3, r5, w3, w5, *parameters)
+            *(x, pooled, index, statistics_in, statistics_out, stacked, *branches, r3, r5),
+            *(w_in, w3, w5, wp, *parameters),
         )
-        ctx.mark_non_differentiable(statistics_out)
-        return y, statistics_out
+        # An output with a gradient that its own node keeps would be a cycle, freed late.
+        counted = [total] if isinstance(total, Tensor) else []
+        ctx.mark_non_differentiable(statistics_in, statistics_out, *counted)
+        ctx.set_materialize_grads(False)  # zeros for the statistics
+        return y, statistics_in, statistics_out, total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        statistics_in, statistics_out, stacked, *saved = ctx.saved_tensors
-        branches, (r3, r5, w3, w5), parameters = saved[:3], saved[3:7], saved[7:]
-        channels = _stacked_channels(stacked, w3, w5)
-        first, *reductions = _first(stacked, statistics_in, channels, parameters)
+    def backward(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad_y is None:
+            return (None,) * len(ctx.needs_input_grad)
+        x, pooled, index, statistics_in, statistics_out, stacked, *saved = ctx.saved_tensors
+        branches, (r3, r5, w_in, w3, w5, wp), parameters = saved[:3], saved[3:9], saved[9:]
+        need_x, need_w_in, need_w3, need_w5, need_wp = ctx.needs_input_grad[2:7]
+        channels = _stacked_channels(w_in, w3, w5)
+        inner = _first(stacked, statistics_in, channels, parameters)
         others = _others(branches, statistics_out, parameters)
-        sizes = [channels[0], *(branch.x.size(1) for branch in others)]
+        sizes = [branch.x.size(1) for branch in others]
 
-        grad_first, *grad_others = grad_y.split(sizes, dim=1)
-        own = parameter_gradients([grad_first, *grad_others], [first, *others], ctx.eps)
-        sums, total = summed(own, ctx.total, ctx.group)
-        sums_first, *sums_others = sums.split(sizes, dim=1)
+        grad_first, *grad_others = channels_last(grad_y).split([channels[0], *sizes], dim=1)
+        own_others = parameter_gradients(grad_others, others, ctx.eps)
+        sums, total = summed(own_others, ctx.total, ctx.group)
         grad3, grad5, grad_projected = input_gradients(
-            grad_others, others, ctx.eps, sums_others, total, concatenate=False
+            grad_others, others, ctx.eps, sums.split(sizes, dim=1), total, concatenate=False
         )
-        needed = ctx.needs_input_grad[6:8]
-        grad_r3, grad_w3 = _convolve_backward(grad3, r3, w3, needed[0])
-        grad_r5, grad_w5 = _convolve_backward(grad5, r5, w5, needed[1])
+        grad_r3, grad_w3 = _convolve_backward(grad3, r3, w3, True, need_w3)
+        grad_r5, grad_w5 = _convolve_backward(grad5, r5, w5, True, need_w5)
+        grad_pooled, grad_wp = _convolve_backward(grad_projected, pooled, wp, need_x, need_wp)
 
-        own_reductions = parameter_gradients([grad_r3, grad_r5], reductions, ctx.eps)
-        sums, total = summed(own_reductions, ctx.total, ctx.group)
+        grads: Any = [grad_first, grad_r3, grad_r5]
+        own_inner = parameter_gradients(grads, inner, ctx.eps)
+        sums, total = summed(own_inner, ctx.total, ctx.group)
         (grad_stacked,) = input_gradients(
-            [grad_first, grad_r3, grad_r5],
-            [first, *reductions],
-            ctx.eps,
-            [sums_first, *sums.split(channels[1:], dim=1)],
-            total,
-            concatenate=True,
+            grads, inner, ctx.eps, sums.split(channels, dim=1), total, concatenate=True
         )
-        own_first, *own_others = own.split(sizes, dim=1)
-        pairs = [torch.cat([own_first, own_reductions], dim=1), *own_others]
+        grad_x, grad_w_in = _convolve_backward(grad_stacked, x, w_in, need_x, need_w_in)
+        if grad_x is not None and grad_pooled is not None:
+            grad_x = unpool(grad_pooled, index, x, grad_x)
+        pairs = [own_inner, *own_others.split(sizes, dim=1)]
         grad_parameters = [
             gradient.to(parameter.dtype)
             for gradient, parameter in zip(
@@ -200,15 +214,15 @@ class _InceptionBatchNorm(torch.autograd.Function):
             )
         ]
         return (
-            *(None, None, None, None, grad_stacked, grad_projected, grad_w3, grad_w5),
+            *(None, None, grad_x, grad_w_in, grad_w3, grad_w5, grad_wp),
             *grad_parameters,
         )
 
 
-def _stacked_channels(stacked: Tensor, w3: Tensor, w5: Tensor) -> list[int]:
-    """Channels of each sibling convolution."""
+def _stacked_channels(w_in: Tensor, w3: Tensor, w5: Tensor) -> list[int]:
+    """Return the output channels of branch 1 and of the two reductions."""
     reductions = [w3.size(1), w5.size(1)]
-    return [stacked.size(1) - sum(reductions), *reductions]
+    return [w_in.size(0) - sum(reductions), *reductions]
 
 
 def _first(
@@ -243,33 +257,33 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     kernels = _kernels(x, weight)
     if kernels is None:
         return F.conv2d(x, weight, padding=weight.size(2) // 2)
-    return kernels.forward(x, weight, None, False, 1, [])
+    arguments: tuple[Any, ...] = (x, weight, None, False, 1, [])
+    if torch.compiler.is_compiling():
+        return kernels.forward(*arguments)
+    return below_autograd(kernels.forward, *arguments)
 
 
 def _convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
-) -> tuple[Tensor, Tensor | None]:
+    grad: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
     kernels = _kernels(x, weight)
-    if kernels is not None:
-        grad_x, grads = kernels.backward(grad, x, None, weight, 1, True, needs_weight)
-        return grad_x, weight_and_bias(grads, 0, weight)[0] if needs_weight else None
-    padding = [weight.size(2) // 2] * 2
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
-        *(grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1),
-        [True, needs_weight, False],
-    )
-    return grad_x, grad_weight
+    if kernels is None or not (need_x or need_weight):
+        return convolution_backward(grad, x, weight, need_x, need_weight)
+    grad_x, grads = kernels.backward(grad, x, None, weight, 1, need_x, need_weight)
+    grad_weight = weight_and_bias(grads, 0, weight)[0] if need_weight else None
+    return grad_x if need_x else None, grad_weight
 
 
-def _supports(stacked: Tensor, *_: Any) -> str | None:
-    return native_supports("bn_relu_concat", stacked, POINTWISE_DTYPES)
+def _supports(x: Tensor, *_: Any) -> str | None:
+    return native_supports("bn_relu_concat", x, POINTWISE_DTYPES)
 
 
 def _work(call: Call) -> Work:
-    training, (shape, dtype), (projected, _), (w3, _), (w5, _), *_ = call
-    outputs = w3[0] + w5[0] + projected[1] + shape[1]
-    normalization = shape[0] * shape[2] * shape[3] * outputs * dtype.itemsize
-    parts = [convolution_work(call, w) for w in (w3, w5)]
+    training, ((n, _, height, width), dtype), *others = call
+    weights = [shape for shape, _ in others[:4]]
+    outputs = sum(shape[0] for shape in weights)
+    normalization = n * height * width * outputs * dtype.itemsize
+    parts = [convolution_work(call, w) for w in weights]
     passes = 8 if training else 3
     return Work(
         sum(part.operations for part in parts),
@@ -279,15 +293,15 @@ def _work(call: Call) -> Work:
 
 def _samples() -> Iterator[Call]:
     f32 = torch.float32
-    for (n, h, w), (c1, c3r, c3, c5r, c5, cp), taps in (
-        ((2, 14, 14), (64, 96, 128, 16, 32, 32), 3),
-        ((2, 5, 3), (5, 3, 7, 2, 4, 1), 5),
+    for (n, h, w), (c, c1, c3r, c3, c5r, c5, cp), taps in (
+        ((2, 14, 14), (192, 64, 96, 128, 16, 32, 32), 3),
+        ((2, 5, 3), (7, 5, 3, 7, 2, 4, 1), 5),
     ):
         stacked = c1 + c3r + c5r
-        parameters = tuple(((c,), f32) for c in (stacked, c3, c5, cp))
+        parameters = tuple(((count,), f32) for count in (stacked, c3, c5, cp))
         yield (
-            *(True, ((n, stacked, h, w), f32), ((n, cp, h, w), f32)),
-            *(((c3, c3r, 3, 3), f32), ((c5, c5r, taps, taps), f32)),
+            *(True, ((n, c, h, w), f32), ((stacked, c, 1, 1), f32)),
+            *(((c3, c3r, 3, 3), f32), ((c5, c5r, taps, taps), f32), ((cp, c, 1, 1), f32)),
             *(parameters, parameters, 1e-3, None),
         )
 

@@ -23,6 +23,9 @@ from googlenet_fast.ops.common import (
 )
 from googlenet_fast.registry import Backend, Call, Kernels, Op, Work
 
+_WINDOW = ([3, 3], [1, 1], [1, 1])
+"""Sides, strides and padding, as PyTorch's ops take them."""
+
 
 def max_pool(x: Tensor) -> Tensor:
     """Return the maxima of the 3x3 pixels around each pixel, of those that lie in the image.
@@ -55,7 +58,25 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.kernels.backward(grad_y, *ctx.saved_tensors)
+        return None, ctx.kernels.backward(grad_y, *ctx.saved_tensors, None)
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pool of `x`, cast already, and the index that `unpool` takes; without autograd.
+
+    For ops that are one node of the graph.
+    """
+    if _supports(x) is None:
+        return KERNELS.training(x)
+    return torch.ops.aten.max_pool2d_with_indices.default(x, *_WINDOW)
+
+
+def unpool(grad_y: Tensor, index: Tensor, x: Tensor, add_to: Tensor) -> Tensor:
+    """Return the gradient of a pooled `x`, plus `add_to`, in one pass where there is a kernel."""
+    if index.dtype == torch.uint8:
+        return KERNELS.backward(grad_y, index, add_to)
+    backward = torch.ops.aten.max_pool2d_with_indices_backward.default
+    return add_to + backward(grad_y, x, *_WINDOW, [1, 1], False, index)
 
 
 def _autograd(kernels: Kernels, x: Tensor) -> Tensor:
@@ -93,7 +114,7 @@ KERNELS = define_kernels(
     "max_pool",
     forward=("(Tensor x) -> Tensor", _fake),
     training=("(Tensor x) -> (Tensor, Tensor)", _fake_training),
-    backward=("(Tensor grad_y, Tensor index) -> Tensor", _fake),
+    backward=("(Tensor grad_y, Tensor index, Tensor? add_to) -> Tensor", _fake),
     autograd=_autograd,
 )
 MAX_POOL = Op(

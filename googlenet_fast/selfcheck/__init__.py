@@ -8,11 +8,13 @@ from googlenet_fast.registry import Call, constant
 
 
 @constant
-def order(op: str, names: tuple[str, ...], device: str, layer: Call) -> tuple[str, ...]:
+def order(
+    op: str, names: tuple[str, ...], device: str, layer: Call, batch: int | None
+) -> tuple[str, ...]:
     """Return names of backends, the fastest first; see `registry.install_policy`."""
     from googlenet_fast.selfcheck import autotune
 
-    return autotune.order(op, names, device, layer)
+    return autotune.order(op, names, device, layer, batch)
 
 
 @constant

@@ -1,7 +1,8 @@
 """What was found out about kernels on this machine, kept in the cache directory between runs.
 
-A record is a JSON file, valid for one GPU, these versions and these kernel sources only. One that
-is damaged or from elsewhere is ignored, with a line that names it, and replaced.
+A record is a JSON file, valid for one GPU and driver, these versions and sources, and these flags
+of PyTorch. One that is damaged or from elsewhere is ignored, with a line that names it, and
+replaced.
 """
 
 import hashlib
@@ -15,7 +16,12 @@ from typing import Any
 
 import torch
 
+from googlenet_fast import extension
 from googlenet_fast.files import cache_dir, sources_digest, write_json
+from googlenet_fast.kernels.configs import tf32_allowed
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""Where Linux tells the release of NVIDIA's driver, on its first line."""
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -48,21 +54,44 @@ def write_record(kind: str, device: str, entries: list[Any]) -> None:
     write_json(_path(kind, about), {"environment": about, "entries": entries})
 
 
-@cache
 def environment(device: str) -> dict[str, str]:
     """Return all that a record's entries depend on besides themselves."""
+    return {**_machine(device), **_flags()}
+
+
+@cache
+def _machine(device: str) -> dict[str, str]:
+    """Return what does not change in a process."""
     about = {
         "device": torch.device(device).type,
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
         "triton": _version("triton"),
         "googlenet_fast": _version("googlenet-fast"),
-        "kernels": _kernels_digest(),
+        "kernels": _digest_of("googlenet_fast.kernels"),
+        "ops": _digest_of("googlenet_fast.ops"),
+        "csrc": extension.BUILD_INFO.get("csrc", "none"),
     }
     if torch.device(device).type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
         about["capability"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
+        about["driver"] = _driver()
     return about
+
+
+def _flags() -> dict[str, str]:
+    """Return the settings by which PyTorch chooses algorithms and rounds."""
+    cudnn = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    return {
+        "cudnn.benchmark": str(cudnn.benchmark),
+        "deterministic": str(cudnn.deterministic or torch.are_deterministic_algorithms_enabled()),
+        "cudnn.tf32": str(tf32_allowed()),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "matmul fp16 reduction": str(matmul.allow_fp16_reduced_precision_reduction),
+        "matmul bf16 reduction": str(matmul.allow_bf16_reduced_precision_reduction),
+    }
 
 
 def encode(value: Any) -> Any:
@@ -90,11 +119,19 @@ def decode(value: Any) -> Any:
     raise ValueError(f"{value!r} in a call")
 
 
-def _kernels_digest() -> str:
-    """Hash the Triton kernels' sources."""
-    kernels = find_spec("googlenet_fast.kernels")
-    folders = kernels.submodule_search_locations if kernels else None
+def _digest_of(package: str) -> str:
+    """Hash a package's sources."""
+    found = find_spec(package)
+    folders = found.submodule_search_locations if found else None
     return "".join(sources_digest(Path(folder)) for folder in folders or [])
+
+
+def _driver() -> str:
+    """Return the release of the GPU's driver."""
+    try:
+        return NVIDIA_DRIVER.read_text().partition("\n")[0]
+    except (OSError, ValueError):
+        return "unknown"
 
 
 def _version(package: str) -> str:

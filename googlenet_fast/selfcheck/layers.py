@@ -32,7 +32,7 @@ class LayerTime(Result):
     layer: str
     """Its input and its filters."""
     seconds: float | None
-    """Median time for the batch; None if it is not right."""
+    """Median time for the batch; None if it is not right, or if no CUDA graph can hold it."""
     batch: int
     """Images of the timing: fewer than were asked for where memory is short."""
     work: Work
@@ -142,7 +142,8 @@ def line(time: LayerTime) -> str:
     if time.failure is not None:
         return f"{head} FAILED: {time.failure}"
     seconds = time.seconds
-    assert seconds is not None
+    if seconds is None:
+        return f"{head} not timed: a CUDA graph cannot hold it"
     gbps, tflops = time.work.bytes / seconds / 1e9, time.work.operations / seconds / 1e12
     rates = f"{seconds * 1e6:9.1f} us {gbps:7.0f} GB/s {tflops:6.1f} TFLOP/s"
     limit = "limits unknown" if time.share is None else f"{time.share:5.0%} of the roofline"

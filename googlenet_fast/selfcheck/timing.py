@@ -1,4 +1,4 @@
-"""Time functions on a GPU side by side."""
+"""Time functions on a GPU side by side, as they run in a captured step."""
 
 from collections.abc import Callable, Mapping
 from math import ceil
@@ -10,46 +10,91 @@ import torch
 ROUNDS = 7
 """Timed rounds, in which every function has its turn."""
 
-HEAD_START = 5e-3
-"""Seconds that a GPU is kept busy while the host launches the work to be timed."""
+CALLS = 4
+"""Calls in a graph. All but the first find in the caches what the call before left there, much as a
+layer finds what the layer before it wrote."""
 
-Clock = Callable[[Callable[[], Any]], float]
-"""Returns the seconds that a function takes."""
+LEAST = 2e-3
+"""Seconds of a turn at least: the graph is replayed as often as that takes."""
+
+WARM_UP = 3
+"""Calls before a function is captured: they compile kernels and search cuDNN's algorithms."""
+
+Timer = Callable[[], float]
+"""Runs a function and returns the seconds of one call."""
+
+Clock = Callable[[Callable[[], Any]], Timer]
+"""Prepares a function to be timed."""
+
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], Any], str], Replay]
+"""Records a function's work on a device, such as "cuda:0", and returns what repeats it."""
 
 
-class ColdGpuClock:
-    """Time on a GPU, from cold caches.
+def capture(work: Callable[[], Any], device: str) -> Replay:
+    """Capture a function in a CUDA graph, after a warm-up.
 
-    The GPU fills memory first, for so long that the host has launched the work by then. Otherwise
-    small layers would be timed by how fast the host launches them.
+    Raises:
+        RuntimeError: it does what a graph cannot hold, such as waiting for the GPU.
     """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(CALLS):
+                work()
+    return graph.replay
 
-    def __init__(self, device: str = "cuda") -> None:
-        self._device = device
-        size = torch.cuda.get_device_properties(device).L2_cache_size
-        self._other = torch.empty(2 * size, dtype=torch.uint8, device=device)
-        self._fills = 100
-        with torch.cuda.device(device):
-            seconds = min(self._seconds(self._occupy) for _ in range(3))
-        self._fills = ceil(self._fills * HEAD_START / seconds)
 
-    def __call__(self, work: Callable[[], Any]) -> float:
-        """Return the seconds between two events around the work."""
-        with torch.cuda.device(self._device):
-            self._occupy()
-            return self._seconds(work)
-
-    def _occupy(self) -> None:
-        for _ in range(self._fills):
-            self._other.zero_()
-
-    def _seconds(self, work: Callable[[], Any]) -> float:
+def gpu_seconds(work: Callable[[], Any], device: str) -> float:
+    """Return the seconds that a GPU takes for what a function launches."""
+    with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000
+    return start.elapsed_time(end) / 1000
+
+
+class GraphClock:
+    """Time on a GPU from graphs of several calls, so that neither launches nor cold caches count.
+
+    Args:
+        device: such as "cuda:0".
+        record: records the calls of a function.
+        seconds: times what a function launches on the device.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        record: Capture = capture,
+        seconds: Callable[[Callable[[], Any], str], float] = gpu_seconds,
+    ) -> None:
+        self._device, self._record, self._seconds = device, record, seconds
+
+    def __call__(self, work: Callable[[], Any]) -> Timer:
+        """Record a function.
+
+        Raises:
+            RuntimeError: it cannot be captured.
+        """
+        replay = self._record(work, self._device)
+        replay()
+        once = self._seconds(replay, self._device)
+        replays = max(1, ceil(LEAST / once)) if once > 0 else 1
+
+        def turn() -> None:
+            for _ in range(replays):
+                replay()
+
+        return lambda: self._seconds(turn, self._device) / (replays * CALLS)
 
 
 def interleaved_medians(
@@ -57,16 +102,29 @@ def interleaved_medians(
 ) -> dict[str, float]:
     """Return the median seconds of each function, whose turns alternate after a warm-up.
 
+    A function that a CUDA graph cannot hold is left out: the steps of a run are captured.
+
     Args:
         runs: functions by name.
         device: such as "cuda:0".
-        clock: `ColdGpuClock` by default.
+        clock: `GraphClock` by default.
+
+    Raises:
+        torch.OutOfMemoryError: graphs of several calls need more memory than there is.
     """
-    clock = clock or ColdGpuClock(device)
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    clock = clock or GraphClock(device)
+    timers: dict[str, Timer] = {}
+    for name, run in runs.items():
+        try:
+            timers[name] = clock(run)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            continue
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for round_ in range(ROUNDS + 1):
-        for name, run in runs.items():
-            seconds = clock(run)
+        for name, timer in timers.items():
+            seconds = timer()
             if round_ > 0:
                 times[name].append(seconds)
     return {name: median(values) for name, values in times.items()}

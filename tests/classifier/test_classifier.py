@@ -100,7 +100,7 @@ def test_grey_and_turned_images(classify: Classifier) -> None:
         ("no such file.jpg", r"no such file\.jpg: cannot be read"),
         (Image.new("F", (5, 5)), r"floating-point"),
     ],
-    ids=str,
+    ids=["floats", "planes", "no pixels", "vector", "number", "no file", "mode F"],
 )
 def test_what_is_no_image_is_refused(classify: Classifier, image: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -12,6 +12,7 @@ from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     bn_relu_concat,
+    bn_relu_pool,
     concat_bias_relu,
     conv_bias_relu,
     inception,
@@ -79,11 +80,15 @@ def filters(*shape: int) -> Tensor:
 
 
 def normalized(x: Tensor) -> Tensor:
+    return bn_relu_concat([x, x], norms(x, 2))
+
+
+def norms(x: Tensor, count: int) -> list[nn.BatchNorm2d]:
     torch.manual_seed(2)
-    norms = [nn.BatchNorm2d(x.size(1)) for _ in range(2)]
-    for norm in norms:
+    made = [nn.BatchNorm2d(x.size(1)) for _ in range(count)]
+    for norm in made:
         nn.init.normal_(norm.weight)
-    return bn_relu_concat([x, x], norms)
+    return made
 
 
 OPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,6 +102,7 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "local_response_norm": local_response_norm,
     "concat_bias_relu": lambda x: concat_bias_relu([x, x], [filters(x.size(1))] * 2),
     "bn_relu_concat": normalized,
+    "bn_relu_pool": lambda x: bn_relu_pool(x, norms(x, 1)[0], True),
 }
 
 
@@ -132,9 +138,9 @@ def test_equals_the_reference(
         with pytest.raises(ValueError, match="no window"):
             bias_relu_pool(x, None, True, True)
         return
-    if op == "bn_relu_concat" and size[0] * size[2] * size[3] < 2:
+    if op.startswith("bn_") and size[0] * size[2] * size[3] < 2:
         with pytest.raises(ValueError, match="no variance"):
-            normalized(x)
+            OPS[op](x)
         return
     grad = torch.randn(run(op, "reference", x.float(), torch.zeros_like)[0].shape).to(dtype)
     expected = run(op, "reference", x.float(), lambda _: grad.float())

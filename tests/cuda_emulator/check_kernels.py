@@ -5,6 +5,7 @@ There, backend `native` runs the CUDA kernels on CPU tensors.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from googlenet_fast import extension
 from googlenet_fast.ops import (
     bias_relu_pool,
     concat_bias_relu,
+    inception,
     local_response_norm,
     max_pool,
     use_impl,
 )
 from tests.cuda_emulator.calls import CALLS, Function, results
 from tests.helpers import sparse_tensor
+from tests.ops.test_inception import make_arguments, plain_block
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDTHS = {
@@ -104,6 +107,31 @@ def test_concat_bias_relu_of_optional_parts(with_bias: bool, relu: bool) -> None
     check(function, [*branches, *biases], torch.randn(2, 12, 6, 5))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", [(8, 16, 8, 24, 8, 8, 16), (7, 3, 5, 9, 1, 2, 1)], ids=str)
+@pytest.mark.parametrize(("bias", "reduce_relu"), [(True, True), (False, False), (True, False)])
+def test_inception_on_library_convolutions(
+    bias: bool, reduce_relu: bool, widths: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    channels, *others = widths
+    made = make_arguments((channels, 5, *others), bias=bias)
+    given = [None if t is None else (2 * t).round().clamp(-1, 1) for t in made]  # exact sums
+    given = [t.to(dtype) if t is not None and t.dim() == 4 else t for t in given]
+    rest = [t for t in given if t is not None]
+
+    def filled(tensors: Sequence[Tensor]) -> list[Any]:
+        each = iter(tensors)
+        return [None if t is None else next(each) for t in given]
+
+    grad = torch.randint(-1, 2, plain_block(given, reduce_relu).shape)
+    expected = results(lambda *t: plain_block(filled(t), reduce_relu), rest, grad)
+    with use_impl("aten"):
+        actual = results(lambda *t: inception(*[*filled(t), reduce_relu]), rest, grad)
+    for ours, theirs in zip(actual, expected, strict=True):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)
+
+
 @pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("channels", [3, 72])
 @pytest.mark.parametrize("ceil_mode", [True, False])
@@ -148,10 +176,29 @@ def test_pools_choose_among_ties_as_pytorch_does(pool: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
 @pytest.mark.parametrize("channels", [1, 64, 100])
-def test_local_response_norm(channels: int, dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm(beta: float, channels: int, dtype: torch.dtype, layout: str) -> None:
     arrange, shape = LAYOUTS[layout], (2, channels, 5, 7)
     x, grad = (arrange((scale * torch.randn(shape)).to(dtype)) for scale in (10, 1))
-    check(lambda x: local_response_norm(x, alpha=0.1, beta=0.6, k=1.5), [x], grad)
+    check(lambda x: local_response_norm(x, alpha=0.1, beta=beta, k=1.5), [x], grad)
+
+
+@pytest.mark.parametrize("largest", [1e-20, 1e4, 1e18, float("nan")])
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm_of_extreme_values(beta: float, largest: float) -> None:
+    x, grad = largest * torch.rand(1, 16, 3, 3), torch.randn(1, 16, 3, 3)
+    with use_impl("reference"):
+        expected = results(lambda x: local_response_norm(x, beta=beta), [x], grad)
+    with use_impl("native"):
+        actual = results(lambda x: local_response_norm(x, beta=beta), [x], grad)
+    torch.testing.assert_close(actual, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("beta", [0.6, 0.75])
+def test_local_response_norm_of_squares_that_overflow(beta: float) -> None:
+    with use_impl("native"):
+        y = local_response_norm(torch.full((1, 16, 3, 3), 1e30), beta=beta)
+    assert torch.equal(y, torch.zeros_like(y))
 
 
 @pytest.mark.parametrize("op", CALLS)
@@ -191,6 +238,77 @@ def test_rows_further_apart_than_32_bits_count() -> None:
     with use_impl("native"):
         for function in (lambda x: concat_bias_relu([x]), max_pool, local_response_norm):
             assert torch.equal(function(x), function(dense))
+
+
+def column_sums(branches: list[Tensor], y: Tensor, grad: Tensor) -> list[Tensor]:
+    """What the kernels sum over all pixels: of biases, statistics and gradients of batch norm."""
+    ops = torch.ops.googlenet_fast
+    widths = [x.size(1) for x in branches]
+    statistics = ops.bn_relu_concat_statistics.default(branches)
+    parts, ones = statistics.split(widths, dim=1), [torch.ones(width) for width in widths]
+    norms = (branches, list(parts), ones, ones, 1e-3)
+    grads = list(grad.split(widths, dim=1))
+    pooled, index = ops.bias_relu_pool_training.default(y, None, True, True)
+    return [
+        ops.concat_bias_relu_backward.default(grad, y, widths, True)[1],
+        ops.bias_relu_pool_backward.default(pooled, index, *y.shape[2:], True)[1],
+        statistics,
+        ops.bn_relu_concat_sums.default(grads, *norms),
+    ]
+
+
+@pytest.mark.parametrize("widths", [(16, 8), (5, 3), (144, 8)], ids=str)
+@pytest.mark.parametrize("size", [(5, 6), (20, 10), (37, 29)], ids=str)
+def test_sums_have_the_same_bits_in_any_order_of_blocks(
+    size: tuple[int, int], widths: tuple[int, ...]
+) -> None:
+    # One part of 32 pixels, one group of parts, and several groups.
+    branches = [LAYOUTS["dense"](torch.randn(1, width, *size)) for width in widths]
+    y, grad = (LAYOUTS["dense"](torch.randn(1, sum(widths), *size)) for _ in range(2))
+    exact = grad.double().where(y > 0, 0).sum((0, 2, 3))
+    shuffle = ctypes.CDLL(str(extension.PATH)).cuda_emulator_shuffle_blocks
+    try:
+        expected = column_sums(branches, y, grad)
+        torch.testing.assert_close(expected[0].double(), exact, atol=1e-4, rtol=1e-5)
+        for seed in range(1, 5):
+            shuffle(seed)
+            actual = column_sums(branches, y, grad)
+            assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True)), seed
+    finally:
+        shuffle(0)
+
+
+@pytest.mark.parametrize("kind", ["mean far from zero", "drift", "outlier first"])
+def test_statistics_in_one_pass_are_as_exact_as_in_two(kind: str) -> None:
+    x = LAYOUTS["dense"](torch.randn(2, 8, 37, 29))
+    if kind == "mean far from zero":
+        x = 1000 + x / 100
+    elif kind == "drift":
+        x += torch.linspace(-1e4, 1e4, 37).view(-1, 1)
+    else:
+        x[0, :, 0, 0] = 1e4
+    pixels = x.permute(1, 0, 2, 3).flatten(1)
+    variance = pixels.double().var(1, correction=0)
+    two_passes = (pixels - pixels.mean(1, keepdim=True)).square().mean(1)
+    actual = torch.ops.googlenet_fast.bn_relu_concat_statistics.default([x])
+    mean_error = (actual[0] - pixels.double().mean(1)).abs().max()
+    assert mean_error <= 2e-7 * pixels.abs().max()
+    allowed = 2 * (two_passes - variance).abs().max() + 1e-6 * variance.max()
+    assert (actual[1] - variance).abs().max() <= allowed
+
+
+def test_launches_beyond_the_slots_of_counters_bring_their_own() -> None:
+    x = torch.randn(70, 16)
+    sum_columns = ctypes.CDLL(str(extension.PATH)).sum_columns
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    sum_columns.argtypes = [pointer, size, size, pointer, pointer, pointer, pointer]
+    partial, sums, grad = torch.empty(200), torch.empty(16), torch.empty_like(x)
+    for stream in [*range(140), *range(120, 140)]:
+        sums.fill_(float("nan"))
+        partial.fill_(float("nan"))
+        pointers = (partial.data_ptr(), sums.data_ptr(), stream)
+        sum_columns(x.data_ptr(), 70, 16, grad.data_ptr(), *pointers)
+        torch.testing.assert_close(sums, x.sum(0), atol=1e-4, rtol=1e-5)
 
 
 PLAIN: dict[str, Function] = {

@@ -36,10 +36,22 @@ def test_opcheck() -> None:
         opcheck(ops.bias_relu_pool.default, (leaf, None, False, False))
     opcheck(ops.local_response_norm_backward.default, (torch.randn_like(x), x, 5, 0.1, 0.75, 1.0))
     y, index = ops.max_pool_training.default(x)
-    opcheck(ops.max_pool_backward.default, (y, index))
+    for add_to in (None, torch.randn_like(x)):
+        opcheck(ops.max_pool_backward.default, (y, index, add_to))
     y, index = ops.bias_relu_pool_training.default(x, bias, True, True)
     for need_bias in (True, False):
         opcheck(ops.bias_relu_pool_backward.default, (y, index, 9, 8, need_bias))
+
+
+def test_opcheck_of_the_step() -> None:
+    """What is written is what the schema says, with fake tensors too."""
+    tensors = [torch.randn(3, 4), torch.randn(5)]
+    lists = [[x.clone() for x in tensors] for _ in range(3)]
+    copies = [x.half() for x in tensors]
+    one = torch.ones(())
+    rest = [one, one], [0.1, 0.0], 0.9, True, one, torch.zeros(()), one
+    opcheck(ops.sgd_step.default, (tensors, lists[0], lists[1], copies, lists[2], *rest))
+    opcheck(ops.find_nonfinite.default, (tensors, torch.zeros(())))
 
 
 @pytest.mark.parametrize("op", CALLS)
@@ -65,7 +77,9 @@ def test_compiles_whole(op: str) -> None:
             r"x must be of less than 2\^31 pixels",
         ),
         (
-            lambda: ops.max_pool_backward.default(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3)),
+            lambda: ops.max_pool_backward.default(
+                torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), None
+            ),
             "index must be of Byte, not Float",
         ),
         (

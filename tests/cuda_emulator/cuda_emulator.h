@@ -1,6 +1,7 @@
 // CUDA's device language in host C++: included before a .cu file, it lets g++ compile and run it.
 //
-// Blocks run one after the other, the threads of a block as fibers on one core. A thread runs until
+// Blocks run one after the other, in an order that can be shuffled, the threads of a block as fibers
+// on one core. A thread runs until
 // it ends or waits, at __syncthreads or for the other lanes of its warp. What CUDA leaves undefined
 // is an error here: a barrier that some threads miss, a shuffle that a lane of its mask does not
 // reach, a lane read that gave nothing.
@@ -12,6 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <source_location>
@@ -52,6 +54,10 @@ int lane();
 
 // Note an error, which ends the launch.
 void fail(const char* what, Site site);
+
+// Note __threadfence, and an atomic operation.
+void note_fence();
+void note_atomic(const void* address);
 
 template <typename... Parameters>
 void launch(
@@ -145,7 +151,38 @@ inline int __all_sync(
 // Fibers do not interrupt each other, so that plain accesses are atomic; traced, they were races.
 template <typename T>
 UNTRACED T atomicAdd(T* address, std::type_identity_t<T> value) {
+  cuda_emulator::note_atomic(address);
   const T old = *address;
   *address = old + value;
+  return old;
+}
+
+UNTRACED inline unsigned atomicInc(unsigned* address, unsigned last) {
+  cuda_emulator::note_atomic(address);
+  const unsigned old = *address;
+  *address = old >= last ? 0 : old + 1;
+  return old;
+}
+
+inline void __threadfence() { cuda_emulator::note_fence(); }
+
+// Up to 2 ulp off, as CUDA says of its own: kernels must bear that.
+UNTRACED inline float rsqrtf(float x) {
+  const float nearest = static_cast<float>(1. / std::sqrt(static_cast<double>(x)));
+  if (!std::isfinite(nearest) || nearest == 0.f) return nearest;
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(x));
+  const int ulps = static_cast<int>(bits * 2654435761u >> 16) % 5 - 2;
+  std::memcpy(&bits, &nearest, sizeof(nearest));
+  bits += ulps;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+template <typename T>
+UNTRACED T atomicExch(T* address, std::type_identity_t<T> value) {
+  const T old = *address;
+  *address = value;
   return old;
 }

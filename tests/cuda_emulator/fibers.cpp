@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -56,6 +59,7 @@ uint32_t epoch;
 void (*body)(const void*);
 const void* body_context;
 std::string failure;
+unsigned order;  // of blocks: by number, or shuffled by a seed
 
 char* stacks() {
   static char* const memory = static_cast<char*>(mmap(
@@ -249,15 +253,15 @@ void run(
   blockDim = block;
   failure.clear();
   begin_launch(kernel);
-  block_number = 0;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x && failure.empty(); ++x, ++block_number) {
-        blockIdx = {x, y, z};
-        epoch = 0;
-        run_block();
-      }
-    }
+  std::vector<uint32_t> blocks(size_t{grid.x} * grid.y * grid.z);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  if (order != 0) std::shuffle(blocks.begin(), blocks.end(), std::mt19937(order));
+  for (const uint32_t block : blocks) {
+    if (!failure.empty()) break;
+    block_number = block;
+    blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
+    epoch = 0;
+    run_block();
   }
   end_launch();
   if (!failure.empty()) throw std::runtime_error(std::string(kernel) + ": " + failure);
@@ -265,8 +269,32 @@ void run(
 
 }  // namespace cuda_emulator
 
-// The host side of CUDA: one small GPU, on which every launch succeeds or has thrown.
+// The host side of CUDA: one small GPU, on which every launch succeeds or has thrown. No stream is
+// captured.
 extern "C" {
+
+// From now on run the blocks of launches in an order that depends on `seed`; 0: by number.
+__attribute__((visibility("default"))) void cuda_emulator_shuffle_blocks(unsigned seed) {
+  cuda_emulator::order = seed;
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t size, cudaStream_t) {
+  std::memset(memory, value, size);
+  return cudaSuccess;
+}
+
+#if CUDART_VERSION >= 13000
+cudaError_t cudaStreamGetCaptureInfo(
+    cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*,
+    const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*) {
+#else
+cudaError_t cudaStreamGetCaptureInfo(
+    cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*,
+    const cudaGraphNode_t**, size_t*) {
+#endif
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 

@@ -1,4 +1,5 @@
-// The kernels on raw memory: the ops of torch always return dense tensors, kernels can fill slices.
+// The kernels on raw memory: the ops of torch always return dense tensors, kernels can fill slices;
+// and in any stream.
 
 #include <cstdint>
 #include <cstring>
@@ -19,11 +20,10 @@ extern "C" __attribute__((visibility("default"))) void run_into(
   const auto is = [op](const char* name) { return std::strcmp(op, name) == 0; };
   if (is("concat_bias_relu")) {
     ConcatBiasRelu p{};
-    p.branches[0] = {x, stride_x, channels, 0, nullptr};
+    p.branches[0] = {from, to, channels, 0, nullptr};
     p.count = 1;
     p.rows = rows;
     p.columns = channels;
-    p.y = to;
     run_cuda(Dtype::kFloat32, p, nullptr);
   } else if (is("local_response_norm")) {
     const Normalization norm{rows, channels, kNormalizedChannels, 1e-4f, 0.75f, 1.f};
@@ -37,4 +37,18 @@ extern "C" __attribute__((visibility("default"))) void run_into(
     same ? run_cuda(Dtype::kFloat32, MaxPool{p}, nullptr)
          : run_cuda(Dtype::kFloat32, BiasReluPool{p}, nullptr);
   }
+}
+
+// The column sums of float32 in a stream of that number; x is also copied to `out`.
+extern "C" __attribute__((visibility("default"))) void sum_columns(
+    float* x, int64_t rows, int64_t columns, float* out, float* partial, float* sums,
+    uintptr_t stream) {
+  ConcatBiasReluBackward p{};
+  p.branches[0] = {{x, columns}, {}, {out, columns}, columns, 0};
+  p.count = 1;
+  p.rows = rows;
+  p.columns = columns;
+  p.partial = partial;
+  p.grad_bias = sums;
+  run_cuda(Dtype::kFloat32, p, reinterpret_cast<cudaStream_t>(stream));
 }

@@ -6,8 +6,11 @@
 // library nor on a stack.
 //
 // An error is: one thread writes a byte that another one reads or writes with no barrier of their
-// block between them (in other blocks, there never is one), and shared memory that is read before
-// its block has written it.
+// block between them, and shared memory that is read before its block has written it. Between
+// threads of two blocks, this is what orders their accesses: __threadfence by the first thread, an
+// atomic operation by it or, after a barrier, by another one of its block, then one at the same
+// address in the second block, and there again a barrier, if it was by another thread, and
+// __threadfence.
 
 #include <link.h>
 #include <pthread.h>
@@ -16,6 +19,7 @@
 #include <cstdint>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "cuda_emulator.h"
 #include "fibers.h"
@@ -25,8 +29,30 @@ namespace {
 
 struct Access {
   Now by{};
+  uint32_t fences = 0;  // that its thread had passed
   bool known = false;
 };
+
+// What a block hands over by an atomic operation: for each thread, the accesses that came before so
+// many fences.
+struct Release {
+  uint32_t block;
+  std::vector<uint32_t> fences;
+};
+
+// The current block's atomic operation, after which it may see a release.
+struct Acquisition {
+  Release release;
+  uint32_t thread, epoch, fences;
+};
+
+// The fences of a thread of the current block.
+struct Fences {
+  uint32_t count = 0, at_barrier = 0;  // now, and at the last barrier
+  uint32_t epoch = 0;                  // of the last one
+};
+
+constexpr size_t kMaxThreads = 1024;
 
 struct Byte {
   Access write;
@@ -44,6 +70,9 @@ std::unordered_map<uintptr_t, std::array<Byte, kLine>> memory;
 Now now;
 bool running;  // a kernel, not the code that launches it
 uint64_t loaded, stored;  // distinct bytes of global memory
+std::array<Fences, kMaxThreads> fences;
+std::unordered_map<uintptr_t, std::vector<Release>> releases;  // by address
+std::vector<Acquisition> acquisitions;
 Range host_stack;
 std::string report;  // of the launches so far, JSON objects
 const char* kernel_name = "";
@@ -96,10 +125,21 @@ bool is_any_of(const void* pointer, const T&... variables) {
   return (in(variables) || ...);
 }
 
+// Whether an access of another block comes before those of the current thread.
+bool handed_over(const Access& earlier) {
+  const Fences& own = fences[now.thread];
+  for (const auto& [release, thread, epoch, passed] : acquisitions) {
+    if (release.block != earlier.by.block) continue;
+    if (release.fences[earlier.by.thread] <= earlier.fences) continue;
+    if (now.thread == thread ? own.count > passed : own.count > 0 && own.epoch > epoch) return true;
+  }
+  return false;
+}
+
 // Whether the current thread's access may come before or after that earlier one.
 bool unordered(const Access& earlier, bool shared) {
   if (!earlier.known) return false;
-  if (earlier.by.block != now.block) return !shared;
+  if (earlier.by.block != now.block) return !shared && !handed_over(earlier);
   return earlier.by.thread != now.thread && earlier.by.epoch == now.epoch;
 }
 
@@ -113,7 +153,7 @@ void touch(uintptr_t address, bool write, bool shared) {
     }
   }
   if (unordered(byte.write, shared)) fail("data race: a thread misses what another one writes");
-  const Access access{now, true};
+  const Access access{now, fences[now.thread].count, true};
   if (write) {
     for (const Access& read : byte.reads) {
       if (unordered(read, shared)) fail("data race: a thread writes what another one reads");
@@ -142,11 +182,37 @@ void begin_launch(const char* kernel) {
   kernel_name = kernel;
   host_stack = stack_of_this_thread();
   memory.clear();
+  releases.clear();
   loaded = stored = 0;
   running = true;
+  now = {UINT32_MAX, 0, 0};
 }
 
-void set_now(Now moment) { now = moment; }
+void set_now(Now moment) {
+  if (moment.block != now.block) {
+    fences = {};
+    acquisitions.clear();
+  } else if (moment.epoch != now.epoch) {
+    for (Fences& thread : fences) thread.at_barrier = thread.count;
+  }
+  now = moment;
+}
+
+void note_fence() {
+  ++fences[now.thread].count;
+  fences[now.thread].epoch = now.epoch;
+}
+
+void note_atomic(const void* address) {
+  auto& earlier = releases[reinterpret_cast<uintptr_t>(address)];
+  for (const Release& release : earlier) {
+    acquisitions.push_back({release, now.thread, now.epoch, fences[now.thread].count});
+  }
+  Release own{now.block, {}};
+  for (const Fences& thread : fences) own.fences.push_back(thread.at_barrier);
+  own.fences[now.thread] = fences[now.thread].count;
+  earlier.push_back(own);
+}
 
 void end_launch() {
   running = false;

@@ -116,6 +116,23 @@ __global__ void count_positive(float* x, int n) {
   if (i > 0 && i < n && x[i] > 0.f) atomicAdd(&x[0], 1.f);
 }
 
+// Every block doubles its part of x; the last one to finish adds a value of each part to x[0]. Parts
+// of the protocol can be left out.
+template <bool kFence, bool kBarrier, bool kSecondFence>
+__global__ void add_in_last_block(float* x, int) {
+  static unsigned arrived;
+  __shared__ bool last;
+  x[blockIdx.x * kThreads + threadIdx.x] *= 2.f;
+  if (kFence) __threadfence();
+  if (kBarrier) __syncthreads();
+  if (threadIdx.x == 0) last = atomicInc(&arrived, gridDim.x - 1) == gridDim.x - 1;
+  __syncthreads();
+  if (!last) return;
+  if (kSecondFence) __threadfence();
+  if (threadIdx.x != 1) return;
+  for (unsigned i = 0; i < gridDim.x; ++i) x[0] += x[i * kThreads + i + 1];
+}
+
 struct Sample {
   const char* name;
   void (*kernel)(float*, int);
@@ -130,7 +147,11 @@ const Sample kSamples[] = {
     SAMPLE(read_shared_memory_of_the_last_block), SAMPLE(barrier_for_half),
     SAMPLE(barriers_in_two_branches), SAMPLE(shuffle_in_a_branch),
     SAMPLE(shuffle_from_outside_the_mask), SAMPLE(read_misaligned), SAMPLE(sum_warps),
-    SAMPLE(vote_in_groups), SAMPLE(count_positive)};
+    SAMPLE(vote_in_groups), SAMPLE(count_positive),
+    {"add_in_last_block", add_in_last_block<true, true, true>},
+    {"add_without_fence", add_in_last_block<false, true, true>},
+    {"add_without_barrier", add_in_last_block<true, false, true>},
+    {"add_without_second_fence", add_in_last_block<true, true, false>}};
 
 }  // namespace
 

@@ -80,6 +80,19 @@ def test_barriers_and_atomics_work(samples: Build) -> None:
     assert counted[0] == values[0] + sum(value > 0 for value in values[1:])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_last_block_sees_what_the_others_stored(samples: Build, seed: int) -> None:
+    values = some_values(5 * THREADS)
+    library = samples(32, "traced")
+    shuffle = ctypes.CDLL(str(library)).cuda_emulator_shuffle_blocks
+    shuffle(seed)
+    error, added, _ = run(library, "add_in_last_block", values)
+    shuffle(0)
+    assert error == ""
+    others = sum(2 * values[i * THREADS + i + 1] for i in range(5))
+    assert added == [2 * values[0] + others, *(2 * value for value in values[1:])]
+
+
 def test_bytes_are_counted_once(samples: Build) -> None:
     library = samples(32, "traced")
     _, _, launch = run(library, "fill", some_values(300))
@@ -94,6 +107,9 @@ def test_bytes_are_counted_once(samples: Build) -> None:
         ("reverse_without_barrier", "shared memory is read before it is written"),
         ("overwrite_without_barrier", "data race: a thread misses what another one writes"),
         ("write_one_place", "data race"),
+        ("add_without_fence", "data race: a thread misses what another one writes"),
+        ("add_without_barrier", "data race: a thread misses what another one writes"),
+        ("add_without_second_fence", "data race: a thread misses what another one writes"),
         ("read_what_another_block_writes", "data race: a thread writes what another one reads"),
         ("read_shared_memory_of_the_last_block", "shared memory is read before it is written"),
         ("barrier_for_half", "barrier in divergent code: thread 0 waits at"),

@@ -10,7 +10,12 @@ from tests.sanitizers import run_checks, sanitizing_environment
 pytestmark = [pytest.mark.emulator, pytest.mark.slow]
 
 HERE = Path(__file__).parent
-CHECKS = ["check_kernels.py", "../ops/test_bn_relu_concat.py"]
+CHECKS = [
+    "check_kernels.py",
+    "../ops/test_bn_relu_concat.py",
+    "../ops/test_bn_relu_pool.py",
+    "../ops/test_sgd_step.py",
+]
 EXCLUDED = "not float64 and not fake_cuda and not compile"
 """The kernels take no float64; fake tensors and compilation are tested without sanitizers."""
 

@@ -163,7 +163,7 @@ class Recorder:
 
         def record(step: TrainStep, images: Tensor, labels: Tensor, *, update: bool = True) -> None:
             train_on(step, images, labels, update=update)
-            lr = step.optimizer.param_groups[0]["lr"]
+            lr = step.optimizer.param_groups[0]["scheduled_lr"]
             file.write(json.dumps({"lr": lr, "images": labels.tolist()}) + "\n")
             file.flush()
             if next(steps) == self.stop_after and os.environ["RANK"] == "0":

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from googlenet_fast.engine.config import OptimizerConfig
 from googlenet_fast.engine.optimizer import build_optimizer, set_lr
 from googlenet_fast.engine.step import TrainStep, googlenet_loss
+from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
 
 
@@ -70,7 +70,7 @@ def test_totals_count_what_was_right() -> None:
 
 def test_averaged_weights_follow() -> None:
     model = Tiny()
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    ema = WeightAverage(model, 0.5)
     step = TrainStep(model, sgd(model), ema=ema)
     images, labels = torch.randn(6, 3, 8, 8), torch.randint(5, (6,))
     step(images, labels)  # the first update copies
@@ -165,7 +165,7 @@ def test_optimizer_groups() -> None:
     seen = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            seen[names[id(parameter)]] = group["weight_decay"], group["lr"]
+            seen[names[id(parameter)]] = group["weight_decay"], group["lr"].item()
     assert len(seen) == len(names)
     assert seen["conv1.conv.weight"] == (0.01, 0.5)
     assert seen["conv1.bn.weight"] == (0.0, 0.5)

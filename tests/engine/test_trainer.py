@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from googlenet_fast import files
+from googlenet_fast.engine import trainer as trainer_module
+from googlenet_fast.engine.candidates import COMPILED, OURS, Switch
 from googlenet_fast.engine.checkpoint import load_checkpoint
+from googlenet_fast.engine.choosing import Chosen, choose_for_run
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.event_file import EventFile
@@ -27,7 +31,7 @@ from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import UserError
-from googlenet_fast.model import GoogLeNet
+from tests.capturers import Tape
 from tests.engine.runs import arguments, assert_same_checkpoint
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
@@ -77,6 +81,43 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     result = run(few_digits, tmp_path, *EVERYTHING, "--resume", "auto")
     assert result["steps"] == 10
     assert_same_checkpoint(uninterrupted / "last.pt", tmp_path / "last.pt")
+
+
+@pytest.mark.slow
+def test_captured_steps_give_the_same_checkpoints(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after a resume, each of which captures anew."""
+    tapes = [Tape(), Tape()]
+    for tape, epochs in zip(tapes, ("1", "2"), strict=True):
+        monkeypatch.setattr(trainer_module, "capturer_for", lambda *_, tape=tape: tape)
+        more = ("--resume", "auto", "--epochs", epochs, "--schedule.name", "constant")
+        run(few_digits, tmp_path / "captured", *EVERYTHING, *more)
+        assert tape.replays > 0
+    monkeypatch.undo()
+    run(few_digits, tmp_path / "eager", *EVERYTHING, "--schedule.name", "constant")
+    assert_same_checkpoint(tmp_path / "eager" / "last.pt", tmp_path / "captured" / "last.pt")
+    a, b = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("eager", "captured"))
+    for line, other in zip(a, b, strict=True):
+        for key in ("step", "loss", "top1", "nonfinite_steps"):
+            assert line.get(key) == other.get(key)
+
+
+@pytest.mark.gpu
+def test_graphs_change_nothing_on_a_gpu(
+    few_digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Losses of replayed and of launched steps, up to atomic additions of PyTorch's kernels."""
+    process = Process(0, 1, 0, 1, torch.device("cuda", 0))
+    lines = []
+    for graph in ("off", "on"):
+        options = arguments(few_digits, tmp_path / graph, "--log_interval", "1", "--graph", graph)
+        with closing(Trainer(load_config(options), process)) as trainer:
+            trainer.run()
+        lines.append(read_metrics(tmp_path / graph / "metrics.jsonl"))
+    assert "no CUDA graph" not in caplog.text
+    for launched, replayed in zip(*lines, strict=True):
+        assert replayed["loss"] == pytest.approx(launched["loss"], rel=0.02)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -133,16 +174,12 @@ def test_evaluation_each_second_epoch_and_at_the_end(few_digits: Path, tmp_path:
     assert [line["epoch"] for line in lines if line["kind"] == "train"] == [1, 1.5, 2, 3]
 
 
-def test_compile_is_a_switch(
-    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[GoogLeNet] = []
-    monkeypatch.setattr(GoogLeNet, "compile", lambda model: compiled.append(model))
-    make_trainer(few_digits, tmp_path / "off").close()
-    assert compiled == []
-    trainer = make_trainer(few_digits, tmp_path / "on", "--compile", "true")
-    trainer.close()
-    assert compiled == [trainer.model]
+def test_compile_is_a_switch(few_digits: Path, tmp_path: Path) -> None:
+    for flag, expected in (("false", OURS), ("true", COMPILED)):
+        trainer = make_trainer(few_digits, tmp_path / flag, "--compile", flag)
+        trainer.close()
+        assert isinstance(trainer.train_step.model, Switch)
+        assert trainer.train_step.model.candidate == expected
 
 
 def test_resume_forgets_metrics_of_steps_done_again(few_digits: Path, tmp_path: Path) -> None:
@@ -175,6 +212,7 @@ def test_other_refusals(few_digits: Path, tmp_path: Path) -> None:
         (("--data.batch_size", "64"), "choose a smaller batch_size"),
         (("--accumulate", "11"), "--accumulate 11: an epoch has only 10 batches"),
         (("--model.num_classes", "7"), "label"),
+        (("--graph", "on"), "--graph on: captures CUDA graphs, which needs a GPU"),
         (("--data.image_size", "32"), "image size 32x32"),
         (("--model.preset", "paper", "--model.aux", "true"), "auxiliary heads takes"),
         (("--model.preset", "paper", "--model.sync_bn", "true"), "paper has no batch norm"),
@@ -528,3 +566,111 @@ def momenta(trainer: Trainer) -> dict[str, torch.Tensor]:
         name: state[parameter]["momentum_buffer"].clone()
         for name, parameter in trainer.model.named_parameters()
     }
+
+
+@pytest.fixture
+def chooses_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Long runs on a GPU compare whole steps; here each run does, and plain PyTorch is fastest."""
+    times, calls = [2.0, 1.0, 3.0, 1.0], []
+
+    def clock(call: Callable[[], object], device: torch.device) -> float:
+        call()
+        calls.append(1)
+        return times[(len(calls) - 1) % 4]
+
+    monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trainer_module, "compares_steps", lambda config, steps, device: True)
+    monkeypatch.setattr(trainer_module, "choose_for_run", partial(choose_for_run, clock=clock))
+    return calls
+
+
+@pytest.mark.slow
+def test_a_run_computes_as_the_fastest_whole_steps_do_and_so_does_a_resumed_one(
+    few_digits: Path,
+    tmp_path: Path,
+    chooses_plain: list[int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    run(few_digits, whole, *EVERYTHING)
+    said = capsys.readouterr().out
+    assert "whole steps: ours 2000.00 ms, plain 1000.00 ms: plain\n" in said
+    assert "evaluation: ours 3000.00 ms, plain 1000.00 ms: plain\n" in said
+    saved = load_checkpoint(whole / "last.pt")["candidates"]
+    assert saved == {"training": "plain", "evaluation": "plain", "device": "cpu"}
+
+    run(few_digits, halved, *EVERYTHING, "--epochs", "1", "--schedule.name", "constant")
+    ours = load_checkpoint(halved / "last.pt")
+    assert ours["candidates"] == saved
+    assert len(chooses_plain) == 4  # the second run knew
+
+    def compare_again(*arguments: object, **options: object) -> None:
+        raise AssertionError("a resumed run computes as before")
+
+    monkeypatch.setattr(trainer_module, "choose_for_run", compare_again)
+    shutil.rmtree(tmp_path / "cache")
+    capsys.readouterr()
+    result = run(few_digits, halved, *EVERYTHING, "--resume", "auto")
+    assert result["steps"] == 10
+    said = capsys.readouterr().out
+    assert "computes as the run did before: plain in training, plain in evaluation" in said
+    assert load_checkpoint(halved / "last.pt")["candidates"] == saved
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_in_plain_pytorch_equals_uninterrupted(
+    few_digits: Path, tmp_path: Path, chooses_plain: list[int]
+) -> None:
+    run(few_digits, tmp_path / "whole", *EVERYTHING)
+    halved = tmp_path / "halved"
+    stopped = make_trainer(few_digits, halved, *EVERYTHING)
+    prepare = stopped._prepare_step
+
+    def interrupt_at_step() -> None:
+        prepare()
+        if stopped.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped._prepare_step = interrupt_at_step  # type: ignore[method-assign]
+    with closing(stopped):
+        assert stopped.run() is None
+    run(few_digits, halved, *EVERYTHING, "--resume", "auto")
+    assert_same_checkpoint(tmp_path / "whole" / "last.pt", halved / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("saved", "training", "line"),
+    [
+        (None, "ours", ""),
+        ({"training": "ours", "evaluation": "ours", "device": "cuda"}, "ours", ""),
+        ({"training": "plain", "evaluation": "ours", "device": "cpu"}, "plain", "plain in trai"),
+        (
+            {"training": "plain", "evaluation": "ours", "device": "cuda"},
+            *("ours", "note: that run computed as plain on cuda, this one computes as ours on cpu"),
+        ),
+    ],
+)
+def test_a_checkpoint_says_how_its_run_computed(
+    saved: dict[str, str] | None,
+    training: str,
+    line: str,
+    few_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with closing(make_trainer(few_digits, tmp_path)) as made:
+        assert made._candidates() == Chosen().state(ALONE.device)
+        made._resume_candidates(saved)
+        switch = made.train_step.model
+        assert isinstance(switch, Switch)
+        assert switch.candidate.name == training
+        assert line in capsys.readouterr().out
+
+
+def test_a_flag_comes_before_what_a_checkpoint_says(few_digits: Path, tmp_path: Path) -> None:
+    with closing(make_trainer(few_digits, tmp_path, "--compile", "true")) as made:
+        made._resume_candidates({"training": "plain", "evaluation": "ours", "device": "cpu"})
+        assert isinstance(made.train_step.model, Switch)
+        assert made.train_step.model.candidate is COMPILED
+        assert made._candidates() is None

@@ -2,9 +2,10 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.calls import calls_of
+from googlenet_fast.model.calls import calls_of, count_calls, one_process
 from googlenet_fast.registry import record_calls
 
 GPU = torch.device("cuda", 0)
@@ -53,3 +54,31 @@ def test_a_compiled_network_has_the_same_calls() -> None:
     expected = calls_of(model, 2, 64, None, GPU)
     model.compile(backend="eager")
     assert calls_of(model, 2, 64, None, GPU) == expected
+
+
+def test_calls_are_counted_without_those_that_ops_make() -> None:
+    with torch.device("meta"):
+        model = GoogLeNet("torchvision", 10)
+    counts = count_calls(model, 4, 64, None, GPU, training=True)
+    ops = Counter({op: 0 for op, _ in counts})
+    for (op, _), count in counts.items():
+        ops[op] += count
+    # The stem and the heads; the pool after block 3b (that after 4e is PyTorch's, of 2x2).
+    assert ops == {
+        "conv_bias_relu": 3 + 2, "bn_relu_concat": 1 + 2, "bn_relu_pool": 2, "inception_bn": 9,
+        "bias_relu_pool": 1,
+    }  # fmt: skip
+    inference = count_calls(model, 4, 64, None, GPU, training=False)
+    assert "concat_bias_relu" not in {op for op, _ in inference}
+    assert sum(n for (op, _), n in inference.items() if op == "inception") == 9
+    assert model.training
+
+
+def test_synchronised_norms_wait_for_no_other_process() -> None:
+    model = GoogLeNet("torchvision", 10, aux=False)
+    expected = count_calls(model, 2, 64, None, GPU, training=True)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with one_process(model):
+        assert type(model.conv1.bn) is nn.BatchNorm2d
+    assert type(model.conv1.bn) is nn.SyncBatchNorm
+    assert count_calls(model, 2, 64, None, GPU, training=True) == expected

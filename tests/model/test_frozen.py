@@ -1,15 +1,22 @@
 """The frozen network: equal to the model in inference, whatever happens to the model later."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.presets import PRESETS
+from googlenet_fast.ops import use_impl
+from tests.helpers import TRITON
 
 
 def randomized(preset: str, aux: bool = True) -> GoogLeNet:
@@ -92,3 +99,61 @@ def test_replaced_classifiers_and_containers() -> None:
     frozen = freeze(model)
     assert all(module.training for module in model.modules())
     assert frozen(torch.randn(1, 3, 64, 64)).shape == (1, frozen.num_classes) == (1, 5)
+
+
+class Casts(TorchDispatchMode):
+    """Notes the shapes of fp32 tensors that are cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float32:
+            self.shapes.append(args[0].shape)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def autocast_without_gpu() -> Iterator[None]:
+    """Autocast of CUDA tensors to fp16, which `torch.autocast` declines without a GPU."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+        torch.clear_autocast_cache()
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
+@pytest.mark.filterwarnings("ignore:.* skips backend:RuntimeWarning")
+@pytest.mark.parametrize("implementation", ["aten", TRITON])
+@pytest.mark.parametrize("preset", ["paper", "torchvision"])
+def test_a_call_on_a_gpu_casts_no_weight(preset: str, implementation: str) -> None:
+    """They are half precision once and for all; each call of the model casts them."""
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        model = GoogLeNet(preset, 4, aux=False).eval()
+        frozen = freeze(model, torch.float16)
+        images = torch.empty(2, 3, 64, 64)
+        found = {}
+        for network in (frozen, model):
+            with autocast_without_gpu(), use_impl(implementation), Casts() as casts:
+                assert network(images).dtype == torch.float16
+            found[network] = set(casts.shapes)
+    weights = {p.shape for p in model.parameters() if p.ndim > 1} | {model.fc.bias.shape}
+    assert not found[frozen] & weights
+    assert found[model] & weights
+
+
+@pytest.mark.triton
+def test_triton_launchers_take_half_precision_weights_as_they_are() -> None:
+    from googlenet_fast.kernels import conv_bias_relu, inception  # imports triton
+
+    for taps in (1, 3):
+        w = torch.randn(4, 3, taps, taps, dtype=torch.float16)
+        w = w.contiguous(memory_format=torch.channels_last)
+        assert conv_bias_relu._filter(w, torch.float16) is w
+        assert inception._cast([w], torch.float16)[0] is w

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -100,14 +101,14 @@ def inside_wider(x: Tensor) -> Tensor:
 def windows(x: Tensor, size: tuple[int, int], stride: int, padding: int) -> list[Tensor]:
     """The nine pixels of each window, -inf beyond the image."""
     padded = F.pad(x, (padding, 3, padding, 3), value=-math.inf)
-    return [padded[(..., *at)] for at in places(size, stride)]
+    return [padded[at] for at in places(size, stride)]
 
 
-def places(size: tuple[int, int], stride: int) -> list[tuple[slice, slice]]:
+def places(size: tuple[int, int], stride: int) -> list[tuple[EllipsisType, slice, slice]]:
     """Where in a padded image the nine pixels of all windows are."""
     height, width = size
     return [
-        (slice(i, i + stride * height, stride), slice(j, j + stride * width, stride))
+        (..., slice(i, i + stride * height, stride), slice(j, j + stride * width, stride))
         for i in range(3)
         for j in range(3)
     ]
@@ -128,7 +129,7 @@ def unpool(grad: Tensor, index: Tensor, size: tuple[int, int], stride: int, padd
     height, width = size
     padded = grad.new_zeros(*grad.shape[:2], height + padding + 3, width + padding + 3)
     for code, at in enumerate(places((grad.size(2), grad.size(3)), stride)):
-        padded[(..., *at)] += torch.where(index == code, grad, 0)
+        padded[at] += torch.where(index == code, grad, 0)
     return padded[..., padding : padding + height, padding : padding + width]
 
 
@@ -143,11 +144,16 @@ def make_max_pool(make: Maker) -> Arguments:
 def make_max_pool_backward(make: Maker) -> Arguments:
     images, channels = make.images(), make.channels()
     _, index = max_pool(make.activation(images, channels).double())
-    return {"grad_y": make.activation(images, channels), "index": make.arrange(index)}
+    return {
+        "grad_y": make.activation(images, channels),
+        "index": make.arrange(index),
+        "add_to": make.maybe(lambda: make.activation(images, channels)),
+    }
 
 
-def max_pool_backward(grad_y: Tensor, index: Tensor) -> list[Tensor]:
-    return [unpool(grad_y, index, (grad_y.size(2), grad_y.size(3)), 1, 1)]
+def max_pool_backward(grad_y: Tensor, index: Tensor, add_to: Tensor | None) -> list[Tensor]:
+    grad_x = unpool(grad_y, index, (grad_y.size(2), grad_y.size(3)), 1, 1)
+    return [grad_x if add_to is None else grad_x + add_to]
 
 
 def halved(height: int, width: int, ceil_mode: bool) -> tuple[int, int]:
@@ -227,6 +233,27 @@ def concat_bias_relu_backward(
 
 def masked(grad: Tensor, y: Tensor | None) -> Tensor:
     return grad if y is None else torch.where(y <= 0, 0, grad)
+
+
+def bias_relu(branches: list[Tensor], biases: list[Tensor], relu: bool) -> list[Tensor]:
+    (y,) = concat_bias_relu(branches, biases, relu)
+    return list(y.split([x.size(1) for x in branches], 1))
+
+
+def make_bias_relu_backward(make: Maker) -> Arguments:
+    grads = make_branches(make)
+    clipped = grads[: make.choose(*range(len(grads) + 1))]
+    outputs = [make.arrange(torch.randn_like(grad).relu()) for grad in clipped]
+    return {"grads": grads, "outputs": outputs, "bias": make.flag(), "concatenate": make.flag()}
+
+
+def bias_relu_backward(
+    grads: list[Tensor], outputs: list[Tensor], bias: bool, concatenate: bool
+) -> list[Tensor]:
+    count = len(outputs)
+    grads = [*map(masked, grads[:count], outputs), *grads[count:]]
+    sums = torch.cat([grad.sum((0, 2, 3)) for grad in grads])
+    return [*joined(grads, concatenate), sums if bias else sums.new_empty(0)]
 
 
 def make_local_response_norm(make: Maker) -> Arguments:
@@ -348,6 +375,75 @@ def bn_backward(grads: list[Tensor], *arguments: Any) -> list[Tensor]:
         slope = w.view(-1, 1, 1) / (pair[1].view(-1, 1, 1) + eps).sqrt()
         results.append(slope * (masked(grad, y) - grad_bias - centered(x, pair, eps) * grad_weight))
     return joined(results, concatenate)
+
+
+def make_bn_relu_pool(make: Maker) -> Arguments:
+    given = make_bias_relu_pool(make)
+    x = given["x"]
+    dtype = torch.promote_types(make.dtype, torch.float32)
+    statistics = make.arrange(torch.rand(2, x.size(1)).add(0.5).to(dtype))
+    return {
+        "x": x,
+        "statistics": statistics,
+        "weight": make.bias(x.size(1)),
+        "bias": make.bias(x.size(1)),
+        "eps": 1e-3,
+        "ceil_mode": given["ceil_mode"],
+    }
+
+
+def bn_relu_pool(
+    x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, eps: float, ceil_mode: bool
+) -> list[Tensor | None]:
+    """Rounding decides between nearly equal values, so the index is not said."""
+    y = centered(x, statistics, eps) * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    return [pool(y, halved(x.size(2), x.size(3), ceil_mode), 2, 0)[0].relu(), None]
+
+
+def make_bn_relu_pool_sums(make: Maker) -> Arguments:
+    given = make_bn_relu_pool(make)
+    x = given["x"]
+    y, index = bias_relu_pool(x.double(), None, True, given["ceil_mode"])
+    grad_y = make.activation((x.size(0), y.size(2), y.size(3)), x.size(1))
+    return {
+        "grad_y": grad_y,
+        "index": make.arrange(index),
+        "x": x,
+        "statistics": given["statistics"],
+        "eps": 1e-3,
+    }
+
+
+def bn_relu_pool_sums(
+    grad_y: Tensor, index: Tensor, x: Tensor, statistics: Tensor, eps: float
+) -> list[Tensor]:
+    grad = unpool(grad_y, index, (x.size(2), x.size(3)), 2, 0)
+    parts = (grad, grad * centered(x, statistics, eps))
+    return [torch.stack([part.sum((0, 2, 3)) for part in parts])]
+
+
+def make_bn_relu_pool_backward(make: Maker) -> Arguments:
+    given = make_bn_relu_pool_sums(make)
+    eps, x = given.pop("eps"), given["x"]
+    sums = make.arrange(torch.randn_like(given["statistics"]))
+    total = make.choose(1.0, float(x[:, :1].numel() + 3))
+    return {**given, "weight": make.bias(x.size(1)), "eps": eps, "sums": sums, "total": total}
+
+
+def bn_relu_pool_backward(
+    grad_y: Tensor,
+    index: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    eps: float,
+    sums: Tensor,
+    total: float,
+) -> list[Tensor]:
+    grad = unpool(grad_y, index, (x.size(2), x.size(3)), 2, 0)
+    grad_bias, grad_weight = sums.view(2, -1, 1, 1) / total
+    slope = weight.view(-1, 1, 1) / (statistics[1].view(-1, 1, 1) + eps).sqrt()
+    return [slope * (grad - grad_bias - centered(x, statistics, eps) * grad_weight)]
 
 
 # Convolutions
@@ -598,6 +694,96 @@ def mix(state: int, value: int) -> int:
     return state * 0x9E3779B97F4A7C15 % 2**64
 
 
+# Gradient descent
+
+
+def make_sgd_step(make: Maker) -> Arguments:
+    half = make.choose(torch.float16, torch.bfloat16)
+    shapes = [
+        make.choose((3, 2, 3, 3), (7,), (4, 5), (0, 2), (1,)) for _ in range(make.choose(1, 3))
+    ]
+    parameters = [dense(make, torch.randn(shape)) for shape in shapes]
+
+    def like(dtype: torch.dtype, none: bool = False) -> list[Tensor]:
+        return [
+            torch.empty(0, dtype=dtype) if none and make.flag() else torch.randn_like(p).to(dtype)
+            for p in parameters
+        ]
+
+    def maybe(tensors: list[Tensor]) -> list[Tensor]:
+        return tensors if make.flag() else []
+
+    momentum = make.choose(0.0, 0.9)
+    averages = maybe(like(torch.float32))
+    return {
+        "parameters": parameters,
+        "gradients": like(make.choose(half, torch.float32), none=True),
+        "momenta": like(torch.float32) if momentum else [],
+        "copies": maybe(like(half, none=True)),
+        "averages": averages,
+        "lr": [torch.rand(()) for _ in shapes],
+        "weight_decay": [make.choose(0.0, 0.1) for _ in shapes],
+        "momentum": momentum,
+        "nesterov": make.flag(),
+        "grad_scale": make.maybe(lambda: torch.tensor(4.0)),
+        "found_inf": make.maybe(lambda: torch.tensor(make.choose(0.0, 1.0))),
+        "average_weight": torch.tensor(0.3) if averages else None,
+    }
+
+
+def dense(make: Maker, x: Tensor) -> Tensor:
+    """Give it another layout without gaps."""
+    order = tuple(reversed(range(x.dim())))
+    return x.permute(order).contiguous().permute(order) if make.flag() else x
+
+
+def sgd_step(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    copies: list[Tensor],
+    averages: list[Tensor],
+    lr: list[Tensor],
+    weight_decay: list[float],
+    momentum: float,
+    nesterov: bool,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    average_weight: Tensor | None,
+) -> list[Tensor]:
+    """All tensors after the step."""
+    skip = found_inf is not None and found_inf.item() != 0
+    for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+        if gradient.numel() and not skip:
+            g = gradient / (1 if grad_scale is None else grad_scale.reshape(()))
+            g = g + weight_decay[i] * parameter
+            if momenta:
+                momenta[i].mul_(momentum).add_(g)
+                g = g + momentum * momenta[i] if nesterov else momenta[i].clone()
+            parameter -= lr[i].reshape(()) * g
+            if copies and copies[i].numel():
+                copies[i].copy_(parameter)
+        if averages and average_weight is not None:
+            averages[i].lerp_(parameter, average_weight.reshape(()))
+    return [*parameters, *momenta, *copies, *averages]
+
+
+def make_find_nonfinite(make: Maker) -> Arguments:
+    dtype = make.choose(torch.float16, torch.bfloat16, torch.float32)
+    gradients = [
+        dense(make, torch.randn(make.choose((5, 2, 3), (9,), (0,)))).to(dtype)
+        for _ in range(make.choose(0, 1, 2))
+    ]
+    if gradients and gradients[0].numel() and make.flag():
+        gradients[0][(0,) * gradients[0].dim()] = make.choose(math.inf, math.nan)
+    return {"gradients": gradients, "found": torch.tensor(make.choose(0.0, math.nan))}
+
+
+def find_nonfinite(gradients: list[Tensor], found: Tensor) -> list[Tensor]:
+    bad = any(not gradient.isfinite().all() for gradient in gradients)
+    return [torch.full_like(found, float(bad))]
+
+
 # All of them
 
 
@@ -611,6 +797,8 @@ class Op:
     """Its kernel for CPUs takes all floats, not just fp32 and bf16."""
     exact: bool = False
     """The reference takes the arguments as they are, not in fp64."""
+    written: tuple[str, ...] = ()
+    """Arguments that it writes, which the reference returns."""
 
     def expected(self, given: Arguments) -> Any:
         return self.reference(*(given if self.exact else in_double(given)).values())
@@ -627,6 +815,8 @@ OPS = {
     "concat_bias_relu_backward": Op(
         make_concat_bias_relu_backward, concat_bias_relu_backward, True
     ),
+    "bias_relu": Op(make_concat_bias_relu, bias_relu, True),
+    "bias_relu_backward": Op(make_bias_relu_backward, bias_relu_backward, True),
     "local_response_norm": Op(make_local_response_norm, local_response_norm),
     "local_response_norm_backward": Op(
         make_local_response_norm_backward, local_response_norm_backward
@@ -635,6 +825,9 @@ OPS = {
     "bn_relu_concat": Op(make_bn, bn, True),
     "bn_relu_concat_sums": Op(make_bn_sums, bn_sums, True),
     "bn_relu_concat_backward": Op(make_bn_backward, bn_backward, True),
+    "bn_relu_pool": Op(make_bn_relu_pool, bn_relu_pool, True),
+    "bn_relu_pool_sums": Op(make_bn_relu_pool_sums, bn_relu_pool_sums, True),
+    "bn_relu_pool_backward": Op(make_bn_relu_pool_backward, bn_relu_pool_backward, True),
     "conv_bias_relu": Op(make_conv, conv_bias_relu),
     "conv_bias_relu_backward": Op(make_conv_backward, conv_backward),
     "pack_weight": Op(make_pack_weight, pack_weight),
@@ -642,6 +835,10 @@ OPS = {
     "inception_training": Op(make_inception_training, inception_training),
     "inception_backward": Op(make_inception_backward, inception_backward),
     "fingerprint": Op(make_fingerprint, fingerprint, exact=True),
+    "sgd_step": Op(
+        make_sgd_step, sgd_step, written=("parameters", "momenta", "copies", "averages")
+    ),
+    "find_nonfinite": Op(make_find_nonfinite, find_nonfinite, written=("found",)),
 }
 
 

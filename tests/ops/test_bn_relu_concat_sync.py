@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from googlenet_fast import extension
 from googlenet_fast.model import layers
-from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
+from googlenet_fast.ops import bn_relu_concat, bn_relu_pool, inception_bn, use_impl
 from tests.engine.runs import finish, warm_process
 
 STACKED, WIDTHS = (5, 4, 3), (6, 7, 2)
@@ -24,8 +24,8 @@ def tensors() -> list[Tensor]:
     """Inputs and weights of a block, two branches and a gradient."""
     generator = torch.Generator().manual_seed(3)
     shapes = [
-        *((4, sum(STACKED), 5, 4), (4, WIDTHS[2], 5, 4)),
-        *((WIDTHS[0], STACKED[1], 3, 3), (WIDTHS[1], STACKED[2], 3, 3)),
+        *((4, 8, 5, 4), (4, WIDTHS[2], 5, 4), (sum(STACKED), 8, 1, 1)),
+        *((WIDTHS[0], STACKED[1], 3, 3), (WIDTHS[1], STACKED[2], 3, 3), (WIDTHS[2], 8, 1, 1)),
         (4, STACKED[0] + sum(WIDTHS), 5, 4),
     ]
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -40,18 +40,20 @@ def norms(channels: Sequence[int]) -> list[nn.BatchNorm2d]:
 
 
 def train(part: slice, group: dist.ProcessGroup | None) -> list[list[Tensor]]:
-    """Results by image, gradients of parameters, and running statistics, of both ops."""
-    stacked, projected, w3, w5, grad = tensors()
-    inputs = [x[part].clone().requires_grad_() for x in (stacked, projected)]
-    weights = [w.requires_grad_() for w in (w3, w5)]
-    block, pair = norms((sum(STACKED), *WIDTHS)), norms((sum(STACKED), WIDTHS[2]))
-    y = inception_bn(inputs[0], inputs[1], w3, w5, block, group)
+    """Results by image, gradients of parameters, and running statistics, of all three ops."""
+    *branches, w_in, w3, w5, wp, grad = tensors()
+    inputs = [x[part].clone().requires_grad_() for x in branches]
+    weights = [w.requires_grad_() for w in (w_in, w3, w5, wp)]
+    block, pair, stem = norms((sum(STACKED), *WIDTHS)), norms((8, WIDTHS[2])), norms((8,))
+    y = inception_bn(inputs[0], w_in, w3, w5, wp, block, group)
     z = bn_relu_concat(inputs, pair, group)
-    parameters = [*weights, *(p for norm in [*block, *pair] for p in norm.parameters())]
-    loss = (y * grad[part]).sum() + (z.square() * z).sum()
+    pooled = bn_relu_pool(inputs[0], stem[0], True, group)
+    every = [*block, *pair, *stem]
+    parameters = [*weights, *(p for norm in every for p in norm.parameters())]
+    loss = (y * grad[part]).sum() + (z.square() * z).sum() + (pooled.square() * pooled).sum()
     grads = torch.autograd.grad(loss, [*inputs, *parameters])
-    buffers = [buffer for norm in [*block, *pair] for buffer in norm.buffers()]
-    return [[y.detach(), z.detach(), *grads[:2]], list(grads[2:]), buffers]
+    buffers = [buffer for norm in every for buffer in norm.buffers()]
+    return [[y.detach(), z.detach(), pooled.detach(), *grads[:2]], list(grads[2:]), buffers]
 
 
 def work(rank: int, folder: str, implementation: str) -> None:

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from googlenet_fast import extension, registry
 from googlenet_fast.ops import inception, use_impl
 from tests.helpers import TRITON
 
+needs_extension = pytest.mark.skipif(
+    extension.UNAVAILABLE is not None, reason=str(extension.UNAVAILABLE)
+)
 Check = Callable[[Tensor, Tensor, Tensor], None]
 Keep = Callable[[list[Tensor]], Callable[[Tensor], Tensor]]
 
@@ -398,3 +404,120 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     arguments[1] = torch.randn(6, 7, 1, 1)
     with pytest.raises(ValueError, match=r"\(6, 7, 1, 1\).*do not fit together"):
         inception(*arguments)
+
+
+class Launches(TorchDispatchMode):
+    """Names of the operations that run kernels, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func.overloadpacket
+        if not func.is_view and packet not in (torch.ops.aten.detach, torch.ops.aten.empty):
+            self.names.append(packet.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+FORWARD = ["convolution", "bias_relu", *["convolution"] * 3, "concat_bias_relu"]
+BACKWARD = [
+    *("bias_relu_backward", *["convolution_backward"] * 3),
+    *("bias_relu_backward", "convolution_backward", "max_pool_backward"),
+]
+
+
+@needs_extension
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reduce_relu", [True, False])
+@pytest.mark.parametrize("nchw", [True, False])
+def test_aten_concatenates_adds_and_copies_nothing(
+    nchw: bool, reduce_relu: bool, bias: bool
+) -> None:
+    x, *parameters = make_arguments("3a", bias=bias)
+    leaves: list[Any] = [None if p is None else p.requires_grad_() for p in (x, *parameters)]
+    with use_impl("aten"):
+        block = x if nchw else x.detach().to(memory_format=torch.channels_last).requires_grad_()
+        with Launches() as forward:
+            y = inception(*[block, *leaves[1:], reduce_relu])
+        grad = torch.randn_like(y)
+        with Launches() as backward:
+            torch.autograd.grad(
+                y, [leaf for leaf in (block, *leaves[1:]) if leaf is not None], grad
+            )
+        with torch.no_grad(), Launches() as inference:
+            inception(*[block, *leaves[1:], reduce_relu])
+    assert forward.names == ["clone"] * nchw + ["max_pool_training"] + FORWARD
+    assert backward.names == BACKWARD
+    assert inference.names == ["clone"] * nchw + ["max_pool"] + FORWARD
+
+
+@needs_extension
+@pytest.mark.parametrize("reduce_relu", [True, False])
+@pytest.mark.parametrize("needed", [*([i] for i in range(9)), [0, 3, 7], [4, 6], [1, 2]], ids=str)
+def test_aten_computes_the_gradients_asked_for(needed: list[int], reduce_relu: bool) -> None:
+    arguments = make_arguments("odd", dtype=torch.float64)
+    leaves = [a.requires_grad_(i in needed) for i, a in enumerate(arguments)]
+    wanted = [leaves[i] for i in needed]
+    expected = plain_block(leaves, reduce_relu)
+    grad = torch.randn_like(expected)
+    with use_impl("aten"):
+        y = inception(*[*leaves, reduce_relu])
+    with Launches() as backward:
+        actual = torch.autograd.grad(y, wanted, grad)
+    torch.testing.assert_close(actual, torch.autograd.grad(expected, wanted, grad))
+    convolutions = {0: 4, 1: 3, 2: 2, 3: 1, 4: 0, 5: 1, 6: 0, 7: 1, 8: 0}
+    if len(needed) == 1:
+        assert backward.names.count("convolution_backward") == convolutions[needed[0]]
+
+
+@needs_extension
+def test_aten_used_twice_adds_its_gradients() -> None:
+    leaves = [a.requires_grad_() for a in make_arguments("odd", dtype=torch.float64)]
+    first, second = (torch.randn(2, 7, 5, 6, dtype=torch.float64) for _ in range(2))
+
+    def loss(block: Callable[..., Tensor]) -> Tensor:
+        inputs = [leaves[0][:, :, :5, :6], first, second]
+        return torch.stack([block(x, *leaves[1:]).square().sum() for x in inputs]).sum()
+
+    expected = torch.autograd.grad(loss(lambda *a: plain_block(list(a), True)), leaves)
+    with use_impl("aten"):
+        torch.testing.assert_close(torch.autograd.grad(loss(inception), leaves), expected)
+
+
+@needs_extension
+def test_aten_saves_inputs_of_convolutions_the_output_and_an_index(keep_in: Keep) -> None:
+    arguments = [a.requires_grad_() for a in make_arguments("3a")]
+    arguments[0] = arguments[0].detach().to(memory_format=torch.channels_last).requires_grad_()
+    saved: list[Tensor] = []
+    with use_impl("aten"), torch.autograd.graph.saved_tensors_hooks(keep_in(saved), lambda t: t):
+        y = inception(*arguments)
+    activations = [t for t in saved if t.shape[2:] == y.shape[2:]]
+    assert sorted((t.size(1), str(t.dtype)) for t in activations) == [
+        *((16, "torch.float32"), (96, "torch.float32"), (192, "torch.float32")),
+        *((192, "torch.float32"), (192, "torch.uint8"), (256, "torch.float32")),
+    ]
+
+
+@needs_extension
+def test_aten_has_no_second_derivative() -> None:
+    leaves = [a.requires_grad_() for a in make_arguments("odd", dtype=torch.float64)]
+    with use_impl("aten"):
+        y = inception(*leaves)
+    with pytest.raises(RuntimeError, match="use_impl\\('reference'\\)"):
+        torch.autograd.grad(y.sum(), leaves, create_graph=True)
+
+
+def test_aten_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [a.requires_grad_() for a in make_arguments("odd", dtype=torch.float64)]
+    monkeypatch.setattr(extension, "missing_part", lambda device: "absent")
+    registry.invalidate()
+    with use_impl("aten"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y = inception(*leaves)
+    registry.invalidate()
+    expected = plain_block(leaves, True)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected, leaves, grad)
+    )

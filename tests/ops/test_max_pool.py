@@ -92,7 +92,7 @@ def test_fake_cuda_tensors_need_no_gpu(implementation: str) -> None:
         x = torch.empty(2, 8, 9, 9, device="cuda", dtype=torch.float16, requires_grad=True)
         y = max_pool(x)
         index = torch.empty_like(y, dtype=torch.uint8)
-        grad = torch.ops.googlenet_fast.max_pool_backward.default(y, index)
+        grad = torch.ops.googlenet_fast.max_pool_backward.default(y, index, None)
     assert y.requires_grad
     for tensor in (y, grad):
         assert (tensor.device.type, tensor.dtype, tensor.shape) == ("cuda", x.dtype, x.shape)

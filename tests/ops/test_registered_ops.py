@@ -4,6 +4,7 @@ It returns what the reference does, or raises an error that names the argument. 
 the CUDA emulator's tests run this too, with more examples.
 """
 
+import copy
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -96,12 +97,16 @@ def check(op: str, data: st.DataObject) -> None:
     spoilt = make.choose(0, 1, 2)
     for _ in range(spoilt):
         arguments = spoil(make, arguments)
+    written = OPS[name].written
+    before = copy.deepcopy(arguments) if written else arguments
     try:
         results = function(*arguments.values())
     except RuntimeError as error:
         check_refusal(op, arguments, str(error), spoilt > 0)
         return
-    expected = OPS[name].expected(arguments)
+    if written:
+        results = [arguments[each] for each in written]
+    expected = OPS[name].expected(before)
     if callable(expected):
         expected(results)
     elif isinstance(expected, int):

@@ -9,7 +9,8 @@ import torch
 import googlenet_fast.ops  # noqa: F401  registers the ops
 from googlenet_fast import registry
 from googlenet_fast.registry import Backend, Op, Work
-from googlenet_fast.selfcheck import accuracy, autotune, disk_cache
+from googlenet_fast.selfcheck import accuracy, autotune, disk_cache, speed_table
+from googlenet_fast.selfcheck.speed_table import SpeedTable
 
 MakeOp = Callable[..., Op]
 
@@ -20,8 +21,7 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(disk_cache, "environment", lambda device: {"device": device})
     monkeypatch.setattr(accuracy, "_found", {})
-    monkeypatch.setattr(autotune, "_fastest", {})
-    monkeypatch.setattr(autotune, "_loaded", {"cuda:0"})
+    monkeypatch.setattr(autotune, "_tables", {"cuda:0": SpeedTable()})
     registry.invalidate()
     yield
     registry.invalidate()
@@ -42,8 +42,8 @@ def make_op(monkeypatch: pytest.MonkeyPatch) -> MakeOp:
         monkeypatch.setattr(registry, "OPS", {})
         monkeypatch.setattr(registry, "_warned", set())
         call = (True, ((2, 3, 14, 14), torch.float32))
-        op = Op("double", lambda x: x * 2, backends, lambda: [call], lambda call: Work(0, 0))
-        for module in (accuracy, autotune):
+        op = Op("double", lambda x: x * 2, backends, lambda: [call], lambda call: Work(1, 1))
+        for module in (accuracy, autotune, speed_table):
             monkeypatch.setattr(module, "OPS", registry.OPS)
         return op
 

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -11,28 +12,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.tools.fastest import BATCH, SIZE, models, table
+from benchmarks.tools.fastest import BATCH, table
 from googlenet_fast import registry
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.model import GoogLeNet
-from googlenet_fast.model.calls import calls_of
+from googlenet_fast.model.calls import calls_of, count_calls
 from googlenet_fast.registry import OPS, Backend, Call, Op, constant, layer_of
 from googlenet_fast.selfcheck import autotune, disk_cache
 from googlenet_fast.selfcheck.autotune import (
     LONG_RUN,
     adopt,
-    committed,
     contested,
-    entry,
     is_search_wanted,
     measure,
     measured,
     order,
     remember,
     search,
+    seconds_of,
 )
 from googlenet_fast.selfcheck.disk_cache import decode
+from googlenet_fast.selfcheck.speed_table import committed, entry
 from tests.engine.runs import finish, in_environment, warm_process
 
 F16, F32, BF16 = torch.float16, torch.float32, torch.bfloat16
@@ -57,26 +58,6 @@ def test_a_layer_is_what_the_registry_asks_about() -> None:
     assert layer_of(arguments) == layer() == decode(entry("op", call(), {})["layer"])
 
 
-def test_the_fastest_goes_first_and_an_unknown_name_changes_nothing() -> None:
-    assert order("op", NAMES, DEVICE, layer()) == NAMES
-    adopt([entry("op", call(), {"triton": 2.0, "aten": 1.0})], DEVICE)
-    assert order("op", NAMES, DEVICE, layer()) == ("aten", "triton", "native")
-    assert order("other", NAMES, DEVICE, layer()) == NAMES
-    adopt([entry("op", call(), {"fastest of all": 0.1})], DEVICE)
-    assert order("op", NAMES, DEVICE, layer()) == NAMES
-
-
-def test_what_is_known_in_fp16_serves_in_other_dtypes() -> None:
-    """Of activations and weights: parameters may be fp32 beside half precision, or not."""
-    adopt([entry("op", call(F16), {"aten": 1.0})], DEVICE)
-    for dtype in (F32, F16, BF16):
-        for weight in (F32, dtype):
-            assert order("op", NAMES, DEVICE, layer(dtype, weight))[0] == "aten"
-    adopt([entry("op", call(F32), {"native": 1.0})], DEVICE)
-    assert order("op", NAMES, DEVICE, layer(F32))[0] == "native"
-    assert order("op", NAMES, DEVICE, layer(BF16))[0] == "aten"
-
-
 def test_auto_goes_by_it_on_a_gpu(make_op: MakeOp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_distrust", constant(lambda *question: None))
     op = make_op(
@@ -95,51 +76,17 @@ def test_auto_goes_by_it_on_a_gpu(make_op: MakeOp, monkeypatch: pytest.MonkeyPat
 def test_auto_loads_the_committed_table_then_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, with_gpu: None
 ) -> None:
-    monkeypatch.setattr(autotune, "_loaded", set())
-    first = committed()[0]
+    monkeypatch.setattr(autotune, "_tables", {})
+    first, other = committed()[:2]
     op, known = first["op"], decode(first["layer"])
     by_table = min(first["seconds"], key=first["seconds"].get)
     loser = next(name for name in first["seconds"] if name != by_table)
     remember([{**first, "batch": 4, "seconds": {by_table: 2.0, loser: 1.0}}], DEVICE)
     names = tuple(first["seconds"])
-    assert order(op, names, DEVICE, known)[0] == loser
-    assert autotune._fastest.keys() >= {(e["op"], decode(e["layer"])) for e in committed()}
-    other = committed()[1]
+    assert order(op, names, DEVICE, known, 64)[0] == loser
     fastest = min(other["seconds"], key=other["seconds"].get)
     names = tuple(other["seconds"])
-    assert order(other["op"], names, DEVICE, decode(other["layer"]))[0] == fastest
-
-
-def test_larger_batches_count_more(monkeypatch: pytest.MonkeyPatch, with_gpu: None) -> None:
-    monkeypatch.setattr(autotune, "_loaded", set())
-    entries = [entry("op", call(batch=n), {name: 1.0}) for n, name in ((64, "aten"), (2, "triton"))]
-    remember(entries, DEVICE)
-    assert order("op", NAMES, DEVICE, layer())[0] == "aten"
-
-
-def test_the_committed_table_knows_every_layer_of_the_networks() -> None:
-    known = {(found["op"], decode(found["layer"])): found["seconds"] for found in committed()}
-    assert len(known) == len(committed()) == 100
-    adopt(committed(), DEVICE)
-    seen = set()
-    for model in models():
-        for op, found in contested(calls_of(model, BATCH, SIZE, None, GPU)):
-            if op == "conv_bias_relu" and found[5] == 2:
-                continue  # Triton's kernel has stride 1
-            training, (shape, _), *others = found
-            half = training, (shape[1:], F16), *others
-            assert set(known[op, half]) <= {backend.name for backend in OPS[op].on("cuda")}
-            assert len(known[op, half]) > 1
-            fastest = min(known[op, half], key=known[op, half].__getitem__)
-            names = tuple(backend.name for backend in OPS[op].on("cuda"))
-            for dtype in (F16, BF16, F32):
-                asked = training, (shape[1:], dtype), *others
-                assert order(op, names, DEVICE, asked)[0] == fastest
-            seen.add((op, half))
-    assert seen == known.keys()
-    assert {min(seconds, key=seconds.__getitem__) for seconds in known.values()} == {
-        *("triton", "aten", "cuda")
-    }
+    assert order(other["op"], names, DEVICE, decode(other["layer"]), 64)[0] == fastest
 
 
 def test_the_table_has_the_entries_of_its_batch_to_three_digits() -> None:
@@ -170,8 +117,15 @@ def test_measuring_runs_what_can_run(training: bool, tensors: float, make_op: Ma
     seconds = measure(make_op(*backends), question, "cpu", fake_medians)
     assert seconds == {"native": tensors, "aten": tensors}  # the output and all gradients
     assert measure(make_op(*backends[1:3]), question, "cpu", fake_medians) == {"aten": tensors}
-    for none in (backends[2:], backends[3:], backends[:1]):  # no choice
-        assert measure(make_op(*none), question, "cpu", fake_medians) == {}
+    assert measure(make_op(*backends[2:]), question, "cpu", fake_medians) == {}
+
+
+def test_a_call_whose_graphs_do_not_fit_has_no_time(make_op: MakeOp) -> None:
+    def out_of_memory(*question: Any) -> dict[str, float]:
+        raise torch.OutOfMemoryError
+
+    op = make_op(Backend("aten", "cpu", lambda x: x + x))
+    assert measure(op, (True, ((2, 5, 7, 6), F32)), "cpu", out_of_memory) == {}
 
 
 def test_measurements_are_remembered_and_damaged_ones_dropped() -> None:
@@ -181,6 +135,7 @@ def test_measurements_are_remembered_and_damaged_ones_dropped() -> None:
     remember([larger, entry("op", call(), {"aten": 1.0})], DEVICE)
     assert measured(DEVICE) == [entry("op", call(), {"aten": 1.0}), larger]
     damaged: list[Any] = [3, {}, {**good, "seconds": {}}, {**good, "seconds": {"triton": "fast"}}]
+    damaged += [{**good, "seconds": {"triton": bad}} for bad in (math.nan, math.inf, 0.0, -1.0)]
     layers: list[Any] = [["torch.load"], {"a": 1}, [], 3, [True], [True, "torch.float16", [3, 4]]]
     damaged += [{**good, "layer": bad} for bad in layers] + [{**good, "op": None}]
     damaged += [{"op": "op", "call": good["layer"], "batch": 8, "seconds": {"aten": 1.0}}]
@@ -228,10 +183,33 @@ def test_what_was_measured_before_is_not_measured_again() -> None:
     assert len(asked) == sum(SHAPES.values())  # another batch
 
 
+def test_the_parts_of_a_network_add_up() -> None:
+    """Those that were measured are read from the record; ops without a choice are timed then."""
+    with torch.device("meta"):
+        model = GoogLeNet("torchvision", 10)
+    counts = count_calls(model, 4, 64, None, GPU, training=True)
+    asked: list[str] = []
+
+    def fake_measure(op: Op, question: Call, device: str) -> dict[str, float]:
+        asked.append(op.name)
+        return {"cuda": 2.0} if len(op.on("cuda")) == 1 else {"triton": 3.0, "aten": 1.0}
+
+    search(list(counts), DEVICE, lambda value: value, fake_measure)
+    assert {"conv_bias_relu", "bias_relu_pool"} == set(asked)
+    asked.clear()
+    of_one = sum(n for (op, _), n in counts.items() if len(OPS[op].on("cuda")) == 1)
+    of_several = sum(n for (op, _), n in counts.items() if len(OPS[op].on("cuda")) > 1)
+    assert of_one > 9
+    assert of_several > 3
+    assert seconds_of(counts, DEVICE, fake_measure) == 2 * of_one + of_several
+    assert {"inception_bn", "bn_relu_concat", "bn_relu_pool"} == set(asked)
+    assert seconds_of(counts, DEVICE, lambda *question: {}) is None
+
+
 def search_together(rank: int, store: Path) -> None:
     """What one of two processes does."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    disk_cache.environment = lambda device: {"device": device}  # type: ignore[assignment]
+    disk_cache.environment = lambda device: {"device": device}
     process = Process(rank, 2, rank, 2, torch.device("cuda", rank))
 
     def fake_measure(op: Op, question: Call, device: str) -> dict[str, float]:
@@ -247,8 +225,7 @@ def search_together(rank: int, store: Path) -> None:
     for op, (training, (shape, dtype), *others) in contested(calls):
         names = tuple(backend.name for backend in OPS[op].on("cuda"))
         asked = training, (shape[1:], dtype), *others
-        assert order(op, names, device, asked)[0] == fastest[op]
-    assert sum(SHAPES.values()) < len(autotune._fastest)
+        assert order(op, names, device, asked, shape[0])[0] == fastest[op]
     dist.barrier()
     dist.destroy_process_group()
 

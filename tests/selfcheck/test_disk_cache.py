@@ -1,10 +1,12 @@
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from googlenet_fast import extension
 from googlenet_fast.selfcheck import disk_cache
 from googlenet_fast.selfcheck.disk_cache import (
     decode,
@@ -16,10 +18,12 @@ from googlenet_fast.selfcheck.disk_cache import (
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("GOOGLENET_FAST_CACHE", str(tmp_path / "new"))
     monkeypatch.setattr(disk_cache, "environment", environment)
-    environment.cache_clear()
+    disk_cache._machine.cache_clear()
+    yield
+    disk_cache._machine.cache_clear()
 
 
 def path_of(kind: str) -> Path:
@@ -35,12 +39,43 @@ def test_a_record_is_read_back_and_none_is_empty(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-def test_other_versions_and_kernels_have_another_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = path_of("checked")
-    assert len(environment("cpu")["kernels"]) == 64
-    environment.cache_clear()
-    monkeypatch.setattr(torch, "__version__", "9.9")
-    assert path_of("checked") != before
+def test_the_sources_are_part_of_the_environment() -> None:
+    about = environment("cpu")
+    assert len(about["kernels"]) == len(about["ops"]) == 64
+    assert about["csrc"] == extension.BUILD_INFO.get("csrc", "none")
+    assert about["kernels"] != about["ops"]
+
+
+Change = Callable[[pytest.MonkeyPatch], None]
+CHANGES: dict[str, Change] = {
+    "torch": lambda m: m.setattr(torch, "__version__", "9.9"),
+    "cudnn": lambda m: m.setattr(torch.backends.cudnn, "version", lambda: 99999),
+    "triton": lambda m: m.setattr(disk_cache, "_version", lambda package: f"9.9 of {package}"),
+    "csrc": lambda m: m.setitem(extension.BUILD_INFO, "csrc", "other"),
+    "kernels": lambda m: m.setattr(disk_cache, "sources_digest", lambda folder: "other"),
+    "driver": lambda m: m.setattr(disk_cache, "NVIDIA_DRIVER", Path(__file__)),
+    "gpu": lambda m: m.setattr(torch.cuda, "get_device_name", lambda device: "another"),
+    "benchmark": lambda m: m.setattr(torch.backends.cudnn, "benchmark", True),
+    "deterministic": lambda m: m.setattr(torch.backends.cudnn, "deterministic", True),
+    "tf32": lambda m: m.setattr(torch.backends.cudnn, "allow_tf32", False),
+    "precision": lambda m: m.setattr(torch, "get_float32_matmul_precision", lambda: "medium"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_times_depend_on_is_another_record(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(disk_cache, "NVIDIA_DRIVER", Path("/nowhere"))
+    write_record("measured", "cuda:0", ["a"])
+    assert read_record("measured", "cuda:0") == ["a"]
+    CHANGES[change](monkeypatch)
+    if "benchmark deterministic tf32 precision".find(change) < 0:
+        disk_cache._machine.cache_clear()  # a change that another process sees
+    assert read_record("measured", "cuda:0") == []
 
 
 @pytest.mark.parametrize(

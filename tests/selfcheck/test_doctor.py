@@ -57,6 +57,26 @@ def test_no_op_is_forgotten(
                     assert line[3:5] == (["ok,", "relative"] if checked else ["not", "available:"])
 
 
+def test_it_says_by_what_backends_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = []
+
+    def compared(device: str) -> list[str]:
+        flags.append(torch.backends.cudnn.benchmark)
+        return ["training: ours 2.00 ms"] if device == "cuda:1" else []
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert doctor.describe_choice() == {"ops": "no GPU: in the order in which backends are listed"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(doctor, "measured", lambda device: [{}, {}])
+    monkeypatch.setattr(doctor, "describe_known", compared)
+    found = doctor.describe_choice()
+    assert found["cuda:0 cudnn"] == "benchmark on"
+    assert found["cuda:0 ops"].startswith("2 calls measured here")
+    assert found["cuda:0 whole steps"] == "none compared yet: long runs do"
+    assert found["cuda:1 whole steps"] == "training: ours 2.00 ms"
+    assert flags == [True, True]
+
+
 def test_missing_parts_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
