@@ -1,6 +1,5 @@
 """What a measurement was made on."""
 
-import platform
 import subprocess
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import psutil
 import torch
 
 import googlenet_fast
+from googlenet_fast.environment import cpu_name
 
 
 def machine() -> dict[str, str | int | float]:
@@ -20,7 +20,7 @@ def machine() -> dict[str, str | int | float]:
         cwd=Path(__file__).parent,
     )
     return {
-        "device": torch.cuda.get_device_name() if cuda else processor(),
+        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load": round(psutil.getloadavg()[0], 2),
@@ -28,11 +28,3 @@ def machine() -> dict[str, str | int | float]:
         "version": googlenet_fast.__version__,
         "commit": commit.stdout.strip(),
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

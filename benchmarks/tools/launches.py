@@ -10,16 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
-
-from benchmarks.network import (
-    Normalization,
-    Stage,
-    aux_convolutions,
-    fused_call,
-    has_fused_op,
-    stages,
-)
+from benchmarks.network import Normalization, aux_convolutions, has_fused_op, stages
 from benchmarks.tools.launch_prediction import (
     HIDING,
     L2,
@@ -33,8 +24,9 @@ from benchmarks.tools.launch_prediction import (
 )
 from benchmarks.tools.pages import GENERATED, add_output, write
 from benchmarks.tools.step_launches import BATCH, STEPS, Row, totals
+from benchmarks.tools.traffic import launches_of
 from googlenet_fast.errors import run_command
-from googlenet_fast.kernels.launch import INTERPRETED, Launch, observe
+from googlenet_fast.kernels.launch import INTERPRETED
 
 REPORT = GENERATED / "launches.md"
 ACCEPTED = GENERATED / "launches.json"
@@ -52,18 +44,11 @@ def triton_launches(*, training: bool) -> Found:
     heads = aux_convolutions() if training else []
     normalizations = [stage for stage in stages(lrn=True) if isinstance(stage, Normalization)]
     for stage in [*stages(), *normalizations, *heads]:
-        launches = _launches(stage, training) if has_fused_op(stage) else []
+        fused = has_fused_op(stage)
+        launches = launches_of(stage, BATCH, training=training) if fused else []
         for number, prediction in enumerate(map(predict, launches), 1):
             found[f"{stage.name} {number} {prediction.kernel}"] = prediction
     return found
-
-
-def _launches(stage: Stage, training: bool) -> list[Launch]:
-    launches: list[Launch] = []
-    with observe(lambda launch, run: launches.append(launch)):
-        call = fused_call(stage, BATCH, stage.side_in, torch.float16, training=training)
-        call.run(training=training)
-    return launches
 
 
 def numbers(found: Mapping[str, Found], steps: Mapping[str, Sequence[Row]]) -> dict[str, float]:

@@ -68,7 +68,7 @@ def fused_traffic(stage: Stage, *, training: bool) -> list[float]:
     small = [_count(stage, side, training) for side in SIDES]
     pixels = [side**2 for side in SIDES]
     moved = []
-    for launch, *counted in zip(_launches(stage, training), *small, strict=True):
+    for launch, *counted in zip(launches_of(stage, BATCH, training=training), *small, strict=True):
         assert all(count.launch.kernel is launch.kernel for count in counted)
         first, second = (c.loaded + c.stored - 4 * _partials(c.launch) for c in counted)
         slope = (second - first) / (pixels[1] - pixels[0])
@@ -86,11 +86,11 @@ def _count(stage: Stage, side: int, training: bool) -> list[LaunchTraffic]:
     return counted
 
 
-def _launches(stage: Stage, training: bool) -> list[Launch]:
-    """Return the launches at the stage's real size, without running them."""
+def launches_of(stage: Stage, batch: int, *, training: bool) -> list[Launch]:
+    """Return the launches of a stage's fused op at its real size in fp16, without running them."""
     launches: list[Launch] = []
     with observe(lambda launch, run: launches.append(launch)):
-        call = fused_call(stage, BATCH, stage.side_in, torch.float16, training=training)
+        call = fused_call(stage, batch, stage.side_in, torch.float16, training=training)
         call.run(training=training)
     return launches
 

@@ -113,6 +113,8 @@ class Classifier:
             num_workers=num_workers,
             max_pixels=max_pixels,
         )
+        self.transform = Transform(self.preprocessing, max_pixels)
+        """What turns an image into the network's input."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -128,11 +130,6 @@ class Classifier:
     def categories(self) -> Sequence[str]:
         """What to call each class, by index."""
         return self.names
-
-    @property
-    def transform(self) -> Transform:
-        """What turns an image into the network's input."""
-        return Transform(self.preprocessing, self.loader_options.max_pixels)
 
     def __call__(self, images: AnyImage | Sequence[AnyImage], top: int = 5) -> list[Prediction]:
         """Return the most likely classes of each image, in order. Any number of threads may call.
