@@ -1,8 +1,8 @@
 import dataclasses
-import gc
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -362,36 +362,48 @@ def test_photos_agree_between_the_loaders(
             assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() < 0.5
 
 
-def test_workers_do_not_touch_what_their_parent_left_behind(
-    photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_do_not_touch_what_their_parent_left_behind(photos: ImageDataset) -> None:
     """They crashed in the destructor of an abandoned DALI pipeline."""
     pytest.importorskip("nvidia.dali")
-    from googlenet_fast.data.torchvision_loader import _Reader
+    code = f"""
+        import gc
+        from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
+        from googlenet_fast.data.torchvision_loader import _Reader
+        from tests.data.test_loaders import GREY_LEVELS
 
-    read = _Reader._read
+        read = _Reader._read
 
-    def collect_and_read(*arguments: Any) -> Any:
-        if gc.get_freeze_count() == 0:  # the first time in this worker
-            gc.collect()
-            gc.freeze()
-        return read(*arguments)
+        def collect_and_read(*arguments):
+            if gc.get_freeze_count() == 0:  # the first time in this worker
+                gc.collect()
+                gc.freeze()
+            return read(*arguments)
 
-    options: dict[str, Any] = {
-        "train": True, "batch_size": 4, "image_size": 48, "normalization": GREY_LEVELS,
-        "num_workers": 2,
-    }  # fmt: skip
-    gc.disable()
-    try:
-        batches = iter(build_loader(photos, LoaderOptions(kind="dali", **options)))
+        def loader(kind):
+            options = LoaderOptions(
+                kind=kind, train=True, batch_size=4, image_size=48, normalization=GREY_LEVELS,
+                num_workers=2,
+            )
+            return build_loader(photos, options)
+
+        gc.disable()
+        photos = ImageDataset.from_folder({str(photos.root)!r})
+        batches = iter(loader("dali"))
         next(batches)
-        abandoned: list[object] = [batches]
+        abandoned = [batches]
         abandoned.append(abandoned)
         del batches, abandoned
-        monkeypatch.setattr(_Reader, "_read", collect_and_read)
-        assert len(list(build_loader(photos, LoaderOptions(kind="torchvision", **options)))) == 6
-    finally:
-        gc.enable()
+        _Reader._read = collect_and_read
+        assert len(list(loader("torchvision"))) == 6
+    """
+    # In a process of its own, so that a crash is this test's failure and shows its stack.
+    run = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.returncode == 0, run.stderr
 
 
 class TestSynthetic:
