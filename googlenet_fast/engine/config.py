@@ -201,7 +201,8 @@ class TrainConfig:
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged into one step."""
     ema_decay: Fraction | None = None
-    """Decay of an exponential moving average of the weights; evaluation then uses the average."""
+    """Decay of an exponential moving average of the weights, smaller in the first steps t:
+    min(decay, (1 + t) / (10 + t)); evaluation then uses the average."""
     amp: Amp = "auto"
     """Mixed precision; auto is fp16 with loss scaling on a GPU and off on a CPU."""
     loss_scale: PositiveFloat = 128.0

@@ -55,6 +55,9 @@ from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 from googlenet_fast.selfcheck.autotune import is_search_wanted, search
 
+STEPS_PER_AVERAGE = 5
+"""A run of fewer steps than this times those that the average spans gets a note."""
+
 
 class Trainer:
     """One process of a training run.
@@ -160,6 +163,7 @@ class Trainer:
 
     def _run(self) -> dict[str, Any] | None:
         self._log(self._description())
+        self._note_a_long_average()
         if self.folder is not None:
             write_environment(self.folder.path, self.process)
         self._autotune()
@@ -180,6 +184,17 @@ class Trainer:
                 self.best_top1 = evaluation.top1
                 self._save(best=True)
         return self._result(evaluation)
+
+    def _note_a_long_average(self) -> None:
+        """Say if the average of the weights is of more steps than suit the run."""
+        decay, steps = self.config.ema_decay, self._total_steps
+        if decay is None or (1 - decay) * steps >= STEPS_PER_AVERAGE:
+            return
+        suits = max(1 - STEPS_PER_AVERAGE / steps, 0)
+        self._log(
+            f"note: --ema_decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and the run "
+            f"has {steps:,}: the average may lag behind; {suits:.2g} or less would suit it"
+        )
 
     def _autotune(self) -> None:
         config, device = self.config, self.process.device
@@ -342,8 +357,10 @@ class Trainer:
         if self.epoch % self.config.eval_interval and self.epoch < self.config.epochs:
             self._save(best=False, of_epoch=of_epoch)
             return None
+        ema = self.train_step.ema
         try:
             evaluation = self._evaluate(stop)
+            raw = None if ema is None else self._evaluate(stop, averaged=False)
         except Stopped:
             self.epoch, self.images_seen = trained
             raise
@@ -357,19 +374,24 @@ class Trainer:
                 "top1": evaluation.top1,
                 "top5": evaluation.top5,
             }
+            beside = ""
+            if raw is not None:
+                values["top1_not_averaged"] = raw.top1
+                beside = f"not averaged {raw.top1:.2f}, "
             self._logger.record(
                 "val",
                 self.step,
                 values,
                 f"epoch {self.epoch}/{self.config.epochs} validation: loss {evaluation.loss:.4f} "
                 f"top1 {evaluation.top1:.2f} top5 {evaluation.top5:.2f} "
-                f"(best top1 {self.best_top1:.2f}, {evaluation.images} images)",
+                f"({beside}best top1 {self.best_top1:.2f}, {evaluation.images} images)",
             )
         return evaluation
 
-    def _evaluate(self, stop: StopSignal | None = None) -> Evaluation:
+    def _evaluate(self, stop: StopSignal | None = None, *, averaged: bool = True) -> Evaluation:
+        """Evaluate the average of the weights where there is one, unless not `averaged`."""
         ema = self.train_step.ema
-        model = self.model if ema is None else ema.module
+        model = self.model if ema is None or not averaged else ema.module
         for buffer in model.buffers():
             self.process.broadcast_tensor(buffer)
         amp = amp_dtype(self.config.amp, self.process.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from googlenet_fast.engine.fused_sgd import FusedSGD
+from googlenet_fast.ops.sgd_step import sgd_step
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -14,12 +15,15 @@ Network = TypeVar("Network", bound=nn.Module)
 class WeightAverage(Generic[Network]):
     """A copy of a network whose parameters and buffers follow those of the network.
 
-    The first update copies them; later ones move each by 1 - `decay` of its distance. Whole
-    numbers, which batch norm counts its batches with, are copied.
+    The first update copies them. Update t (from 0) moves each by 1 - d of its distance, where
+    d = min(decay, (1 + t) / (10 + t)), as in TensorFlow's `ExponentialMovingAverage(decay,
+    num_updates)` and timm's `ModelEmaV3(use_warmup=True)`: with a constant decay, a short run's
+    average would still be near the weights that it began with. Whole numbers, which batch norm
+    counts its batches with, are copied.
 
     Args:
         model: what to average; its tensors must stay the same objects.
-        decay: share of the average that an update keeps.
+        decay: share of the average that an update keeps at most.
     """
 
     def __init__(self, model: Network, decay: float) -> None:
@@ -27,7 +31,8 @@ class WeightAverage(Generic[Network]):
         self.decay = decay
         self._updates = 0
         self._weight = torch.ones((), device=next(model.parameters()).device)
-        """Of the parameters in the next update."""
+        """Of the network in the next update, on the device: a captured update reads it."""
+        self._none = self._weight.new_empty(0)
         self._of_parameters = dict(zip(model.parameters(), self.module.parameters(), strict=True))
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         self._moved = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -44,9 +49,13 @@ class WeightAverage(Generic[Network]):
 
     @updates.setter
     def updates(self, count: int) -> None:
-        if (count == 0) != (self._updates == 0):
-            self._weight.fill_(1.0 if count == 0 else 1 - self.decay)
+        weight = self._weight_of(count)
+        if weight != self._weight_of(self._updates):
+            self._weight.fill_(weight)
         self._updates = count
+
+    def _weight_of(self, update: int) -> float:
+        return 1.0 if update == 0 else 1 - min(self.decay, (1 + update) / (10 + update))
 
     def leave_parameters_to(self, optimizer: FusedSGD) -> None:
         """Have the optimizer's step move the averages of the parameters, in its own launch."""
@@ -58,10 +67,18 @@ class WeightAverage(Generic[Network]):
         """Move the average, in place and without waiting for the device."""
         if self._moved:
             averages, weights = map(list, zip(*self._moved, strict=True))
-            if self.updates == 0:
-                torch._foreach_copy_(averages, weights)
-            else:
-                torch._foreach_lerp_(averages, weights, 1 - self.decay)
+            count = len(averages)
+            sgd_step(  # without gradients only the averages move, on a GPU in one launch
+                weights,
+                [self._none] * count,
+                [],
+                [],
+                averages,
+                [self._weight] * count,
+                [0.0] * count,
+                momentum=0.0,
+                average_weight=self._weight,
+            )
         if self._copied:
             averages, weights = map(list, zip(*self._copied, strict=True))
             torch._foreach_copy_(averages, weights)

@@ -518,6 +518,21 @@ def test_an_average_that_begins_at_a_resume_begins_with_the_weights(
         assert result[key] == expected[key]
 
 
+def test_an_average_is_evaluated_beside_the_weights(
+    few_digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for decay, is_long in (("0.9999", True), ("0.5", False)):
+        run(few_digits, tmp_path / decay, "--epochs", "1", "--ema_decay", decay)
+        (record,) = [
+            record
+            for line in (tmp_path / decay / "metrics.jsonl").read_text().splitlines()
+            if (record := json.loads(line))["kind"] == "val"
+        ]
+        out = capfd.readouterr().out
+        assert ("note: --ema_decay 0.9999 averages over 10,000 steps" in out) == is_long
+        assert f"not averaged {record['top1_not_averaged']:.2f}" in out
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_in_another_folder_has_the_best_checkpoint(
     few_digits: Path, tmp_path: Path

@@ -3,7 +3,8 @@
 import copy
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.weight_average import WeightAverage
@@ -13,10 +14,17 @@ from googlenet_fast.model import GoogLeNet
 def test_equals_pytorchs_average() -> None:
     """Copied in the first update, then moved; the tensors stay where they are."""
     model = GoogLeNet("torchvision", 3, aux=False)
-    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    ours = WeightAverage(model, 0.9)
+
+    def move(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return current
+        t = int(updates)
+        return average.lerp(current, 1 - min(0.4, (1 + t) / (10 + t)))
+
+    theirs = AveragedModel(model, avg_fn=move, use_buffers=True)
+    ours = WeightAverage(model, 0.4)  # reached in update 5
     places = [tensor.data_ptr() for tensor in ours.module.state_dict().values()]
-    for update in range(4):
+    for update in range(8):
         for tensor in model.state_dict().values():
             tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else tensor + 1)
         theirs.update_parameters(model)
@@ -61,6 +69,18 @@ def test_an_optimizer_can_move_the_averages_of_the_parameters() -> None:
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_short_runs_average_follows_it() -> None:
+    """With a constant decay it would stay at 0.3 % of the way."""
+    model = nn.Linear(1, 1)
+    average = WeightAverage(model, 0.9999)
+    for t in range(101):
+        with torch.no_grad():
+            model.weight.fill_(t / 100)
+        average.update()
+        average.updates += 1
+    assert 0.85 < average.module.weight.item() < 0.95
 
 
 def test_the_network_goes_on_alone() -> None:
