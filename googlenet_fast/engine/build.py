@@ -80,7 +80,12 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
         split.check_labels(num_classes)
     torch.manual_seed(config.seed)
     model = GoogLeNet(
-        options.preset, num_classes, aux=options.aux, dropout=options.dropout, lrn=options.lrn
+        options.preset,
+        num_classes,
+        aux=options.aux,
+        dropout=options.dropout,
+        lrn=options.lrn,
+        init=options.init,
     )
     model.preset.check_input_size(config.data.image_size, options.aux)
     model.preset.check_input_size(config.data.eval_size or config.data.image_size, aux=False)

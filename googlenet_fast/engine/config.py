@@ -48,6 +48,9 @@ class ModelConfig:
     """Local response normalisation in the stem; default: the preset's."""
     dropout: Fraction | None = None
     """Dropout before the classifier; default: the preset's."""
+    init: Literal["caffe", "he", "torchvision"] | None = None
+    """Random initial weights: Caffe's, He's with the variance 2 / fan-in (PaddleClas's), or
+    torchvision's with the standard deviation 0.01; default: the preset's."""
     sync_bn: bool = False
     """Batch norm over the batches of all processes; for GPUs and presets with batch norm."""
     weights: Path | None = None

@@ -1,7 +1,7 @@
 """GoogLeNet (Inception v1), Szegedy et al. 2014, https://arxiv.org/abs/1409.4842."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from googlenet_fast.model.aux_head import AuxHead
 from googlenet_fast.model.inception import Inception, Widths
 from googlenet_fast.model.initialization import initialize_layer
 from googlenet_fast.model.layers import Conv, Dropout
-from googlenet_fast.model.presets import IMAGENET_RGB, get_preset
+from googlenet_fast.model.presets import IMAGENET_RGB, Initialization, get_preset
 from googlenet_fast.ops import bias_relu_pool, local_response_norm
 from googlenet_fast.ops.common import channels_last
 
@@ -38,11 +38,12 @@ class GoogLeNet(nn.Module):
         aux: build the two auxiliary heads, which run in training only.
         dropout: probability before the classifier instead of the preset's.
         lrn: local response normalisation in the stem, instead of what the preset says.
+        init: rule of the random initial weights, instead of the preset's.
         transform_input: convert ImageNet-normalised input to (pixel / 255 - 0.5) / 0.5 first, as
             torchvision's pretrained weights expect.
 
     Raises:
-        UserError: there is no such preset, or `num_classes` or `dropout` is out of range.
+        UserError: there is no such preset or rule, or `num_classes` or `dropout` is out of range.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class GoogLeNet(nn.Module):
         aux: bool = True,
         dropout: float | None = None,
         lrn: bool | None = None,
+        init: Initialization | None = None,
         transform_input: bool = False,
     ) -> None:
         super().__init__()
@@ -60,11 +62,14 @@ class GoogLeNet(nn.Module):
             raise UserError(f"num_classes {num_classes}: choose 1 or more")
         if dropout is not None and not 0 <= dropout <= 1:
             raise UserError(f"dropout {dropout}: choose a probability from 0 to 1")
+        if init not in (None, *get_args(Initialization)):
+            raise UserError(f"init {init!r}: choose from {', '.join(get_args(Initialization))}")
         published = get_preset(preset)
         self.preset = replace(
             published,
             dropout=published.dropout if dropout is None else dropout,
             lrn=published.lrn if lrn is None else lrn,
+            initialization=init or published.initialization,
         )
         self.num_classes = num_classes
         self.aux = aux

@@ -5,8 +5,8 @@ from typing import Literal
 
 from googlenet_fast.errors import UserError
 
-InitScheme = Literal["caffe", "paddle", "torchvision"]
-"""System whose default initialisation is used."""
+Initialization = Literal["caffe", "he", "torchvision"]
+"""Rule of the random initial weights; see `initialize_layer`."""
 
 MIN_SIZE = 64
 """Smallest input side in pixels; below it the last blocks have no pixel left."""
@@ -67,7 +67,7 @@ class Preset:
     """Dropout probability before the auxiliary classifiers."""
     downscale_in_infer: bool
     """Dropout does not scale in training and multiplies by 1 - p in inference."""
-    initialization: InitScheme
+    initialization: Initialization
     normalization: Normalization
 
     def check_input_size(self, size: int | tuple[int, int], aux: bool) -> None:
@@ -140,7 +140,7 @@ PRESETS = {
             dropout=0.4,
             aux_dropout=0.7,
             downscale_in_infer=True,
-            initialization="paddle",
+            initialization="he",
             normalization=IMAGENET_RGB,
         ),
         Preset(

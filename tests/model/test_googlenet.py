@@ -152,6 +152,19 @@ def test_paddle_initialization() -> None:
         assert (layer.bias == 0).all(), name
 
 
+def test_another_initialization_than_the_presets() -> None:
+    model = GoogLeNet("torchvision", 3, init="he")
+    for name, layer in layers(model, nn.Conv2d):
+        expected = math.sqrt(2 / layer.weight[0].numel())
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.1), name
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    model.initialize("fc")
+    with pytest.raises(UserError, match="choose from caffe, he, torchvision"):
+        GoogLeNet("torchvision", 3, init="xavier")  # type: ignore[arg-type]
+    assert model.fc.weight.abs().max().item() == pytest.approx(math.sqrt(3 / 1024), rel=0.05)
+
+
 def test_a_seed_fixes_the_initialization() -> None:
     def build(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

@@ -1,6 +1,7 @@
 """The network in PyTorch's own ops computes the same, and updates the same weights."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from googlenet_fast.model.plain import Plain
 from googlenet_fast.ops import use_impl
 
 
-def small(preset: str, **options: bool) -> GoogLeNet:
+def small(preset: str, **options: Any) -> GoogLeNet:
     torch.manual_seed(3)
     network = GoogLeNet(preset, 10, aux=preset == "torchvision", dropout=0.0, **options).double()
     for head in (network.aux1, network.aux2):
