@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from googlenet_fast.classifier.prediction import (
     find_images,
     predict,
 )
+from googlenet_fast.classifier.results import check_suffix, record, results
 from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.distributed import distributed, world_size
@@ -32,6 +34,7 @@ class Options(cli.ClassifierOptions):
     images: list[Path]
     top: int
     json: bool
+    output: Path | None
     sheet: Path | None
 
 
@@ -43,17 +46,25 @@ def main() -> None:
         raise UserError("prediction runs in one process; start it without torchrun")
     images, unreadable = find_images(options.images)
     predictions = []
-    with distributed(options.device) as process:
+    with ExitStack() as cleanup:
+        process = cleanup.enter_context(distributed(options.device))
         classifier = Classifier(device=process.device, **options.for_classifier())
         logging.getLogger("googlenet_fast").info("images at %s", classifier.preprocessing)
         classifier.compute = compute_fastest(options, classifier, len(images), process)
+        file = None
+        if options.output is not None:  # not before the weights are read: this empties the file
+            file = cleanup.enter_context(results(options.output))
+            for image in unreadable:
+                file.add(image)
         top = min(options.top, classifier.num_classes)
         for outcome in predict(classifier, images, top) if images else ():
+            if file is not None:
+                file.add(outcome)
             if isinstance(outcome, Unreadable):
                 unreadable.append(outcome)
                 continue
             predictions.append(outcome)
-            if not options.json:
+            if not options.json and file is None:
                 print(f"{table(outcome)}\n", flush=True)
     if options.sheet is not None and predictions:
         save_contact_sheet(predictions, options.sheet)
@@ -90,6 +101,12 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     cli.add_json(output)
     output.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write a .csv or .jsonl (JSON lines) file, image by image, instead of the tables",
+    )
+    output.add_argument(
         "--sheet",
         type=Path,
         metavar="FILE",
@@ -106,6 +123,8 @@ def parse(arguments: Sequence[str]) -> Options:
         options.weights = best
     if not options.images:
         raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
+    if options.output is not None:
+        check_suffix(options.output)
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options
@@ -123,17 +142,8 @@ def document(
     """Return all results as plain values, for JSON."""
     return {
         "weights": str(weights),
-        "predictions": [
-            {
-                "image": str(prediction.path),
-                "classes": [
-                    {"index": s.index, "class": s.name, "probability": round(s.probability, 6)}
-                    for s in prediction.scores
-                ],
-            }
-            for prediction in predictions
-        ],
-        "errors": [{"image": str(image.path), "reason": image.reason} for image in unreadable],
+        "predictions": [record(prediction) for prediction in predictions],
+        "errors": [record(image) for image in unreadable],
     }
 
 

@@ -1,5 +1,6 @@
 """The command line of prediction."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -110,6 +111,54 @@ def test_table(weights: Path, photos: Path, command: Command) -> None:
     assert name == str(photos / "a.jpg")
     assert len(lines) == 2
     assert {line.index("%") for line in lines} == {9}
+
+
+def test_results_in_a_file(weights: Path, photos: Path, tmp_path: Path, command: Command) -> None:
+    (photos / "bad.jpg").write_bytes(b"no JPEG")
+    arguments = (weights, photos, tmp_path / "no.jpg", "--top", "2")
+    expected = json.loads(command(*arguments, "--json")[1])
+    status, stdout, _ = command(*arguments, "--output", tmp_path / "ä b.jsonl")
+    assert (status, stdout) == (2, "")
+    lines = [json.loads(line) for line in (tmp_path / "ä b.jsonl").read_text().splitlines()]
+    assert [line for line in lines if "classes" in line] == expected["predictions"]
+    assert {line["image"] for line in lines if "reason" in line} == {
+        error["image"] for error in expected["errors"]
+    }
+
+    assert command(*arguments, "--output", tmp_path / "found.CSV")[0] == 2
+    with (tmp_path / "found.CSV").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["image"], r["class"], float(r["probability"])) for r in rows if r["class"]] == [
+        (image["image"], found["class"], found["probability"])
+        for image in expected["predictions"]
+        for found in image["classes"]
+    ]
+    assert [row["rank"] for row in rows if row["class"]] == ["1", "2"] * 6
+    assert sum(bool(row["error"]) for row in rows) == 2
+
+
+def test_a_results_file_that_cannot_be_written(
+    weights: Path, photos: Path, tmp_path: Path, command: Command
+) -> None:
+    old = tmp_path / "old.csv"
+    old.write_text("kept")
+    for arguments, message in (
+        ((weights, "--output", tmp_path / "no" / "a.csv"), "no/a.csv: cannot be written: No such"),
+        ((weights, "--output", "a.txt"), "a.txt: choose a name that ends in .csv or .jsonl"),
+        ((tmp_path / "no.pth", "--output", old), "no.pth: No such file"),
+    ):
+        status, _, stderr = command(*arguments, photos)
+        assert status == 2
+        assert message in stderr
+    assert old.read_text() == "kept"
+    if Path("/dev/full").exists():
+        full = tmp_path / "full.jsonl"
+        full.symlink_to("/dev/full")
+        status, _, stderr = command(weights, photos, "--output", full)
+        assert status == 2
+        assert (
+            stderr.strip() == f"error: --output {full}: cannot be written: No space left on device"
+        )
 
 
 def test_unreadable_images_do_not_keep_the_others(
