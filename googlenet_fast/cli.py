@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
@@ -15,8 +15,11 @@ import jsonargparse
 from jsonargparse import _loaders_dumpers
 
 from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.plain_yaml import PlainLoader
 
+PresetName = Literal["paper", "paddleclas", "torchvision"]
+"""Whose GoogLeNet: a key of `model.presets.PRESETS`."""
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
 Graph = Literal["auto", "on", "off"]
@@ -195,10 +198,12 @@ def add_weights(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_preset(group: argparse._ActionsContainer, presets: Collection[str]) -> None:
-    """Add `preset`, one of `presets`."""
+def add_preset(group: argparse._ActionsContainer) -> None:
+    """Add `preset`."""
     group.add_argument(
-        "--preset", choices=presets, help="whose GoogLeNet; default: the one of the weights"
+        "--preset",
+        choices=get_args(PresetName),
+        help="whose GoogLeNet; default: the one of the weights",
     )
 
 
@@ -209,10 +214,10 @@ def add_device(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: int) -> None:
+def add_classifier_flags(parser: Parser) -> None:
     """Add the flags of `ClassifierOptions`, except the weights."""
     network = parser.add_argument_group("network")
-    add_preset(network, presets)
+    add_preset(network)
     network.add_argument(
         "--class-names",
         type=Path,
@@ -267,7 +272,7 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
         help="what reads the images; default: DALI where it is installed",
     )
     images.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
-    add_max_pixels(images, max_pixels)
+    add_max_pixels(images)
     images.add_argument(
         "--num-workers",
         type=not_negative,
@@ -277,12 +282,12 @@ def add_classifier_flags(parser: Parser, presets: Collection[str], max_pixels: i
     )
 
 
-def add_max_pixels(group: argparse._ActionsContainer, default: int) -> None:
+def add_max_pixels(group: argparse._ActionsContainer) -> None:
     """Add `max_pixels`, the size from which on an image counts as bad."""
     group.add_argument(
         "--max-pixels",
         type=positive,
-        default=default,
+        default=MAX_PIXELS,
         metavar="N",
         help="an image with more pixels, by its header, counts as bad; default: %(default)s",
     )

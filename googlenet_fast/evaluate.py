@@ -18,7 +18,6 @@ from googlenet_fast.classifier.classifier import Classifier
 from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.data import open_dataset, open_splits, sample_dataset
 from googlenet_fast.data.dataset import Split
-from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.engine.build import open_data
 from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.config import TrainConfig
@@ -37,7 +36,6 @@ from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.files import write_atomically
-from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
 
 MAX_ROWS = 20
@@ -107,7 +105,7 @@ def parse(arguments: Sequence[str]) -> Options:
     paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
     if paddleclas is None:
         cli.add_weights(parser)
-    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
+    cli.add_classifier_flags(parser)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(

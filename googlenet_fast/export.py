@@ -4,10 +4,7 @@ import sys
 from pathlib import Path
 
 from googlenet_fast.cli import Parser, add_preset, add_weights, program
-from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import printable, run_command
-from googlenet_fast.model.presets import PRESETS
-from googlenet_fast.model.weights import load_model, save_weights
 
 
 def main() -> None:
@@ -21,8 +18,13 @@ def main() -> None:
     )
     add_weights(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
-    add_preset(parser, PRESETS)
+    add_preset(parser)
     options = parser.parse_args(sys.argv[1:])
+
+    # After the command line, whose help and mistakes need not wait for torch.
+    from googlenet_fast.engine.run_folder import best_of
+    from googlenet_fast.model.weights import load_model, save_weights
+
     model, info = load_model(best_of(options.weights), preset=options.preset)
     save_weights(model, options.output, preprocessing=info.preprocessing)
     print(

@@ -6,26 +6,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from googlenet_fast import cli
-from googlenet_fast.classifier.classifier import Classifier
-from googlenet_fast.classifier.contact_sheet import MAX_TILES, SHEET_SUFFIXES, save_contact_sheet
-from googlenet_fast.classifier.prediction import (
-    FilePrediction,
-    Unreadable,
-    find_images,
-    predict,
-)
-from googlenet_fast.classifier.results import check_suffix, record, results
-from googlenet_fast.data.reading import MAX_PIXELS
-from googlenet_fast.engine.choosing import compute_fastest
-from googlenet_fast.engine.distributed import distributed, world_size
-from googlenet_fast.engine.run_evaluation import options_of, read_run_config
-from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
-from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.paddleclas import read_config
+
+if TYPE_CHECKING:
+    from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
+
+RESULT_SUFFIXES = (".csv", ".jsonl")
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Options(cli.ClassifierOptions):
@@ -42,6 +33,15 @@ def main() -> None:
     """Run the command; exit status 2 if an image could not be read."""
     log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
+
+    # After the command line, whose help and mistakes need not wait for torch.
+    from googlenet_fast.classifier.classifier import Classifier
+    from googlenet_fast.classifier.contact_sheet import save_contact_sheet
+    from googlenet_fast.classifier.prediction import Unreadable, find_images, predict
+    from googlenet_fast.classifier.results import results
+    from googlenet_fast.engine.choosing import compute_fastest
+    from googlenet_fast.engine.distributed import distributed, world_size
+
     if world_size() > 1:
         raise UserError("prediction runs in one process; start it without torchrun")
     images, unreadable = find_images(options.images)
@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Options:
     paddleclas = read_config(config, overrides)
     if paddleclas is None:
         cli.add_weights(parser)
-    cli.add_classifier_flags(parser, PRESETS, MAX_PIXELS)
+    cli.add_classifier_flags(parser)
     parser.add_argument(
         "images",
         nargs="+" if paddleclas is None else "*",
@@ -110,36 +110,41 @@ def parse(arguments: Sequence[str]) -> Options:
         "--sheet",
         type=Path,
         metavar="FILE",
-        help=f"write a contact sheet of the first {MAX_TILES} images with their predictions, as "
-        ".png or .jpg",
+        help="write a contact sheet of the images with their predictions, at most 200, as .png or "
+        ".jpg",
     )
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
     if options.weights.is_dir():
+        from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+        from googlenet_fast.engine.run_folder import best_of
+
         best = best_of(options.weights)
         parser.set_defaults(**options_of(read_run_config(options.weights)))
         options = parser.parse_args(arguments, namespace=Options())
         options.weights = best
     if not options.images:
         raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
-    if options.output is not None:
-        check_suffix(options.output)
+    if options.output is not None and options.output.suffix.lower() not in RESULT_SUFFIXES:
+        raise UserError(f"--output {options.output}: choose a name that ends in .csv or .jsonl")
     if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options
 
 
-def table(prediction: FilePrediction) -> str:
+def table(prediction: "FilePrediction") -> str:
     """Return the file's path and one line per class, as aligned text."""
     lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
     return "\n".join([printable(prediction.path), *lines])
 
 
 def document(
-    weights: Path, predictions: Sequence[FilePrediction], unreadable: Sequence[Unreadable]
+    weights: Path, predictions: "Sequence[FilePrediction]", unreadable: "Sequence[Unreadable]"
 ) -> dict[str, Any]:
     """Return all results as plain values, for JSON."""
+    from googlenet_fast.classifier.results import record
+
     return {
         "weights": str(weights),
         "predictions": [record(prediction) for prediction in predictions],

@@ -5,14 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
-from googlenet_fast.engine.distributed import world_size
-from googlenet_fast.engine.report_page import ReportedRun, report_page
-from googlenet_fast.engine.run_evaluation import evaluate_run
-from googlenet_fast.engine.run_record import read_run
 from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
 from googlenet_fast.files import write_atomically
+
+if TYPE_CHECKING:
+    from googlenet_fast.engine.report_page import ReportedRun
 
 
 class Options(argparse.Namespace):
@@ -29,6 +29,11 @@ def main() -> None:
     """Run the command."""
     log_to_stderr(logging.WARNING)
     options = parse(sys.argv[1:])
+
+    # After the command line, whose help and mistakes need not wait for torch.
+    from googlenet_fast.engine.distributed import world_size
+    from googlenet_fast.engine.report_page import report_page
+
     if world_size() > 1:
         raise UserError("the report runs in one process; start it without torchrun")
     if len({run.resolve() for run in options.runs}) < len(options.runs):
@@ -68,7 +73,11 @@ def parse(arguments: Sequence[str]) -> Options:
     return parser.parse_args(arguments, namespace=Options())
 
 
-def _report_on(folder: Path, options: Options) -> ReportedRun:
+def _report_on(folder: Path, options: Options) -> "ReportedRun":
+    from googlenet_fast.engine.report_page import ReportedRun
+    from googlenet_fast.engine.run_evaluation import evaluate_run
+    from googlenet_fast.engine.run_record import read_run
+
     record = read_run(folder)
     missing = [f"No {part}: {reason}." for part, reason in record.missing.items()]
     if not options.predictions:

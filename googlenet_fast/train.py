@@ -6,8 +6,6 @@ import sys
 from contextlib import closing
 
 from googlenet_fast.engine.config import load_config
-from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.errors import log_to_stderr, printable, run_command
 
 
@@ -15,6 +13,11 @@ def main() -> None:
     """Run the command; print one RESULT line at the end."""
     log_to_stderr(logging.INFO)
     config = load_config(sys.argv[1:])
+
+    # After the command line, whose help and mistakes need not wait for torch.
+    from googlenet_fast.engine.distributed import distributed
+    from googlenet_fast.engine.trainer import Trainer
+
     with distributed(config.device, config.timeout) as process:
         with closing(Trainer(config, process)) as trainer:
             result = trainer.run()

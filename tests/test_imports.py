@@ -31,6 +31,22 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert run(program) == "False"
 
 
+@pytest.mark.parametrize("command", ["train", "predict", "export", "report"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-flag"]])
+def test_help_and_mistakes_do_not_wait_for_torch(command: str, arguments: list[str]) -> None:
+    program = f"""
+import sys
+from googlenet_fast import {command}
+from googlenet_fast.errors import UserError
+sys.argv[1:] = {arguments}
+try:
+    {command}.main()
+except (SystemExit, UserError):
+    print('torch' in sys.modules)
+"""
+    assert run(program).splitlines()[-1] == "False"
+
+
 @pytest.mark.parametrize("name", googlenet_fast.__all__)
 def test_public_names_are_found_listed_and_pickled(name: str) -> None:
     assert name in dir(googlenet_fast)

@@ -17,8 +17,8 @@ from googlenet_fast.cli import Amp, Graph
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.loader import Kind
-from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.graphed import GraphedNetwork
 from googlenet_fast.model.precision import amp_dtype

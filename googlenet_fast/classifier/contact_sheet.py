@@ -21,7 +21,7 @@ MAX_TILES = 200
 MAX_COLUMNS = 5
 MAX_SCORES = 3
 """Classes shown per image."""
-SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Suffix -> format of Pillow."""
 
 # Pixels
@@ -42,7 +42,7 @@ def save_contact_sheet(predictions: Sequence[FilePrediction], path: Path) -> Non
     """
     content = io.BytesIO()
     draw_contact_sheet(predictions[:MAX_TILES]).save(
-        content, SHEET_SUFFIXES[path.suffix.lower()], quality=92
+        content, _FORMATS[path.suffix.lower()], quality=92
     )
     write_atomically(path, content.getbuffer())
 

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
 from googlenet_fast.errors import UserError
 
-RESULT_SUFFIXES = (".csv", ".jsonl")
 _COLUMNS = ("image", "rank", "class", "index", "probability", "error")
 
 
@@ -26,7 +25,7 @@ def record(outcome: FilePrediction | Unreadable) -> dict[str, Any]:
 
 
 class Results:
-    """An open file of results.
+    """An open file of results, CSV if its name ends in .csv, else JSON lines.
 
     CSV has a row for each class of an image, the likeliest first, or one with the error. JSON lines
     have an object for each image, as in the document that `predict --json` prints.
@@ -35,7 +34,7 @@ class Results:
     def __init__(self, path: Path, file: TextIO) -> None:
         self._path = path
         self._file = file
-        self._csv = csv.writer(file, lineterminator="\n") if _suffix(path) == ".csv" else None
+        self._csv = csv.writer(file, lineterminator="\n") if path.suffix.lower() == ".csv" else None
         if self._csv is not None:
             self._csv.writerow(_COLUMNS)
 
@@ -74,16 +73,6 @@ def results(path: Path) -> Iterator[Results]:
             file.close()
         except OSError as error:  # what `add` could not write is tried again
             raise _unwritable(path, error) from None
-
-
-def check_suffix(path: Path) -> None:
-    """Raise `UserError` for a name that says no format."""
-    if _suffix(path) not in RESULT_SUFFIXES:
-        raise UserError(f"--output {path}: choose a name that ends in .csv or .jsonl")
-
-
-def _suffix(path: Path) -> str:
-    return path.suffix.lower()
 
 
 def _rows(outcome: FilePrediction | Unreadable) -> list[tuple[Any, ...]]:

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from googlenet_fast.data.central_square import central_square
-from googlenet_fast.data.reading import MAX_PIXELS, decode, to_rgb
+from googlenet_fast.data.reading import decode, to_rgb
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.preprocessing import Preprocessing
 
 AnyImage = str | Path | Image.Image | NDArray[np.uint8] | Tensor

@@ -21,7 +21,6 @@ from googlenet_fast.data.check import check_images
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.lists import CLASS_NAMES
 from googlenet_fast.data.parts import PARTS, open_part, open_whatever_can_be
-from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.data.shard_writer import Resizing, write_shards
 from googlenet_fast.data.splits import open_splits
 from googlenet_fast.data.waiting import ending_on_signals
@@ -72,7 +71,7 @@ def _add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
         "path", type=Path, metavar="PATH", help="a dataset as for --data, or a list file"
     )
     add_list_flags(parser)
-    add_max_pixels(parser, MAX_PIXELS)
+    add_max_pixels(parser)
     add_num_workers(parser)
     parser.set_defaults(run=_check)
 

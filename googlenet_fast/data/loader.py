@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.reading import MAX_PIXELS, DecodeError
+from googlenet_fast.data.reading import DecodeError
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
 from googlenet_fast.errors import UserError
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.preprocessing import LARGEST_SIDE, Resize, default_resize_size
 from googlenet_fast.model.presets import Normalization
 

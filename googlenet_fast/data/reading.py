@@ -18,13 +18,12 @@ from googlenet_fast.data.foreign_formats import what_instead
 from googlenet_fast.data.library_messages import caught
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
+from googlenet_fast.limits import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 """Formats that both decoders read. Pillow's others are refused; EPS would start Ghostscript."""
 PILLOW = f"Pillow {PIL.__version__}"
 """Name and version of this decoder."""
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is decoded; Pillow's own limit, 512 MB in RGB."""
 BITS, PLANES = 258, 284
 """TIFF's tags for bits of each channel and planar configuration."""
 UPRIGHT = {

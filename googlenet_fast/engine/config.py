@@ -26,11 +26,12 @@ from googlenet_fast.cli import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    PresetName,
     check_ranges,
     program,
 )
-from googlenet_fast.data.reading import MAX_PIXELS
 from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.paddleclas import read_document, translate
 
 
@@ -38,7 +39,7 @@ from googlenet_fast.paddleclas import read_document, translate
 class ModelConfig:
     """The network."""
 
-    preset: Literal["paper", "paddleclas", "torchvision"] = "torchvision"
+    preset: PresetName = "torchvision"
     """Whose GoogLeNet: Szegedy et al. and Caffe's, PaddleClas's, or torchvision's (batch norm)."""
     num_classes: PositiveInt | None = None
     """Number of classes; default: those of the dataset."""

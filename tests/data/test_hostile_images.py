@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.check import inspect
 from googlenet_fast.data.loader import Kind, readable_batches
-from googlenet_fast.data.reading import MAX_PIXELS, DecodeError, decode
+from googlenet_fast.data.reading import DecodeError, decode
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.data.unreadable import why_unreadable
+from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.presets import Normalization
 from tests.data.odd_images import (
     encoded,
