@@ -17,7 +17,9 @@ from googlenet_fast.capture import WARMUP
 from googlenet_fast.classifier import classifier
 from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.config import load_config
+from googlenet_fast.engine.confusion import ClassResult
 from googlenet_fast.engine.distributed import Process
+from googlenet_fast.engine.evaluate_weights import class_table
 from googlenet_fast.engine.trainer import Trainer
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
@@ -235,10 +237,8 @@ def test_bad_images_stop_it_or_are_left_out(
 
 
 def test_table_of_many_classes_shows_the_worst_and_the_best() -> None:
-    results = [
-        evaluate.ClassResult(i, f"class {i}", 100, i, "") for i in torch.randperm(100).tolist()
-    ]
-    lines = evaluate.class_table(results, "9900 images of x").splitlines()
+    results = [ClassResult(i, f"class {i}", 100, i, "") for i in torch.randperm(100).tolist()]
+    lines = class_table(results, "9900 images of x").splitlines()
     assert lines[0] == "accuracy of 100 classes on 9900 images of x: the worst and the best ten"
     shown = [int(line.split()[1]) for line in lines if line.startswith("class ") and "%" in line]
     assert shown == [*range(10), *range(90, 100)]

@@ -31,7 +31,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert run(program) == "False"
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "export", "report"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "report"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--no-such-flag"]])
 def test_help_and_mistakes_do_not_wait_for_torch(command: str, arguments: list[str]) -> None:
     program = f"""

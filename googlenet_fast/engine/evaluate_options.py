@@ -1,0 +1,100 @@
+"""The command line of `evaluate`. It is read without torch, whose import takes seconds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from googlenet_fast import cli
+from googlenet_fast.engine.config import TrainConfig
+from googlenet_fast.paddleclas import read_config
+
+
+class EvaluateOptions(cli.ClassifierOptions):
+    """Flags of `evaluate`."""
+
+    data: Path | None
+    list: Path | None
+    root: Path | None
+    delimiter: str
+    relabel: bool
+    split: Literal["train", "val", "all"] | None
+    bad_images: Literal["error", "skip"]
+    output: Path | None
+    json: bool
+    run: TrainConfig | None = None
+    """The run whose folder was named as the weights."""
+
+
+def parse(arguments: Sequence[str]) -> EvaluateOptions:
+    """Parse the command line; raise `UserError` for a mistake."""
+    parser = cli.Parser(
+        prog=cli.program("evaluate"),
+        description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
+        "Runs in one process, or in several under torchrun.",
+    )
+    paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
+    if paddleclas is None:
+        cli.add_weights(parser)
+    cli.add_classifier_flags(parser)
+    data = parser.add_argument_group("data")
+    source = data.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="class folders, a dataset folder (train and val, as folders, lists or shards), or a "
+        "pattern of shards, 'val-{000..009}.tar'; default: the images of the run whose folder "
+        "WEIGHTS is, else the embedded handwritten digits",
+    )
+    source.add_argument(
+        "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
+    )
+    cli.add_list_flags(data)
+    data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    data.add_argument(
+        "--split",
+        choices=("train", "val", "all"),
+        help="which images; default: the validation images, where the dataset or the run of the "
+        "checkpoint has them apart, else all",
+    )
+    data.add_argument(
+        "--bad-images",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do about unreadable images: stop at the first one (default), or skip and "
+        "count all of them; --output lists them in bad_images.txt",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for results.json, per_class.csv, confusion.csv and confusion.png; "
+        "default: write nothing",
+    )
+    cli.add_json(output)
+    if paddleclas is None:
+        options = parser.parse_args(arguments, namespace=EvaluateOptions())
+        return _with_run(parser, arguments, options) if options.weights.is_dir() else options
+    parser.set_defaults(**paddleclas.evaluate_options())
+    options = parser.parse_args(arguments, namespace=EvaluateOptions())
+    if options.data is None and options.list is None:
+        for key, value in paddleclas.evaluate_data().items():
+            if getattr(options, key) == parser.get_default(key):
+                setattr(options, key, value)
+    return options
+
+
+def _with_run(
+    parser: cli.Parser, arguments: Sequence[str], options: EvaluateOptions
+) -> EvaluateOptions:
+    """Take weights, images and how they are read from a run's folder, where no flag says else."""
+    # Only here, because these import torch.
+    from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+    from googlenet_fast.engine.run_folder import best_of
+
+    best, run = best_of(options.weights), read_run_config(options.weights)
+    parser.set_defaults(bad_images=run.data.bad_images, **options_of(run))
+    options = parser.parse_args(arguments, namespace=EvaluateOptions())
+    options.weights, options.run = best, run
+    return options

@@ -1,0 +1,220 @@
+"""What the command `evaluate` does: measure weights on labelled images, print and write it."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from googlenet_fast.classifier.classifier import Classifier
+from googlenet_fast.classifier.display_names import shortened
+from googlenet_fast.data import open_dataset, open_splits, sample_dataset
+from googlenet_fast.engine.build import open_data
+from googlenet_fast.engine.choosing import compute_fastest
+from googlenet_fast.engine.confusion import (
+    ClassResult,
+    class_results,
+    confusion_png,
+    write_class_results,
+    write_confusion,
+)
+from googlenet_fast.engine.distributed import Process, distributed
+from googlenet_fast.engine.evaluate_options import EvaluateOptions
+from googlenet_fast.engine.evaluated_images import EvaluatedImages, choose_images
+from googlenet_fast.engine.evaluation import Evaluation, evaluate
+from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
+from googlenet_fast.errors import UserError, printable
+from googlenet_fast.files import write_atomically
+
+MAX_ROWS = 20
+"""Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
+LONGEST_NAME = 36
+"""Characters of a class name in the table."""
+
+
+def evaluate_weights(options: EvaluateOptions) -> None:
+    """Evaluate as the command line says; the last line printed is RESULT with one JSON object."""
+    with distributed(options.device) as process:
+        if options.output is not None and process.is_main:
+            _make_folder(options.output)
+        classifier = Classifier(device=process.device, **options.for_classifier())
+        images = _choose_images(options, classifier, process)
+        bad_images: list[str] = []
+        if options.bad_images == "skip":
+            kept, bad_images = drop_unreadable(images.dataset, process, classifier.loader_options)
+            images = replace(images, dataset=kept)
+        if process.is_main and not options.json:
+            print(_description(classifier, images, process), flush=True)
+        compute = compute_fastest(options, classifier, len(images.dataset), process)
+        started = time.perf_counter()
+        evaluation = evaluate(
+            compute,
+            # disable=None: only on a terminal
+            tqdm(
+                classifier.loader(images.dataset, process.rank, process.world_size),
+                unit="batch",
+                leave=False,
+                disable=None if process.is_main else True,
+            ),
+            process,
+            classifier.num_classes,
+            classifier.amp_dtype,
+        )
+        seconds = time.perf_counter() - started
+        if process.is_main:
+            _report(options, classifier, images, evaluation, seconds, bad_images, process)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder}: cannot be written to ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _choose_images(
+    options: EvaluateOptions, classifier: Classifier, process: Process
+) -> EvaluatedImages:
+    """Open the images, with the labels of the network."""
+    source = options.list or options.data
+    if options.list is not None and not options.list.is_file():
+        raise UserError(f"--list {options.list}: no such file")
+    how: dict[str, Any] = {
+        "root": options.root,
+        "delimiter": options.delimiter,
+        "relabel": options.relabel,
+    }
+    if source is None and options.run is not None:
+        splits = open_data(options.run.data)
+        opened, find_splits = splits.val, lambda: splits
+    else:
+        opened = open_dataset(source or sample_dataset(), **how)
+        find_splits = partial(open_splits, source or sample_dataset(), **how)
+        if source is None and opened.num_classes != classifier.num_classes:
+            raise UserError(
+                f"{options.weights} has {classifier.num_classes} classes, the embedded digits "
+                f"{opened.num_classes}; name the images to evaluate on with --data or --list"
+            )
+    images = choose_images(
+        opened,
+        find_splits,
+        options.split,
+        options.weights,
+        classifier.num_classes,
+        classifier.class_names,
+    )
+    if process.is_main:
+        for note in images.notes:
+            logging.getLogger("googlenet_fast").warning("note: %s", note)
+    return images
+
+
+def _description(classifier: Classifier, images: EvaluatedImages, process: Process) -> str:
+    return (
+        f"GoogLeNet preset {classifier.network.preset.name}, {classifier.num_classes} classes,"
+        f" from {printable(classifier.weights)}\n"
+        f"{images.description} at {classifier.preprocessing} on {process.device.type}"
+    )
+
+
+def _report(
+    options: EvaluateOptions,
+    classifier: Classifier,
+    images: EvaluatedImages,
+    evaluation: Evaluation,
+    seconds: float,
+    bad_images: Sequence[str],
+    process: Process,
+) -> None:
+    """Print and write the results."""
+    if not math.isfinite(evaluation.loss):
+        raise UserError(
+            f"{options.weights}: the loss is {evaluation.loss}; the weights are damaged, or "
+            "overflow in mixed precision (--amp off)"
+        )
+    names = classifier.names
+    classes = class_results(evaluation, names)
+    result: dict[str, Any] = {
+        "top1": round(evaluation.top1, 3),
+        "top5": round(evaluation.top5, 3),
+        "loss": round(evaluation.loss, 5),
+        "images": evaluation.images,
+        "bad_images": len(bad_images),
+        "top1_count": evaluation.top1_count,
+        "top5_count": evaluation.top5_count,
+        "images_per_second": round(evaluation.images / seconds, 1),
+        "weights": str(options.weights),
+        "data": str(images.dataset.source),
+        "split": images.dataset.split,
+        "which": images.which,
+        "preset": classifier.network.preset.name,
+        "num_classes": classifier.num_classes,
+        "image_size": classifier.preprocessing.image_size,
+        "resize_size": classifier.preprocessing.resize_size,
+        "resize": classifier.preprocessing.resize,
+        "world_size": process.world_size,
+    }
+    per_class = [
+        {"index": r.index, "class": r.name, "images": r.images, "correct": r.correct}
+        for r in classes
+    ]
+    document = json.dumps({**result, "classes": per_class}, indent=2)
+    if options.output is not None:
+        write_atomically(options.output / "results.json", f"{document}\n".encode())
+        write_class_results(classes, options.output / "per_class.csv")
+        write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
+        write_atomically(options.output / "confusion.png", confusion_png(evaluation, names))
+        if options.bad_images == "skip":
+            save_unreadable(bad_images, options.output)
+    if options.json:
+        print(document)
+        return
+    print(f"\n{class_table(classes, images.description)}\n\n{_summary(evaluation)}")
+    if bad_images:
+        print(f"{len(bad_images)} images cannot be read and were skipped")
+    if options.output is not None:
+        print(
+            f"results.json, per_class.csv, confusion.csv and confusion.png in "
+            f"{printable(options.output)}"
+        )
+    print(f"RESULT {json.dumps(result)}", flush=True)
+
+
+def _summary(evaluation: Evaluation) -> str:
+    images = evaluation.images
+    return (
+        f"top-1 {evaluation.top1:6.2f} %  ({evaluation.top1_count}/{images})\n"
+        f"top-5 {evaluation.top5:6.2f} %  ({evaluation.top5_count}/{images})\n"
+        f"loss  {evaluation.loss:7.4f}"
+    )
+
+
+def class_table(classes: Sequence[ClassResult], images: str) -> str:
+    """Return the accuracy of each class, or of the worst and best ten, as aligned text.
+
+    `images` says which images they are, in the title.
+    """
+    rows = list(classes)
+    heading = f"accuracy of {len(rows)} classes on {images}"
+    if len(rows) > MAX_ROWS:
+        rows.sort(key=lambda r: (r.top1, -r.images))
+        rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]
+        heading += ": the worst and the best ten"
+    width = min(LONGEST_NAME, max(len(r.name) for r in rows))
+    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often confused with"]
+    lines += [
+        f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
+        f"{shortened(r.confused_with, LONGEST_NAME)}".rstrip()
+        for r in rows
+    ]
+    if len(classes) > MAX_ROWS:
+        lines.insert(2 + MAX_ROWS // 2, "...")
+    return "\n".join(lines)
