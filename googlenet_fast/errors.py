@@ -7,7 +7,9 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 try:
@@ -76,14 +78,32 @@ def end_on_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@contextmanager
+def long_imports() -> Iterator[None]:
+    """Let Ctrl-C end this process without a traceback in this context, where torch is imported."""
+    is_main = threading.current_thread() is threading.main_thread()  # others set no handlers
+    if is_main:
+        end_on_interrupt()
+    try:
+        yield
+    finally:
+        if is_main:
+            _interrupt_python()
+
+
+def _interrupt_python() -> None:
+    """Undo `end_on_interrupt`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
 
     So does a lack of memory under `ulimit -v`. Ctrl-C exits without a message, with status 130 as
     in shells.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by end_on_interrupt
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _interrupt_python()
     try:
         main()
     except KeyboardInterrupt:

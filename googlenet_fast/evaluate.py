@@ -4,7 +4,7 @@ import logging
 import sys
 
 from googlenet_fast.engine.evaluate_options import parse
-from googlenet_fast.errors import log_to_stderr, run_command
+from googlenet_fast.errors import log_to_stderr, long_imports, run_command
 
 
 def main() -> None:
@@ -13,7 +13,8 @@ def main() -> None:
     options = parse(sys.argv[1:])
 
     # After the command line, whose help and mistakes need not wait for torch.
-    from googlenet_fast.engine.evaluate_weights import evaluate_weights
+    with long_imports():
+        from googlenet_fast.engine.evaluate_weights import evaluate_weights
 
     evaluate_weights(options)
 

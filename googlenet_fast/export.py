@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from googlenet_fast.cli import Parser, add_preset, add_weights, program
-from googlenet_fast.errors import printable, run_command
+from googlenet_fast.errors import long_imports, printable, run_command
 
 
 def main() -> None:
@@ -22,8 +22,9 @@ def main() -> None:
     options = parser.parse_args(sys.argv[1:])
 
     # After the command line, whose help and mistakes need not wait for torch.
-    from googlenet_fast.engine.run_folder import best_of
-    from googlenet_fast.model.weights import load_model, save_weights
+    with long_imports():
+        from googlenet_fast.engine.run_folder import best_of
+        from googlenet_fast.model.weights import load_model, save_weights
 
     model, info = load_model(best_of(options.weights), preset=options.preset)
     save_weights(model, options.output, preprocessing=info.preprocessing)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from googlenet_fast import cli
-from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
 from googlenet_fast.paddleclas import read_config
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ def main() -> None:
     options = parse(sys.argv[1:])
 
     # After the command line, whose help and mistakes need not wait for torch.
-    from googlenet_fast.classifier.classifier import Classifier
-    from googlenet_fast.classifier.contact_sheet import save_contact_sheet
-    from googlenet_fast.classifier.prediction import Unreadable, find_images, predict
-    from googlenet_fast.classifier.results import results
-    from googlenet_fast.engine.choosing import compute_fastest
-    from googlenet_fast.engine.distributed import distributed, world_size
+    with long_imports():
+        from googlenet_fast.classifier.classifier import Classifier
+        from googlenet_fast.classifier.contact_sheet import save_contact_sheet
+        from googlenet_fast.classifier.prediction import Unreadable, find_images, predict
+        from googlenet_fast.classifier.results import results
+        from googlenet_fast.engine.choosing import compute_fastest
+        from googlenet_fast.engine.distributed import distributed, world_size
 
     if world_size() > 1:
         raise UserError("prediction runs in one process; start it without torchrun")
@@ -117,8 +118,9 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.set_defaults(**paddleclas.predict_options())
     options = parser.parse_args(arguments, namespace=Options())
     if options.weights.is_dir():
-        from googlenet_fast.engine.run_evaluation import options_of, read_run_config
-        from googlenet_fast.engine.run_folder import best_of
+        with long_imports():
+            from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+            from googlenet_fast.engine.run_folder import best_of
 
         best = best_of(options.weights)
         parser.set_defaults(**options_of(read_run_config(options.weights)))

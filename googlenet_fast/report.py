@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
-from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
+from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
 from googlenet_fast.files import write_atomically
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ def main() -> None:
     options = parse(sys.argv[1:])
 
     # After the command line, whose help and mistakes need not wait for torch.
-    from googlenet_fast.engine.distributed import world_size
-    from googlenet_fast.engine.report_page import report_page
+    with long_imports():
+        from googlenet_fast.engine.distributed import world_size
+        from googlenet_fast.engine.report_page import report_page
 
     if world_size() > 1:
         raise UserError("the report runs in one process; start it without torchrun")

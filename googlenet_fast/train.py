@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 
 from googlenet_fast.engine.config import load_config
-from googlenet_fast.errors import log_to_stderr, printable, run_command
+from googlenet_fast.errors import log_to_stderr, long_imports, printable, run_command
 
 
 def main() -> None:
@@ -15,8 +15,9 @@ def main() -> None:
     config = load_config(sys.argv[1:])
 
     # After the command line, whose help and mistakes need not wait for torch.
-    from googlenet_fast.engine.distributed import distributed
-    from googlenet_fast.engine.trainer import Trainer
+    with long_imports():
+        from googlenet_fast.engine.distributed import distributed
+        from googlenet_fast.engine.trainer import Trainer
 
     with distributed(config.device, config.timeout) as process:
         with closing(Trainer(config, process)) as trainer:

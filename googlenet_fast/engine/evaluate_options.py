@@ -6,6 +6,7 @@ from typing import Literal
 
 from googlenet_fast import cli
 from googlenet_fast.engine.config import TrainConfig
+from googlenet_fast.errors import long_imports
 from googlenet_fast.paddleclas import read_config
 
 
@@ -89,9 +90,9 @@ def _with_run(
     parser: cli.Parser, arguments: Sequence[str], options: EvaluateOptions
 ) -> EvaluateOptions:
     """Take weights, images and how they are read from a run's folder, where no flag says else."""
-    # Only here, because these import torch.
-    from googlenet_fast.engine.run_evaluation import options_of, read_run_config
-    from googlenet_fast.engine.run_folder import best_of
+    with long_imports():
+        from googlenet_fast.engine.run_evaluation import options_of, read_run_config
+        from googlenet_fast.engine.run_folder import best_of
 
     best, run = best_of(options.weights), read_run_config(options.weights)
     parser.set_defaults(bad_images=run.data.bad_images, **options_of(run))

@@ -1,12 +1,15 @@
 """The commands turn cuDNN's benchmark mode on for GPUs; its flag can be read without one."""
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
 
 from googlenet_fast import doctor, evaluate, predict, train
 from googlenet_fast.engine import distributed as module
+from googlenet_fast.engine import evaluate_weights
 from googlenet_fast.engine.cudnn import cudnn_benchmark
 from googlenet_fast.engine.distributed import distributed
 
@@ -45,12 +48,29 @@ def test_what_the_user_set_stays() -> None:
         assert not cudnn.benchmark
 
 
+@pytest.mark.parametrize("command", [train, evaluate, predict])
+def test_commands_start_such_processes(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StartedError(Exception):
+        pass
+
+    def start(*arguments: object) -> None:
+        raise StartedError
+
+    for place in (module, evaluate_weights):
+        monkeypatch.setattr(place, "distributed", start)
+    monkeypatch.setattr(sys, "argv", ["", *([] if command is train else ["a.pth"])])
+    if command is predict:
+        sys.argv.append("a.jpg")
+    with pytest.raises(StartedError):
+        command.main()
+
+
 def test_the_processes_of_commands_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_choose_device", lambda device, local_rank: GPU)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     with distributed("cuda"):
         assert cudnn.benchmark
     assert not cudnn.benchmark
-    for command in (train, evaluate, predict):
-        assert command.distributed is distributed
     assert doctor.cudnn_benchmark is cudnn_benchmark
