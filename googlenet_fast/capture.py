@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class Capturer(Protocol):
         call returned, with new values.
         """
 
+    def close(self) -> None:
+        """Let go of what was captured, which is not replayed any more."""
+
 
 class CudaGraphs:
     """Captures CUDA graphs on one stream, from one memory pool.
@@ -44,6 +48,7 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._first: torch.cuda.CUDAGraph | None = None
         """Keeps the pool: PyTorch takes none for a capture whose last graph is gone."""
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def run(self, function: Callable[[], T]) -> T:
         """Call a function on the stream; the current one waits for it, and it for the current."""
@@ -67,12 +72,19 @@ class CudaGraphs:
         ):
             result = function()
         self._first = self._first or graph
+        self._graphs.add(graph)
 
         def replay() -> T:
             graph.replay()
             return result
 
         return replay
+
+    def close(self) -> None:
+        """Destroy the graphs. Until then NCCL waits for those that hold its launches, for ever."""
+        torch.cuda.synchronize(self._stream.device)
+        for graph in self._graphs:
+            graph.reset()
 
 
 def capturer_for(mode: str, device: torch.device) -> Capturer | None:

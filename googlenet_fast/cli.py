@@ -112,6 +112,7 @@ PositiveFloat = Annotated[float, _POSITIVE]
 NonNegativeInt = Annotated[int, _NOT_NEGATIVE]
 NonNegativeFloat = Annotated[float, _NOT_NEGATIVE]
 Fraction = Annotated[float, Range("between 0 and 1", lambda number: 0 <= number <= 1)]
+Decay = Annotated[float, Range("at least 0 and less than 1", lambda number: 0 <= number < 1)]
 PositiveFraction = Annotated[
     float, Range("more than 0 and at most 1", lambda number: 0 < number <= 1)
 ]

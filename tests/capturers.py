@@ -21,6 +21,9 @@ class CallsAgain:
     def run(self, function: Callable[[], T]) -> T:
         return function()
 
+    def close(self) -> None:
+        self.closed = True
+
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         self.captures += 1
 

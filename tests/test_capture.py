@@ -135,6 +135,9 @@ class FakeCuda:
             def replay(self) -> None:
                 cuda.log.append(f"replay on {cuda.current}")
 
+            def reset(self) -> None:
+                cuda.log.append("reset")
+
         @contextmanager
         def stream(chosen: Stream) -> Iterator[None]:
             previous, cuda.current = cuda.current, chosen.name
@@ -188,6 +191,18 @@ def test_a_capture_that_fails_leaves_no_stream(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ZeroDivisionError):
         capturer.capture(lambda: 1 / 0)
     assert cuda.current == "main"
+
+
+def test_closing_destroys_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL does not end while a graph has its launches."""
+    cuda = FakeCuda(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: cuda.log.append("synchronize"))
+    capturer = capturer_for("on", torch.device("cuda", 0))
+    assert capturer is not None
+    replays = [capturer.capture(lambda: None) for _ in range(2)]
+    capturer.close()
+    assert cuda.log == ["synchronize", "reset", "reset"]
+    assert len(replays) == 2  # which keep the graphs
 
 
 @pytest.mark.gpu

@@ -30,6 +30,7 @@ from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.graphed import GraphedNetwork
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.presets import Preset
+from googlenet_fast.registry import requested
 from googlenet_fast.selfcheck.autotune import is_search_wanted, seconds_of
 
 APART = 0.1
@@ -223,4 +224,4 @@ def _question(config: TrainConfig, num_classes: int, batch: Batch) -> dict[str, 
 
 def _described(batch: Batch) -> dict[str, Any]:
     described = {"batch": batch.size, "image_size": batch.image_size, "graph": batch.graph}
-    return {**described, "amp": str(batch.amp)}
+    return {**described, "amp": str(batch.amp), "impl": requested()}

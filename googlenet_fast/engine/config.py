@@ -18,6 +18,7 @@ from googlenet_fast.cli import (
     AtLeastOne,
     ConfigFormatter,
     ConfigParser,
+    Decay,
     Device,
     Fraction,
     Graph,
@@ -204,7 +205,7 @@ class TrainConfig:
     """Share of the target that is spread over all classes."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged into one step."""
-    ema_decay: Fraction | None = None
+    ema_decay: Decay | None = None
     """Decay of an exponential moving average of the weights, smaller in the first steps t:
     min(decay, (1 + t) / (10 + t)); evaluation then uses the average."""
     amp: Amp = "auto"

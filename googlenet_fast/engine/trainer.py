@@ -104,6 +104,8 @@ class Trainer:
         self.stopped_by: signal.Signals | None = None
         self._logger: MetricsLogger | None = None
         with ExitStack() as cleanup:
+            if self._capturer is not None:
+                cleanup.callback(self._capturer.close)
             self.folder = self._open_folder()
             if self.folder is not None:
                 cleanup.callback(self.folder.close)

@@ -1,5 +1,6 @@
 """A candidate's steps on trial: are they right, and how long do they take?"""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ class TrainingTrial:
         batch, device = self._batch, self._batch.device
         cuda = [device] if device.type == "cuda" else []
         if cuda:
-            torch.cuda.empty_cache()  # what the candidate before has left, also where it failed
+            gc.collect()  # what the candidate before has left in cycles, also where it failed
+            torch.cuda.empty_cache()
         with torch.random.fork_rng(cuda):
             torch.manual_seed(0)
             network = deepcopy(self._network)

@@ -24,6 +24,7 @@ from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trials import Batch, TrainingTrial
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from googlenet_fast.registry import use_impl
 from googlenet_fast.selfcheck.autotune import LONG_RUN
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -83,6 +84,9 @@ def test_what_the_times_of_a_step_depend_on() -> None:
         ("--optimizer.nesterov", "true"), ("--label_smoothing", "0.1"),
     ]:  # fmt: skip
         assert question(*flags) != question(), flags
+    asked = question()
+    with use_impl("reference"):
+        assert question() != asked
 
 
 @pytest.mark.parametrize(

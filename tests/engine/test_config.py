@@ -58,6 +58,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
         (["--epochs", "0"], "--epochs 0: must be more than 0"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--data.flip", "1.5"], "--data.flip 1.5: must be between 0 and 1"),
+        (["--ema_decay", "1"], "--ema_decay 1.0: must be at least 0 and less than 1"),
         (["--accumulate=2", "--data.drop_last=false"], "leave one out"),
         (["--schedule.name=piecewise", "--schedule.boundaries=[3]"], "needs one more than"),
         (

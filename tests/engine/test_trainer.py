@@ -94,6 +94,7 @@ def test_captured_steps_give_the_same_checkpoints(
         more = ("--resume", "auto", "--epochs", epochs, "--schedule.name", "constant")
         run(few_digits, tmp_path / "captured", *EVERYTHING, *more)
         assert tape.replays > 0
+        assert tape.closed
     monkeypatch.undo()
     run(few_digits, tmp_path / "eager", *EVERYTHING, "--schedule.name", "constant")
     assert_same_checkpoint(tmp_path / "eager" / "last.pt", tmp_path / "captured" / "last.pt")
