@@ -37,6 +37,12 @@ def write_atomically(
         raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
 
 
+def csv_cell(value: object) -> object:
+    """Return a cell that spreadsheets do not take for a formula, quoted as OWASP advises."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
+
+
 def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = None) -> None:
     """Write `.NAME.NUMBER` beside the file, sync it to disk, and rename it.
 

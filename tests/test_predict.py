@@ -137,6 +137,22 @@ def test_results_in_a_file(weights: Path, photos: Path, tmp_path: Path, command:
     assert sum(bool(row["error"]) for row in rows) == 2
 
 
+def test_cells_of_results_are_no_formulas(
+    photos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["=1+1", "@SUM(A1)", "a=1"]
+    weights = tmp_path / "named.safetensors"
+    model = GoogLeNet("torchvision", 3, aux=False)
+    save_weights(model, weights, class_names=names, image_size=64)
+    (photos / "a.jpg").rename(tmp_path / "+1.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert command(weights, "+1.jpg", "--output", "found.csv")[0] == 0
+    with Path("found.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["class"] for row in rows} == {"'=1+1", "'@SUM(A1)", "a=1"}
+    assert {row["image"] for row in rows} == {"'+1.jpg"}
+
+
 def test_a_results_file_that_cannot_be_written(
     weights: Path, photos: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
 from googlenet_fast.errors import UserError
+from googlenet_fast.files import csv_cell
 
 _COLUMNS = ("image", "rank", "class", "index", "probability", "error")
 
@@ -77,9 +78,9 @@ def results(path: Path) -> Iterator[Results]:
 
 def _rows(outcome: FilePrediction | Unreadable) -> list[tuple[Any, ...]]:
     if isinstance(outcome, Unreadable):
-        return [(outcome.path, "", "", "", "", outcome.reason)]
+        return [(csv_cell(str(outcome.path)), "", "", "", "", csv_cell(outcome.reason))]
     return [
-        (outcome.path, rank, s.name, s.index, f"{s.probability:.6f}", "")
+        (csv_cell(str(outcome.path)), rank, csv_cell(s.name), s.index, f"{s.probability:.6f}", "")
         for rank, s in enumerate(outcome.scores, 1)
     ]
 

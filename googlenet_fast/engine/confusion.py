@@ -14,7 +14,7 @@ from torch import Tensor
 
 from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
-from googlenet_fast.files import write_atomically
+from googlenet_fast.files import csv_cell, write_atomically
 
 COUNTED = 40
 """Maximum number of classes for which the image has the counts."""
@@ -74,14 +74,8 @@ def write_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None
 
 def _write_csv(rows: Sequence[Sequence[object]], path: Path) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
     write_atomically(path, text.getvalue().encode())
-
-
-def _safe(cell: object) -> object:
-    """Return a cell that spreadsheets do not take for a formula, quoted as OWASP advises."""
-    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{cell}" if is_formula else cell
 
 
 def confusion_png(evaluation: Evaluation, names: Sequence[str]) -> bytes:
