@@ -14,12 +14,11 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 import jsonargparse
 from jsonargparse import _loaders_dumpers
 
+from googlenet_fast.choices import PresetName
 from googlenet_fast.errors import UserError, suggestion
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.plain_yaml import PlainLoader
 
-PresetName = Literal["paper", "paddleclas", "torchvision"]
-"""Whose GoogLeNet: a key of `model.presets.PRESETS`."""
 Amp = Literal["auto", "off", "fp16", "bf16"]
 """Mixed precision: auto is fp16 on a GPU and off on a CPU."""
 Graph = Literal["auto", "on", "off"]

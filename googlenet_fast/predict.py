@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from googlenet_fast import cli
+from googlenet_fast.choices import SHEET_FORMATS
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
+from googlenet_fast.limits import MAX_TILES
 from googlenet_fast.paddleclas import read_config
 
 if TYPE_CHECKING:
     from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
 
 RESULT_SUFFIXES = (".csv", ".jsonl")
-SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Options(cli.ClassifierOptions):
@@ -111,8 +112,8 @@ def parse(arguments: Sequence[str]) -> Options:
         "--sheet",
         type=Path,
         metavar="FILE",
-        help="write a contact sheet of the images with their predictions, at most 200, as .png or "
-        ".jpg",
+        help=f"write a contact sheet of the first {MAX_TILES} images with their predictions, as "
+        ".png or .jpg",
     )
     if paddleclas is not None:
         parser.set_defaults(**paddleclas.predict_options())
@@ -130,7 +131,7 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UserError(f"{config}: Infer.infer_imgs: is missing; name it, or images here")
     if options.output is not None and options.output.suffix.lower() not in RESULT_SUFFIXES:
         raise UserError(f"--output {options.output}: choose a name that ends in .csv or .jsonl")
-    if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
+    if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_FORMATS:
         raise UserError(f"--sheet {options.sheet}: choose a name that ends in .png or .jpg")
     return options
 

@@ -75,9 +75,10 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _report_on(folder: Path, options: Options) -> "ReportedRun":
-    from googlenet_fast.engine.report_page import ReportedRun
-    from googlenet_fast.engine.run_evaluation import evaluate_run
-    from googlenet_fast.engine.run_record import read_run
+    with long_imports():
+        from googlenet_fast.engine.report_page import ReportedRun
+        from googlenet_fast.engine.run_evaluation import evaluate_run
+        from googlenet_fast.engine.run_record import read_run
 
     record = read_run(folder)
     missing = [f"No {part}: {reason}." for part, reason in record.missing.items()]

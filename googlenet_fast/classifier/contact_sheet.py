@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from googlenet_fast.choices import SHEET_FORMATS
 from googlenet_fast.classifier.prediction import FilePrediction
 from googlenet_fast.classifier.scores import ClassScore
 from googlenet_fast.data.library_messages import caught
@@ -15,14 +16,11 @@ from googlenet_fast.data.reading import opened, upright
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import printable
 from googlenet_fast.files import write_atomically
+from googlenet_fast.limits import MAX_TILES
 
-MAX_TILES = 200
-"""Images per sheet."""
 MAX_COLUMNS = 5
 MAX_SCORES = 3
 """Classes shown per image."""
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""Suffix -> format of Pillow."""
 
 # Pixels
 MARGIN, GAP, PADDING = 32, 20, 14
@@ -42,7 +40,7 @@ def save_contact_sheet(predictions: Sequence[FilePrediction], path: Path) -> Non
     """
     content = io.BytesIO()
     draw_contact_sheet(predictions[:MAX_TILES]).save(
-        content, _FORMATS[path.suffix.lower()], quality=92
+        content, SHEET_FORMATS[path.suffix.lower()], quality=92
     )
     write_atomically(path, content.getbuffer())
 

@@ -5,19 +5,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_fast.choices import Split
 from googlenet_fast.data.folders import list_class_folders
 from googlenet_fast.data.lists import ImageList, place_in
 from googlenet_fast.data.shards import read_images
 from googlenet_fast.data.tar_members import Location, TarMembers
 from googlenet_fast.errors import UserError
 
-Split = Literal["train", "val", "all"]
-"""Which images of a dataset: those to train on, those to validate on, or all."""
 MOST_CLASSES = 1_000_000
 """More classes than a classifier can have: a larger label is an identifier or a mistake."""
 RELABEL = "--data.relabel true (evaluate: --relabel)"

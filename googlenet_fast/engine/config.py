@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
+from googlenet_fast.choices import Initialization, PresetName
 from googlenet_fast.cli import (
     Amp,
     AtLeastOne,
@@ -27,7 +28,6 @@ from googlenet_fast.cli import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
-    PresetName,
     check_ranges,
     program,
 )
@@ -50,7 +50,7 @@ class ModelConfig:
     """Local response normalisation in the stem; default: the preset's."""
     dropout: Fraction | None = None
     """Dropout before the classifier; default: the preset's."""
-    init: Literal["caffe", "he", "torchvision"] | None = None
+    init: Initialization | None = None
     """Random initial weights: Caffe's, He's with the variance 2 / fan-in (PaddleClas's), or
     torchvision's with the standard deviation 0.01; default: the preset's."""
     sync_bn: bool = False

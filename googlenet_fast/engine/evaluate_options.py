@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from googlenet_fast import cli
+from googlenet_fast.choices import Split
 from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.errors import long_imports
 from googlenet_fast.paddleclas import read_config
@@ -18,7 +19,7 @@ class EvaluateOptions(cli.ClassifierOptions):
     root: Path | None
     delimiter: str
     relabel: bool
-    split: Literal["train", "val", "all"] | None
+    split: Split | None
     bad_images: Literal["error", "skip"]
     output: Path | None
     json: bool
@@ -54,7 +55,7 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
     data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
     data.add_argument(
         "--split",
-        choices=("train", "val", "all"),
+        choices=get_args(Split),
         help="which images; default: the validation images, where the dataset or the run of the "
         "checkpoint has them apart, else all",
     )

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from googlenet_fast.choices import Split
 from googlenet_fast.data import ImageDataset, Splits
-from googlenet_fast.data.dataset import Split
 from googlenet_fast.data.splits import hold_out
 from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.held_out import HeldOut

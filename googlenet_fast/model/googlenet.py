@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from googlenet_fast.choices import Initialization
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.aux_head import AuxHead
 from googlenet_fast.model.inception import Inception, Widths
 from googlenet_fast.model.initialization import initialize_layer
 from googlenet_fast.model.layers import Conv, Dropout
-from googlenet_fast.model.presets import IMAGENET_RGB, Initialization, get_preset
+from googlenet_fast.model.presets import IMAGENET_RGB, get_preset
 from googlenet_fast.ops import bias_relu_pool, local_response_norm
 from googlenet_fast.ops.common import channels_last
 

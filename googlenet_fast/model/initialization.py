@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from googlenet_fast.model.presets import Initialization
+from googlenet_fast.choices import Initialization
 
 
 @torch.no_grad()

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from googlenet_fast.choices import Initialization
 from googlenet_fast.errors import UserError
-
-Initialization = Literal["caffe", "he", "torchvision"]
-"""Rule of the random initial weights; see `initialize_layer`."""
 
 MIN_SIZE = 64
 """Smallest input side in pixels; below it the last blocks have no pixel left."""

@@ -526,8 +526,8 @@ def test_an_average_is_evaluated_beside_the_weights(
         run(few_digits, tmp_path / decay, "--epochs", "1", "--ema_decay", decay)
         (record,) = [
             record
-            for line in (tmp_path / decay / "metrics.jsonl").read_text().splitlines()
-            if (record := json.loads(line))["kind"] == "val"
+            for record in read_metrics(tmp_path / decay / "metrics.jsonl")
+            if record["kind"] == "val"
         ]
         out = capfd.readouterr().out
         assert ("note: --ema_decay 0.9999 averages over 10,000 steps" in out) == is_long

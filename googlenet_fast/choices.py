@@ -1,0 +1,12 @@
+"""Values that flags and arguments may have. Nothing here imports torch, so help is quick."""
+
+from typing import Literal
+
+PresetName = Literal["paper", "paddleclas", "torchvision"]
+"""Whose GoogLeNet: a key of `model.presets.PRESETS`."""
+Initialization = Literal["caffe", "he", "torchvision"]
+"""Rule of the random initial weights; see `model.initialization.initialize_layer`."""
+Split = Literal["train", "val", "all"]
+"""Which images of a dataset: those to train on, those to validate on, or all."""
+SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Suffix of a contact sheet -> format of Pillow."""
