@@ -3,7 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable
-from threading import Lock
+from contextlib import suppress
+from threading import Lock, local
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -64,13 +65,17 @@ class CudaGraphs:
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Record what a function launches, and return what replays it on the current stream."""
         graph = torch.cuda.CUDAGraph()
-        # The outer context restores the stream also where the inner one fails to end a capture.
-        # Other threads, such as DALI's and NCCL's, may call what a capture forbids.
-        with (
-            torch.cuda.stream(self._stream),
-            torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
-        ):
-            result = function()
+        try:
+            # The outer context restores the stream also where the inner one fails to end a capture.
+            # Other threads, such as DALI's and NCCL's, may call what a capture forbids.
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
+            ):
+                result = function()
+        except BaseException:
+            self._abandon()
+            raise
         self._first = self._first or graph
         self._graphs.add(graph)
 
@@ -79,6 +84,19 @@ class CudaGraphs:
             return result
 
         return replay
+
+    def _abandon(self) -> None:
+        """Undo what a capture leaves that CUDA has broken off: PyTorch undoes it only after others.
+
+        Else later allocations would come from the pool, and random numbers (before torch 2.13)
+        from a generator that waits for a replay.
+        """
+        device = self._stream.device.index
+        with suppress(RuntimeError):  # the capture has ended
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())
+        self._pool, self._first = torch.cuda.graph_pool_handle(), None
 
     def close(self) -> None:
         """Destroy the graphs. Until then NCCL waits for those that hold its launches, for ever."""
@@ -113,7 +131,8 @@ class Captured:
     The first calls of a shape in a row run as they are: each does its work, none is repeated. Then
     the function is captured on copies of its inputs, and from there on a call copies its inputs
     there and replays. A shape in between, such as the smaller last batch of an epoch, runs as it
-    is. Any number of threads may call.
+    is. Any number of threads may call; the one that captures has made the first calls itself,
+    because the libraries' handles, which a capture cannot create, are a thread's own.
 
     A replay runs no Python: the function must leave its results in tensors that stay where they
     are, and must not read values of tensors. If a capture fails, a warning says why, and all calls
@@ -137,6 +156,7 @@ class Captured:
         self._graphs: dict[Hashable, tuple[list[Tensor], Callable[[], Any]]] = {}
         self._calls: Counter[Hashable] = Counter()
         self._last_shapes: Hashable = None
+        self._threads = local()
         self._lock = Lock()
 
     def __call__(self, *inputs: Tensor, **options: Hashable) -> Any:
@@ -155,12 +175,14 @@ class Captured:
         return function() if self._capturer is None else self._capturer.run(function)
 
     def _in_a_row(self, key: tuple[Hashable, ...]) -> int:
-        """Count the calls of a key since the shapes of inputs changed last, this one included."""
+        """Count this thread's calls of a key since the shapes changed last, this one included."""
         if key[0] != self._last_shapes:
             self._calls.clear()
         self._last_shapes = key[0]
-        self._calls[key] += 1
-        return self._calls[key]
+        # Not the thread's ident, which the next thread gets when this one ends.
+        thread = self._threads.__dict__.setdefault("thread", object())
+        self._calls[key, thread] += 1
+        return self._calls[key, thread]
 
     def _capture(
         self, key: Hashable, inputs: tuple[Tensor, ...], options: dict[str, Hashable]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -71,6 +72,20 @@ def test_inference_mode_and_without() -> None:
     with torch.no_grad():
         x = torch.randn(3)
         assert torch.equal(captured(x), 2 * x)
+
+
+def test_the_thread_that_captures_has_made_the_first_calls() -> None:
+    """A capture cannot create the handles of cuBLAS and cuDNN, of which each thread has its own."""
+    capturer = CallsAgain()
+    captured = Captured(double, capturer)
+    x = torch.randn(3)
+    for _ in range(2 * WARMUP):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(captured, x).result()
+    assert capturer.captures == 0
+    for _ in range(WARMUP + 1):
+        captured(x)
+    assert capturer.captures == 1
 
 
 def test_threads() -> None:
@@ -184,13 +199,25 @@ def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.current == "main"
 
 
-def test_a_capture_that_fails_leaves_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither stream nor pool, which the allocator would go on with, nor a waiting generator."""
     cuda = FakeCuda(monkeypatch)
+    ended: list[tuple[object, ...]] = []
+    states: list[object] = []
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *pool: ended.append(pool))
+    generator = SimpleNamespace(clone_state=lambda: "clone", graphsafe_set_state=states.append)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     capturer = capturer_for("auto", torch.device("cuda", 0))
     assert capturer is not None
+    pools = iter(["the next pool"])
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
     with pytest.raises(ZeroDivisionError):
         capturer.capture(lambda: 1 / 0)
     assert cuda.current == "main"
+    assert ended == [(0, "pool")]
+    assert states == ["clone"]
+    capturer.capture(lambda: None)
+    assert cuda.captured[-1][1] == "the next pool"
 
 
 def test_closing_destroys_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,23 +131,35 @@ def loader_options(config: TrainConfig, process: Process, *, train: bool) -> Loa
 
 
 def build_train_step(
-    config: TrainConfig, model: GoogLeNet | Switch, process: Process, capturer: Capturer | None
+    config: TrainConfig,
+    model: GoogLeNet | Switch,
+    process: Process,
+    capturer: Capturer | None,
+    *,
+    alone: bool = False,
 ) -> TrainStep:
     """Build the training step of `model` in all processes, with equal weights.
 
     Its `model` is a `Switch`, or `HalfWeights` of one.
+
+    Args:
+        config: of the run.
+        model: the network.
+        process: this one.
+        capturer: captures the step; None: it is launched by the host.
+        alone: the same step, but the other processes take no part in it.
     """
     if isinstance(model, Switch):
         switch, model = model, model.network
     else:
         switch = Switch(model, COMPILED if config.compile else OURS)
     # Buffers differ afterwards. Those of the main process count: evaluation broadcasts them.
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in () if alone else (*model.parameters(), *model.buffers()):
         process.broadcast_tensor(tensor.detach())
     ema = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     half = half_weights(config, switch, process)
     buckets = None
-    if process.world_size > 1:
+    if process.world_size > 1 and not alone:
         buckets = GradientBuckets(list(model.parameters()), process.world_size)
     optimizer = build_optimizer(model, config.optimizer, half)
     if ema is not None and isinstance(optimizer, FusedSGD):

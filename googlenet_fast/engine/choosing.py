@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def choose_for_run(
     trial = TrainingTrial(
         model,
         lambda switch: build_train_step(
-            config, switch, _alone(process), capturer_for(config.graph, process.device)
+            config, switch, process, capturer_for(config.graph, process.device), alone=True
         ),
         batch,
         label_smoothing=config.label_smoothing,
@@ -205,11 +205,6 @@ def parts_line(
     if abs(total / whole - 1) > APART:
         line += "; more than 10 % apart, so the choice per op may not be the best"
     return line
-
-
-def _alone(process: Process) -> Process:
-    """Return the process as if there were no others, which do not take part in a trial."""
-    return replace(process, rank=0, world_size=1)
 
 
 def _question(config: TrainConfig, num_classes: int, batch: Batch) -> dict[str, Any]:

@@ -551,7 +551,11 @@ class Trainer:
         elif chosen != Chosen():
             how = f"{chosen.training.name} in training, {chosen.evaluation.name} in evaluation"
             self._log(f"computes as the run did before: {how}")
-        self._compute_with(chosen or Chosen())
+        try:
+            self._compute_with(chosen or Chosen())
+        except TypeError as error:  # a setting has changed since, such as --model.sync_bn
+            self._log(f"note: cannot: {error}; computes as {Chosen().training.name}")
+            self._compute_with(Chosen())
 
     # Output
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from googlenet_fast.capture import CudaGraphs
+
 ROUNDS = 7
 """Timed rounds, in which every function has its turn."""
 
@@ -37,18 +39,15 @@ def capture(work: Callable[[], Any], device: str) -> Replay:
     Raises:
         RuntimeError: it does what a graph cannot hold, such as waiting for the GPU.
     """
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            work()
+
+    graphs = CudaGraphs(torch.device(device))
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(CALLS):
-                work()
-    return graph.replay
+        graphs.run(lambda: calls(WARM_UP))
+        return graphs.capture(lambda: calls(CALLS))
 
 
 def gpu_seconds(work: Callable[[], Any], device: str) -> float:

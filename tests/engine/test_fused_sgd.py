@@ -383,6 +383,17 @@ def test_when_weights_have_half_precision_copies(
         assert len(half.copies) == 3 + 9 * 4 + 2
 
 
+def test_a_step_without_the_other_processes_is_that_of_the_run() -> None:
+    """Weights in fp32, whose gradients the run averages; a call of the others would fail here."""
+    process = Process(0, 2, 0, 1, torch.device("cpu"))
+    model = GoogLeNet("paper", 3, aux=False)
+    with pretended_kernel():
+        config = load_config(["--amp", "bf16"])
+        step = build.build_train_step(config, model, process, None, alone=True)
+    assert isinstance(step.model, Switch)
+    assert step.buckets is None
+
+
 def train_digits(few_digits: Path, output: Path, *more: str, stop_at: int | None = None) -> Trainer:
     options = ("--epochs", "1", "--amp", "bf16", "--ema_decay", "0.9", *more)
     trainer = Trainer(

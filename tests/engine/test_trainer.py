@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from googlenet_fast import files
 from googlenet_fast.engine import trainer as trainer_module
@@ -682,6 +683,19 @@ def test_a_checkpoint_says_how_its_run_computed(
         assert isinstance(switch, Switch)
         assert switch.candidate.name == training
         assert line in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_compute_as_before(
+    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when it is resumed with `--model.sync_bn`."""
+    with closing(make_trainer(few_digits, tmp_path)) as made:
+        switch = made.train_step.model
+        assert isinstance(switch, Switch)
+        switch.network.conv1.add_module("norm", nn.SyncBatchNorm(64))
+        made._resume_candidates({"training": "plain", "evaluation": "ours", "device": "cpu"})
+        assert switch.candidate is OURS
+    assert "note: cannot: plain PyTorch does not share sync" in capsys.readouterr().out
 
 
 def test_a_flag_comes_before_what_a_checkpoint_says(few_digits: Path, tmp_path: Path) -> None:

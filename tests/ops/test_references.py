@@ -53,6 +53,11 @@ def test_the_check_would_notice(device: str) -> None:
         torch.ops.googlenet_fast.max_pool(x)
 
 
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """In norm: single values of sums that cancel may be further off."""
+    assert (actual - expected).norm() <= tolerance * expected.norm()
+
+
 def tensor(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
@@ -100,7 +105,7 @@ def test_jvp_equals_finite_differences(name: str) -> None:
     expected = (ahead - behind) / (2 * step)
     assert expected.norm() > 0
     assert (tangent.double() - expected).norm() < 1e-3 * expected.norm()
-    torch.testing.assert_close(y, function(*arguments), rtol=1e-4, atol=1e-4)
+    assert_near(y, function(*arguments), 1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -113,12 +118,12 @@ def test_grad_jacrev_and_vmap(name: str) -> None:
 
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(loss(leaf), leaf)
-    torch.testing.assert_close(grad(loss)(x), expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(jacrev(loss)(x), expected, rtol=1e-3, atol=1e-3)
+    assert_near(grad(loss)(x), expected, 1e-3)
+    assert_near(jacrev(loss)(x), expected, 1e-3)
     batch = torch.stack([x, 2 * x])
     batched = vmap(lambda x: function(x, *rest))(batch)
     for one, each in zip(batch, batched, strict=True):
-        torch.testing.assert_close(each, function(one, *rest), rtol=1e-3, atol=1e-3)
+        assert_near(each, function(one, *rest), 1e-4)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
