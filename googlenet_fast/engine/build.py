@@ -14,6 +14,7 @@ from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.engine.optimizer import build_optimizer
+from googlenet_fast.engine.parts import freeze_parts
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.weight_average import WeightAverage
 from googlenet_fast.errors import UserError
@@ -97,6 +98,7 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
                 "--model.sync_bn: needs GPUs; PyTorch's SyncBatchNorm does not support CPUs"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    freeze_parts(model, options.frozen_parts)
     return model.to(device)
 
 
@@ -160,7 +162,8 @@ def build_train_step(
     half = half_weights(config, switch, process)
     buckets = None
     if process.world_size > 1 and not alone:
-        buckets = GradientBuckets(list(model.parameters()), process.world_size)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        buckets = GradientBuckets(trained, process.world_size)
     optimizer = build_optimizer(model, config.optimizer, half)
     if ema is not None and isinstance(optimizer, FusedSGD):
         ema.leave_parameters_to(optimizer)
@@ -171,6 +174,7 @@ def build_train_step(
         accumulate=config.accumulate,
         amp_dtype=amp_dtype(config.amp, process.device),
         loss_scale=config.loss_scale,
+        clip_grad_norm=config.optimizer.clip_grad_norm,
         dynamic_loss_scale=config.dynamic_loss_scale,
         ema=ema,
         buckets=buckets,

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from googlenet_fast.choices import Initialization, PresetName
+from googlenet_fast.choices import PARTS, Initialization, PresetName
 from googlenet_fast.cli import (
     Amp,
     AtLeastOne,
@@ -53,6 +54,9 @@ class ModelConfig:
     init: Initialization | None = None
     """Random initial weights: Caffe's, He's with the variance 2 / fan-in (PaddleClas's), or
     torchvision's with the standard deviation 0.01; default: the preset's."""
+    freeze: str | None = None
+    """Parts that keep their weights and statistics, separated by commas: stem, 3a, 3b, 4a to 4e,
+    5a, 5b, aux, fc; or backbone, which is all but the heads aux and fc."""
     sync_bn: bool = False
     """Batch norm over the batches of all processes; for GPUs and presets with batch norm."""
     weights: Path | None = None
@@ -61,6 +65,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "model.")
+        for part in self.frozen_parts:
+            _check_part(f"--model.freeze {self.freeze}", part, (*PARTS, "backbone"))
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The parts that `freeze` names."""
+        return () if self.freeze is None else tuple(map(str.strip, self.freeze.split(",")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +155,22 @@ class OptimizerConfig:
     """Apply the L2 penalty to biases and batch-norm parameters too, as PaddleClas does."""
     classifier_lr_scale: PositiveFloat = 1.0
     """Factor of the classifiers' learning rate; more than 1 suits fine-tuning."""
+    bias_lr_scale: PositiveFloat = 1.0
+    """Factor of the learning rate of the biases of convolutions and classifiers; Caffe's is 2."""
+    layer_lr_decay: PositiveFraction = 1.0
+    """Factor of the learning rate from each part of the network to the one before it: the heads
+    have the full rate, block 5b this share of it, 5a its square, and so on to the stem."""
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    """Further factors by part, such as {stem: 0.1, 3a: 0.1}; parts are named as in model.freeze."""
+    clip_grad_norm: PositiveFloat | None = None
+    """Scale the gradients of a step down to this norm, taken over all of them, if it is larger."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "optimizer.")
+        for part, scale in self.lr_scale.items():
+            _check_part("--optimizer.lr_scale", part, PARTS)
+            if not (math.isfinite(scale) and scale >= 0):
+                raise UserError(f"--optimizer.lr_scale {part}: {scale}: must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +277,12 @@ class TrainConfig:
             )
 
 
+def _check_part(flag: str, part: str, parts: Sequence[str]) -> None:
+    if part not in parts:
+        nearest = suggestion(part, parts) or f"; choose from {', '.join(parts)}"
+        raise UserError(f"{flag}: {part!r} is no part of the network{nearest}")
+
+
 _ALIASES = {
     "data": "data.path",
     "bad_images": "data.bad_images",
@@ -264,6 +294,7 @@ _ALIASES = {
     "lr": "optimizer.lr",
     "momentum": "optimizer.momentum",
     "weight_decay": "optimizer.weight_decay",
+    "freeze": "model.freeze",
     "warmup_epochs": "schedule.warmup_epochs",
     # Names that recipes and runs of older versions have.
     "exhaustive_search": "autotune",

@@ -116,7 +116,7 @@ class FusedSGD(optim.SGD):
 
     def find_nonfinite(self) -> Tensor:
         """Return 1 on the device if a gradient is not finite, else 0, in the same tensor always."""
-        gradients = [leaf.grad for leaf in self._leaves() if leaf.grad is not None]
+        gradients = [leaf.grad for leaf in self.leaves() if leaf.grad is not None]
         find_nonfinite(gradients, self._found)
         return self._found
 
@@ -140,7 +140,8 @@ class FusedSGD(optim.SGD):
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _leaves(self) -> list[Tensor]:
+    def leaves(self) -> list[Tensor]:
+        """Return the tensors that have gradients: parameters, or their copies."""
         return [self._copies.get(p, p) for p in self._parameters()]
 
     def _momentum(self) -> tuple[float, bool]:

@@ -9,6 +9,7 @@ from torch import nn, optim
 from googlenet_fast.engine.config import OptimizerConfig
 from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.half_weights import HalfWeights
+from googlenet_fast.engine.parts import DEPTHS, part_of
 from googlenet_fast.errors import UserError
 from googlenet_fast.ops.sgd_step import why_not_fused
 
@@ -20,6 +21,8 @@ def build_optimizer(
     model: nn.Module, config: OptimizerConfig, half: HalfWeights | None = None
 ) -> optim.SGD:
     """Build SGD with one group for each pair of L2 penalty and learning-rate scale.
+
+    Frozen parameters, which require no gradient, are in none.
 
     `set_lr` multiplies the scheduled learning rate by the `lr_scale` of a group. The `lr` of a
     group is a scalar on the device, fp32, which a CUDA graph reads anew in every replay;
@@ -36,10 +39,13 @@ def build_optimizer(
     fused = half is not None or why_not_fused(device) is None
     make = partial(FusedSGD, half=half) if fused else partial(optim.SGD, fused=True)
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    biases = _biases(model)
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decayed = parameter.ndim > 1 or config.decay_bias_and_norm
         weight_decay = config.weight_decay if decayed else 0.0
-        lr_scale = config.classifier_lr_scale if name.startswith(CLASSIFIERS) else 1.0
+        lr_scale = _lr_scale(config, name, is_bias=name in biases)
         groups.setdefault((weight_decay, lr_scale), []).append((name, parameter))
     optimizer = make(
         [
@@ -57,10 +63,29 @@ def build_optimizer(
     )
     set_lr(optimizer, config.lr)
     if config.momentum > 0:
-        for parameter in model.parameters():
-            # PyTorch does not initialise it if gradient scaling skips the first step.
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                # PyTorch does not initialise it if gradient scaling skips the first step.
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _biases(model: nn.Module) -> set[str]:
+    """Return the names of the biases of convolutions and linear layers."""
+    return {
+        f"{name}.bias"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
+    }
+
+
+def _lr_scale(config: OptimizerConfig, name: str, *, is_bias: bool) -> float:
+    """Return the factor of a parameter's learning rate."""
+    part = part_of(name)
+    scale = config.lr_scale.get(part, 1.0) * config.layer_lr_decay ** DEPTHS.get(part, 0)
+    if name.startswith(CLASSIFIERS):
+        scale *= config.classifier_lr_scale
+    return scale * config.bias_lr_scale if is_bias else scale
 
 
 def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
@@ -97,7 +122,7 @@ def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
     for group in optimizer.param_groups:
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             own = optimizer.state.get(parameter, {}).get("momentum_buffer")
-            momentum = states[name].get("momentum_buffer")
+            momentum = states.get(name, {}).get("momentum_buffer")  # none if it was frozen
             if own is not None and momentum is not None:
                 own.copy_(momentum)
 

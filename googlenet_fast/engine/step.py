@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, optim
 
 from googlenet_fast.capture import Captured, Capturer
+from googlenet_fast.engine.clipping import clip_gradients
 from googlenet_fast.engine.fused_sgd import LossScaler
 from googlenet_fast.engine.gradient_buckets import GradientBuckets
 from googlenet_fast.engine.weight_average import WeightAverage
@@ -50,6 +51,7 @@ class TrainStep:
         amp_dtype: dtype of autocast, or None for fp32.
         loss_scale: factor of the loss in fp16; the initial one if `dynamic_loss_scale`.
         dynamic_loss_scale: halve the factor after an overflow, double it after 2000 steps without.
+        clip_grad_norm: largest norm of all gradients; longer ones are scaled down.
         ema: average of the weights, updated after each step.
         buckets: average the gradients over processes, if there are several.
         capturer: captures steps and replays them; None: each step is launched by the host.
@@ -65,6 +67,7 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 128.0,
         dynamic_loss_scale: bool = True,
+        clip_grad_norm: float | None = None,
         ema: WeightAverage[Any] | None = None,
         buckets: GradientBuckets | None = None,
         capturer: Capturer | None = None,
@@ -89,6 +92,8 @@ class TrainStep:
         the longest streak since the last `pop_nonfinite_steps`, and the current streak."""
         self._nonfinite = torch.zeros((), device=self.device, dtype=torch.bool)
         optimizer.register_step_pre_hook(self._note_overflow)
+        if clip_grad_norm is not None:
+            clip_gradients(optimizer, clip_grad_norm)
         self._captured = Captured(self._step, capturer, self._recover)
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> None:

@@ -18,6 +18,7 @@ from tests.capture_lint import Lint, tensors_of
 def build(model: GoogLeNet, accumulate: int = 1, dtype: torch.dtype | None = None) -> TrainStep:
     optimizer = build_optimizer(model, OptimizerConfig(classifier_lr_scale=2.0))
     options = {"accumulate": accumulate, "amp_dtype": dtype, "label_smoothing": 0.1}
+    options["clip_grad_norm"] = 0.1
     return TrainStep(model, optimizer, ema=WeightAverage(model, 0.9), **options)  # type: ignore
 
 

@@ -84,12 +84,14 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("kind", CAPTURERS)
 @pytest.mark.parametrize("accumulate", [1, 5])
 @pytest.mark.parametrize("amp_dtype", [torch.float16, None])
+@pytest.mark.parametrize("clip", [None, 0.05])
 def test_replayed_steps_equal_eager_ones(
-    kind: type[CallsAgain], accumulate: int, amp_dtype: torch.dtype | None
+    kind: type[CallsAgain], accumulate: int, amp_dtype: torch.dtype | None, clip: float | None
 ) -> None:
     """To the bit, through overflow, learning rates, dropout, averaging and counting."""
     model, capturer = Small(), kind()
     options = {"accumulate": accumulate, "amp_dtype": amp_dtype, "label_smoothing": 0.1}
+    options["clip_grad_norm"] = clip
     eager, captured = (build(model, c, **options) for c in (None, capturer))
     popped = [train(step, 12) for step in (eager, captured)]
     assert_same(state(eager), state(captured))
