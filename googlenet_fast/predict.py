@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from googlenet_fast import cli
+from googlenet_fast import cli, tables
 from googlenet_fast.choices import SHEET_FORMATS
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
 from googlenet_fast.limits import MAX_TILES
@@ -138,8 +138,8 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def table(prediction: "FilePrediction") -> str:
     """Return the file's path and one line per class, as aligned text."""
-    lines = [f"{100 * s.probability:8.2f} %  {s.name}" for s in prediction.scores]
-    return "\n".join([printable(prediction.path), *lines])
+    rows = [[f"{100 * s.probability:8.2f} %", s.name] for s in prediction.scores]
+    return f"{printable(prediction.path)}\n{tables.table(rows, right=(0,))}"
 
 
 def document(

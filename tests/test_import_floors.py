@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "googlenet_fast"
 FLOORS = (
-    ("choices", "errors", "kernels", "limits"),
+    ("choices", "errors", "kernels", "limits", "tables"),
     ("files", "plain_yaml"),
     ("extension",),
     ("registry", "capture", "cli", "environment", "paddleclas"),

@@ -12,16 +12,16 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.engine.evaluation import Evaluation
 from googlenet_fast.files import csv_cell, write_atomically
+from googlenet_fast.tables import shortened
 
 COUNTED = 40
 """Maximum number of classes for which the image has the counts."""
 NAMED = 80
 """Maximum number of classes for which the image has names; otherwise it has their numbers."""
 LONGEST_NAME = 24
-"""Characters of a class name in the image."""
+"""Columns of a class name in the image, of which a Chinese character takes two."""
 
 
 @dataclass(frozen=True)

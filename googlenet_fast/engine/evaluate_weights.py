@@ -13,7 +13,6 @@ from typing import Any
 from tqdm import tqdm
 
 from googlenet_fast.classifier.classifier import Classifier
-from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.data import open_dataset, open_splits, sample_dataset
 from googlenet_fast.engine.build import open_data
 from googlenet_fast.engine.choosing import compute_fastest
@@ -31,11 +30,12 @@ from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
 from googlenet_fast.files import write_atomically
+from googlenet_fast.tables import shortened, table
 
 MAX_ROWS = 20
 """Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
 LONGEST_NAME = 36
-"""Characters of a class name in the table."""
+"""Columns of a class name in the table, of which a Chinese character takes two."""
 
 
 def evaluate_weights(options: EvaluateOptions) -> None:
@@ -190,10 +190,13 @@ def _report(
 
 def _summary(evaluation: Evaluation) -> str:
     images = evaluation.images
-    return (
-        f"top-1 {evaluation.top1:6.2f} %  ({evaluation.top1_count}/{images})\n"
-        f"top-5 {evaluation.top5:6.2f} %  ({evaluation.top5_count}/{images})\n"
-        f"loss  {evaluation.loss:7.4f}"
+    return table(
+        [
+            ["top-1", f"{evaluation.top1:.2f} %", f"({evaluation.top1_count}/{images})"],
+            ["top-5", f"{evaluation.top5:.2f} %", f"({evaluation.top5_count}/{images})"],
+            ["loss", f"{evaluation.loss:.4f}", ""],
+        ],
+        right=(1,),
     )
 
 
@@ -208,13 +211,20 @@ def class_table(classes: Sequence[ClassResult], images: str) -> str:
         rows.sort(key=lambda r: (r.top1, -r.images))
         rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]
         heading += ": the worst and the best ten"
-    width = min(LONGEST_NAME, max(len(r.name) for r in rows))
-    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often confused with"]
-    lines += [
-        f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
-        f"{shortened(r.confused_with, LONGEST_NAME)}".rstrip()
-        for r in rows
-    ]
+    shown = table(
+        [
+            [
+                shortened(r.name, LONGEST_NAME),
+                f"{r.top1:.1f} %",
+                str(r.images),
+                shortened(r.confused_with, LONGEST_NAME),
+            ]
+            for r in rows
+        ],
+        ["class", "top-1", "images", "most often confused with"],
+        right=(1, 2),
+    )
+    lines = [heading, *shown.splitlines()]
     if len(classes) > MAX_ROWS:
         lines.insert(2 + MAX_ROWS // 2, "...")
     return "\n".join(lines)
