@@ -8,5 +8,9 @@ Initialization = Literal["caffe", "he", "torchvision"]
 """Rule of the random initial weights; see `model.initialization.initialize_layer`."""
 Split = Literal["train", "val", "all"]
 """Which images of a dataset: those to train on, those to validate on, or all."""
+Part = Literal["train", "val", "test"]
+"""Part of a dataset."""
+BadImages = Literal["error", "skip"]
+"""What to do about unreadable images."""
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Suffix of a contact sheet -> format of Pillow."""

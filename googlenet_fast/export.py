@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from googlenet_fast.cli import Parser, add_preset, add_weights, program
+from googlenet_fast.cli import add_preset, add_weights, program
 from googlenet_fast.errors import long_imports, printable, run_command
+from googlenet_fast.parser import Parser
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from googlenet_fast.choices import SHEET_FORMATS
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
 from googlenet_fast.limits import MAX_TILES
 from googlenet_fast.paddleclas import read_config
+from googlenet_fast.parser import Parser
 
 if TYPE_CHECKING:
     from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
@@ -80,15 +81,15 @@ def main() -> None:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line; raise `UserError` for a mistake."""
-    parser = cli.Parser(
+    parser = Parser(
         prog=cli.program("predict"),
         description="Print the most likely classes of photos. Unreadable images are skipped and "
         "reported at the end, with exit status 2.",
     )
-    config, overrides = cli.add_paddleclas_flags(parser, arguments)
+    config, overrides, arguments = cli.config_flags(arguments)
     paddleclas = read_config(config, overrides)
-    if paddleclas is None:
-        cli.add_weights(parser)
+    cli.add_weights(parser, positional=paddleclas is None)
+    cli.add_config_flags(parser, "a PaddleClas configuration, which names weights and images too")
     cli.add_classifier_flags(parser)
     parser.add_argument(
         "images",
@@ -99,7 +100,7 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--top", type=cli.positive, default=5, metavar="K", help="classes per image; default: 5"
+        "--top", type=cli.PositiveInt, default=5, metavar="K", help="classes per image"
     )
     cli.add_json(output)
     output.add_argument(

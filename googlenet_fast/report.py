@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
+from googlenet_fast.cli import Device, NonNegativeInt, add_device, program
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
 from googlenet_fast.files import write_atomically
+from googlenet_fast.parser import Parser
 
 if TYPE_CHECKING:
     from googlenet_fast.engine.report_page import ReportedRun
@@ -55,21 +56,18 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's output folder")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the first RUN"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page to write; default: report.html in the first RUN",
     )
     parser.add_argument(
-        "--no-predictions",
-        dest="predictions",
-        action="store_false",
-        help="do not run best.pt on the validation images",
+        "--predictions",
+        type=bool,
+        default=True,
+        help="run best.pt on the validation images",
     )
-    parser.add_argument(
-        "--mistakes",
-        type=not_negative,
-        default=24,
-        metavar="N",
-        help="mistakes to show; default: 24",
-    )
+    parser.add_argument("--mistakes", type=NonNegativeInt, default=24, help="mistakes to show")
     add_device(parser)
     return parser.parse_args(arguments, namespace=Options())
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "googlenet_fast"
 FLOORS = (
     ("choices", "errors", "kernels", "limits", "tables"),
-    ("files", "plain_yaml"),
-    ("extension",),
+    ("commands", "files", "plain_yaml"),
+    ("extension", "parser"),
     ("registry", "capture", "cli", "environment", "paddleclas"),
     ("selfcheck",),
     ("ops",),

@@ -252,8 +252,8 @@ def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command)
     [
         (["--sheet", "sheet.gif"], "--sheet sheet.gif: choose a name that ends in .png or .jpg"),
         (["--topp", "3"], "did you mean --top?"),
-        (["--top", "none"], "argument --top: 'none' is not a whole number"),
-        (["--preset", "caffe"], "argument --preset: invalid choice: 'caffe'"),
+        (["--top", "none"], "--top none: must be a whole number, more than 0"),
+        (["--preset", "caffe"], "--preset caffe: must be one of paper, paddleclas"),
         (["--class-names", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--resize-size", "32"], "resize_size 32: must be image_size, 64, or more"),
         (["--image-size", "99999"], "image_size 99999, resize_size 114285: must be 16384 or less"),

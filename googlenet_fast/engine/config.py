@@ -13,12 +13,11 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from googlenet_fast.choices import Initialization, PresetName
+from googlenet_fast.choices import BadImages, Initialization, PresetName
 from googlenet_fast.cli import (
     Amp,
     AtLeastOne,
-    ConfigFormatter,
-    ConfigParser,
+    Autotune,
     Decay,
     Device,
     Fraction,
@@ -28,12 +27,16 @@ from googlenet_fast.cli import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    Resize,
+    add_config_flags,
     check_ranges,
+    config_flags,
     program,
 )
 from googlenet_fast.errors import UserError, suggestion
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.paddleclas import read_document, translate
+from googlenet_fast.parser import Parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class DataConfig:
     path: Path | None = None
     """Dataset folder with train/ and val/ class folders, with train_list.txt and val_list.txt, with
     class folders alone or with WebDataset shards; or a pattern of shards, 'train-{000..127}.tar'.
-    Default: the embedded handwritten digits. Short flag: --data."""
+    Default: the embedded handwritten digits."""
     train_list: Path | None = None
     """List of training images, one "relative/path label" per line, instead of `path`; or a pattern
     of shards."""
@@ -94,7 +97,7 @@ class DataConfig:
     """The same in evaluation; default: image_size."""
     resize_size: PositiveInt | None = None
     """Short side before the centre crop of evaluation; default: eval_size * 256 / 224."""
-    resize: Literal["antialias", "cv2", "pillow"] | None = None
+    resize: Resize | None = None
     """Bilinear filter of images and crops: with antialiasing, cv2's without, or in Pillow's two
     8-bit passes; default: that of the weights to start from, cv2 for PaddleClas's and Caffe's, else
     antialias."""
@@ -111,10 +114,9 @@ class DataConfig:
     """Batches made ahead (torchvision: by each worker)."""
     hw_decoder_load: Fraction | None = None
     """Share of the JPEGs that a GPU's decoder engine takes; default: depends on the GPU."""
-    bad_images: Literal["error", "skip"] = "error"
+    bad_images: BadImages = "error"
     """What to do about unreadable images: stop at the first one, or read all images once before
-    training and drop the unreadable ones, listed in bad_images.txt of the run. Short flag:
-    --bad-images."""
+    training and drop the unreadable ones, listed in bad_images.txt of the run."""
     max_pixels: PositiveInt = MAX_PIXELS
     """An image with more pixels counts as unreadable."""
     min_area: PositiveFraction = 0.08
@@ -219,7 +221,7 @@ class TrainConfig:
     graph: Graph = "auto"
     """Capture the training step and the network in CUDA graphs after a few steps and replay them;
     auto: on a GPU."""
-    autotune: Literal["auto", "on", "off"] = "auto"
+    autotune: Autotune = "auto"
     """Measure on the GPU, before training, which backend of each op is fastest, then whether whole
     steps are faster in plain PyTorch or through torch.compile, and take what is. The results are
     cached. auto: in runs of 2000 steps or more; compiled candidates from 50,000 steps on."""
@@ -253,23 +255,14 @@ class TrainConfig:
             )
 
 
-_ALIASES = {
-    "data": "data.path",
-    "bad_images": "data.bad_images",
-    "batch_size": "data.batch_size",
-    "image_size": "data.image_size",
-    "workers": "data.num_workers",
-    "preset": "model.preset",
-    "weights": "model.weights",
-    "lr": "optimizer.lr",
-    "momentum": "optimizer.momentum",
-    "weight_decay": "optimizer.weight_decay",
-    "warmup_epochs": "schedule.warmup_epochs",
-    # Names that recipes and runs of older versions have.
-    "exhaustive_search": "autotune",
-    "max_bad_steps": "max_nonfinite_steps",
-}
-"""Short and old names of flags -> the field."""
+_OLD_NAMES = {"exhaustive_search": "autotune", "max_bad_steps": "max_nonfinite_steps"}
+"""Names that recipes and runs of older versions have -> the field."""
+_SECTION_FIELDS = ("path", "name")
+"""Fields whose short flag is the section's name: --data is --data.path."""
+
+
+_SOURCE = re.compile(r"--(data([._-]path)?|(data\.)?train[_-]list)(=|$)")
+"""A flag that names the images to train on."""
 
 
 def load_config(arguments: Sequence[str]) -> TrainConfig:
@@ -282,27 +275,18 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     Raises:
         UserError: an unknown key, a bad value, a recipe that cannot be read.
     """
-    short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    short.add_argument("-c", "--config")
-    short.add_argument("-o", "--override", action="append", default=[])
-    try:
-        named, overrides = short.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    if named.override and named.config is None:
-        raise UserError(f"-o {named.override[0]}: overrides a PaddleClas configuration; give -c")
-    overrides = [_full_name(argument) for argument in overrides]
-    if named.config is None and not any(
-        re.match(r"--data\.(path|train_list)\b", argument) for argument in overrides
-    ):
-        named.config = "digits"
+    config, overrides, arguments = config_flags(arguments)
+    if overrides and config is None:
+        raise UserError(f"-o {overrides[0]}: overrides a PaddleClas configuration; give -c")
+    if config is None and not any(_SOURCE.match(argument) for argument in arguments):
+        config = Path("digits")
     parser = _parser()
-    values = None
-    if named.config is not None:
-        values = _read_recipe(parser, _find_recipe(named.config), named.override)
-    config = parser.instantiate(parser.parse_args(overrides, namespace=values))
+    if config is not None:
+        recipe = _read_recipe(parser, _find_recipe(config), overrides)
+        parser.set_defaults(dict(recipe.items()))
+    values = parser.instantiate(parser.parse_args(arguments))
     fields = dataclasses.fields(TrainConfig)
-    return TrainConfig(**{field.name: config[field.name] for field in fields})
+    return TrainConfig(**{field.name: values[field.name] for field in fields})
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -315,20 +299,11 @@ def config_values(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _full_name(argument: str) -> str:
-    """Spell a flag as the parser knows it: --log-interval is --log_interval, --data --data.path."""
-    if not argument.startswith("--"):
-        return argument
-    name, *value = argument.removeprefix("--").split("=", 1)
-    name = name.replace("-", "_")
-    return "=".join([f"--{_ALIASES.get(name, name)}", *value])
-
-
-def _find_recipe(name: str) -> Path:
-    """Return the YAML file of `-c name`: a path, or a recipe of the package."""
-    if Path(name).is_file():
-        return Path(name)
-    recipes = _recipes()
+def _find_recipe(file: Path) -> Path:
+    """Return the YAML file of `-c FILE`: a path, or a recipe of the package."""
+    if file.is_file():
+        return file
+    name, recipes = str(file), _recipes()
     if name not in recipes:
         raise UserError(
             f"--config {name}: no such file, and the recipes are {', '.join(recipes)}"
@@ -343,17 +318,14 @@ def _recipes() -> dict[str, Path]:
     return {recipe.stem: recipe for recipe in sorted(folder.glob("*.yaml"))}
 
 
-def _read_recipe(
-    parser: ConfigParser, recipe: Path, overrides: Sequence[str]
-) -> jsonargparse.Namespace:
+def _read_recipe(parser: Parser, recipe: Path, overrides: Sequence[str]) -> jsonargparse.Namespace:
     """Parse a recipe, which may be a PaddleClas configuration; its mistakes have its name."""
     document = read_document(recipe, overrides)
     if document is not None:
         return parser.parse_object(translate(document).train_values())
     text = recipe.read_text(encoding="utf-8-sig")
-    for alias, name in _ALIASES.items():
-        if "." not in name:
-            text = re.sub(rf"^{alias}\s*:", f"{name}:", text, flags=re.MULTILINE)
+    for old, name in _OLD_NAMES.items():
+        text = re.sub(rf"^{old}\s*:", f"{name}:", text, flags=re.MULTILINE)
     if re.search(r"^config\s*:", text, re.MULTILINE):
         raise UserError(f"{recipe}: config: a recipe cannot name another; write all into one file")
     try:
@@ -375,27 +347,31 @@ def _described_recipes() -> str:
     )
 
 
-def _short_names() -> str:
-    names = {short: name for short, name in _ALIASES.items() if "." in name}
-    return ", ".join(f"--{short.replace('_', '-')} (--{name})" for short, name in names.items())
-
-
-def _parser() -> ConfigParser:
-    parser = ConfigParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=program("train"),
-        usage="%(prog)s [-c RECIPE] [--data PHOTOS] [--FIELD VALUE ...]",
-        description=f"Train GoogLeNet. With no arguments: on embedded handwritten digits.\n\n"
-        f"Recipes:\n{_described_recipes()}\n\nShort names: {_short_names()}.",
-        formatter_class=ConfigFormatter,
+        usage="%(prog)s [-c RECIPE] [--data PHOTOS] [--FLAG VALUE ...]",
+        description="Train GoogLeNet. With no arguments: on embedded handwritten digits.\n\n"
+        f"Recipes:\n{_described_recipes()}\n\n"
+        "The defaults below are those of this command line: without -c and --data the recipe "
+        "digits, else of -c RECIPE, else the package's own. A recipe has the long names, as "
+        "sections.",
     )
-    parser.add_argument("-c", "--config", help="A YAML file, or a recipe of the package.")
+    add_config_flags(parser, "a YAML file, or a recipe of the package")
     parser.add_class_arguments(TrainConfig, as_group=False)
     sections = {
         field.name
         for field in dataclasses.fields(TrainConfig)
         if field.default_factory is not dataclasses.MISSING
     }
-    for action in parser._actions:  # a file for a section: --data means its path
-        if action.dest in sections:
-            action.help = argparse.SUPPRESS
+    for section in sections:  # jsonargparse's own, a file for a section: --data means its path
+        parser._option_string_actions.pop(f"--{section}").help = argparse.SUPPRESS
+    for action in list(parser._actions):
+        section, _, name = action.dest.partition(".")
+        if name:
+            short = section if name in _SECTION_FIELDS else name
+            parser.add_alias(f"--{short.replace('_', '-')}", action.option_strings[0])
+    parser.add_alias("--workers", "--data.num_workers")
+    for old, name in _OLD_NAMES.items():
+        parser.add_alias(f"--{old.replace('_', '-')}", f"--{name}", shown=False)
     return parser

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from googlenet_fast import cli
-from googlenet_fast.choices import Split
+from googlenet_fast.choices import BadImages, Split
 from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.errors import long_imports
 from googlenet_fast.paddleclas import read_config
+from googlenet_fast.parser import Parser
 
 
 class EvaluateOptions(cli.ClassifierOptions):
@@ -20,7 +20,7 @@ class EvaluateOptions(cli.ClassifierOptions):
     delimiter: str
     relabel: bool
     split: Split | None
-    bad_images: Literal["error", "skip"]
+    bad_images: BadImages
     output: Path | None
     json: bool
     run: TrainConfig | None = None
@@ -29,14 +29,15 @@ class EvaluateOptions(cli.ClassifierOptions):
 
 def parse(arguments: Sequence[str]) -> EvaluateOptions:
     """Parse the command line; raise `UserError` for a mistake."""
-    parser = cli.Parser(
+    parser = Parser(
         prog=cli.program("evaluate"),
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )
-    paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
-    if paddleclas is None:
-        cli.add_weights(parser)
+    config, overrides, arguments = cli.config_flags(arguments)
+    paddleclas = read_config(config, overrides)
+    cli.add_weights(parser, positional=paddleclas is None)
+    cli.add_config_flags(parser, "a PaddleClas configuration, which names weights and images too")
     cli.add_classifier_flags(parser)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
@@ -52,19 +53,19 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
         "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
     )
     cli.add_list_flags(data)
-    data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    cli.add_relabel(data)
     data.add_argument(
         "--split",
-        choices=get_args(Split),
+        type=Split,
         help="which images; default: the validation images, where the dataset or the run of the "
         "checkpoint has them apart, else all",
     )
     data.add_argument(
         "--bad-images",
-        choices=("error", "skip"),
+        type=BadImages,
         default="error",
-        help="what to do about unreadable images: stop at the first one (default), or skip and "
-        "count all of them; --output lists them in bad_images.txt",
+        help="what to do about unreadable images: stop at the first one, or skip and count all of "
+        "them; --output lists them in bad_images.txt",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -88,7 +89,7 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
 
 
 def _with_run(
-    parser: cli.Parser, arguments: Sequence[str], options: EvaluateOptions
+    parser: Parser, arguments: Sequence[str], options: EvaluateOptions
 ) -> EvaluateOptions:
     """Take weights, images and how they are read from a run's folder, where no flag says else."""
     with long_imports():

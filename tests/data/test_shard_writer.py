@@ -249,9 +249,9 @@ def test_mistakes(birds: Path, tmp_path: Path, command: Command) -> None:
         ([tmp_path / "no", tmp_path / "out"], "no: no such dataset folder"),
         ([birds, tmp_path / "done"], "done: holds shards already; choose another folder"),
         ([birds, tmp_path / "file" / "out"], "out: cannot be written to (Not a directory)"),
-        ([birds, tmp_path / "out", "--shard-size", "0"], "argument --shard-size: must be 1 or"),
-        ([birds, tmp_path / "out", "--quality", "101"], "argument --quality: must be 1 to 100"),
-        ([birds, tmp_path / "out", "--resise", "9"], "unrecognized arguments: --resise 9"),
+        ([birds, tmp_path / "out", "--shard-size", "0"], "--shard-size 0: must be more than 0"),
+        ([birds, tmp_path / "out", "--quality", "101"], "--quality 101: must be 1 to 100"),
+        ([birds, tmp_path / "out", "--resise", "9"], "did you mean --resize-size?"),
     ):
         status, _, stderr = command(*arguments)
         assert status == 2
