@@ -162,7 +162,11 @@ def add_classifier_flags(parser: Parser) -> None:
         help="on a GPU, time first whether plain PyTorch or torch.compile is faster on whole "
         "batches, and use what is; results are cached; auto: for 2000 batches or more",
     )
-    images = parser.add_argument_group("images")
+    images = parser.add_argument_group(
+        "images",
+        "If WEIGHTS is the folder of a run, the defaults of --loader, --batch-size, --max-pixels, "
+        "--workers and --amp are those of the run.",
+    )
     images.add_argument(
         "--image-size",
         type=PositiveInt,

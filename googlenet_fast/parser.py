@@ -189,7 +189,12 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
-            textwrap.fill(line, width, subsequent_indent=" " * 24 if line[:2] == "  " else "")
+            textwrap.fill(
+                line,
+                width,
+                initial_indent=indent,
+                subsequent_indent=" " * 24 if line[:2] == "  " else indent,
+            )
             for line in text.splitlines()
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from wcwidth import wcswidth
 
 from googlenet_fast import evaluate
 from googlenet_fast.capture import WARMUP
@@ -243,6 +244,22 @@ def test_table_of_many_classes_shows_the_worst_and_the_best() -> None:
     shown = [int(line.split()[1]) for line in lines if line.startswith("class ") and "%" in line]
     assert shown == [*range(10), *range(90, 100)]
     assert lines[12] == "..."
+
+
+def test_the_table_is_aligned_with_names_of_two_columns_a_character() -> None:
+    results = [
+        ClassResult(0, "金毛寻回犬", 10, 9, "dog"),
+        ClassResult(1, "dog", 5, 5, ""),
+        ClassResult(2, "猫" * 30, 7, 0, "金毛寻回犬"),
+    ]
+    _, *lines = class_table(results, "22 images").splitlines()
+    marks = ["top-1", "%", "%", "%"]
+    ends = {
+        wcswidth(line[: line.index(mark) + len(mark)])
+        for line, mark in zip(lines, marks, strict=True)
+    }
+    assert len(ends) == 1
+    assert wcswidth(lines[-1].split()[0]) == 35  # 17 characters and the sign of a cut
 
 
 def mistakes(folder: Path, digits: Path, animals: Path) -> dict[str, tuple[list[object], str]]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from googlenet_fast import cli
 from googlenet_fast.choices import BadImages, Split
-from googlenet_fast.engine.config import TrainConfig
 from googlenet_fast.errors import long_imports
 from googlenet_fast.paddleclas import read_config
 from googlenet_fast.parser import Parser
+
+if TYPE_CHECKING:
+    from googlenet_fast.engine.config import TrainConfig
 
 
 class EvaluateOptions(cli.ClassifierOptions):
@@ -23,7 +26,7 @@ class EvaluateOptions(cli.ClassifierOptions):
     bad_images: BadImages
     output: Path | None
     json: bool
-    run: TrainConfig | None = None
+    run: "TrainConfig | None" = None
     """The run whose folder was named as the weights."""
 
 
