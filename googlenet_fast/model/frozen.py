@@ -44,8 +44,9 @@ class Frozen:
 
     @property
     def num_classes(self) -> int:
-        """Length of the logits."""
-        return self._network.fc.weight.size(0)
+        """Length of the logits; 0 without a classifier."""
+        weight = getattr(self._network.fc, "weight", None)
+        return 0 if weight is None else weight.size(0)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from googlenet_fast import extension
@@ -25,6 +26,9 @@ from googlenet_fast.ops import (
     pack_inception,
 )
 from googlenet_fast.ops.packed_weights import PackedWeights, can_pack
+
+torch.fx.wrap("concat_bias_relu")  # nodes of their own in a symbolic trace
+torch.fx.wrap("max_pool")
 
 
 class Widths(NamedTuple):
@@ -61,7 +65,7 @@ class Inception(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
         convs = (self.conv_in, self.conv3, self.conv5, self.project)
-        path = path_of(convs)
+        path = path_of(convs, x)
         if path is Path.WEIGHTS:
             parameters, packed = self._inference_weights(x, convs)
             arguments: list[Any] = [x, *parameters, self.reduce_relu, packed]

@@ -73,7 +73,7 @@ def test_best_published_recipe() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes 0"),
+        ({"num_classes": -1}, "num_classes -1"),
         ({"dropout": 1.5}, "dropout 1.5"),
         ({"dropout": math.nan}, "dropout nan"),
     ],

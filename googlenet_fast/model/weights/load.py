@@ -65,8 +65,9 @@ def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
     """Load a weight file into `model`, all or nothing.
 
     The format is detected from the content. Classifiers are initialised again if the file has
-    another number of classes, and so are auxiliary heads that the file lacks. `transform_input` of
-    the model is set if the file says what its weights expect.
+    another number of classes, and so are auxiliary heads that the file lacks. A model without a
+    classifier, `num_classes=0`, takes the rest of the file. `transform_input` of the model is set
+    if the file says what its weights expect.
 
     Raises:
         UserError: the file cannot be read, has another preset, or has a missing, unknown or
@@ -168,6 +169,8 @@ def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
     in_file = [head for head in heads if any(key.startswith(f"{head}.") for key in file.state)]
     fresh = [head for head in heads if model.aux and not in_file]
     ignored = [] if model.aux else in_file
+    if model.num_classes == 0:
+        ignored.append("fc")
     if file.num_classes != model.num_classes:
         fresh += [name for name in model.classifiers() if name.partition(".")[0] not in fresh]
 

@@ -46,9 +46,15 @@ def save_weights(
         image_size: the side of the images alone.
 
     Raises:
-        UserError: the suffix is unknown or not for the preset, or writing fails.
+        UserError: the suffix is unknown or not for the preset, the network has no classifier, or
+            writing fails.
     """
     path = Path(path)
+    if model.num_classes == 0:
+        raise UserError(
+            f"weights {path}: the network has no classifier (num_classes=0), which a file of"
+            " weights needs; save its state dict with torch.save"
+        )
     known: dict[str, Any] = {"class_names": None if class_names is None else list(class_names)}
     known |= {"image_size": image_size} if preprocessing is None else preprocessing.values()
     values = {"preset": model.preset.name, **_options(model), **known}
