@@ -358,6 +358,7 @@ def main() -> None:
         package_data={
             "googlenet_fast": [
                 "py.typed",
+                "*.json",
                 "configs/*.yaml",
                 "data/*.txt",
                 "engine/*.html",

@@ -138,7 +138,7 @@ def check_ranges(settings: object, prefix: str = "") -> None:
 class ClassifierOptions(argparse.Namespace):
     """The flags of `add_classifier_flags`: a network, its device, how it is fed images."""
 
-    weights: Path
+    weights: str | Path
     preset: str | None
     class_names: Path | None
     image_size: int | None
@@ -191,10 +191,10 @@ def add_weights(parser: argparse._ActionsContainer) -> None:
     """Add the positional argument `weights`."""
     parser.add_argument(
         "weights",
-        type=Path,
         metavar="WEIGHTS",
         help="a googlenet_fast checkpoint (best.pt), .safetensors, .pth, .pdparams or .caffemodel; "
-        "or the folder of a run, for its best.pt",
+        "the folder of a run, for its best.pt; or what is downloaded once: caffe, torchvision, "
+        "paddleclas, a URL, hf://owner/name[/file]",
     )
 
 

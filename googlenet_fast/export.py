@@ -25,8 +25,12 @@ def main() -> None:
     with long_imports():
         from googlenet_fast.engine.run_folder import best_of
         from googlenet_fast.model.weights import load_model, save_weights
+        from googlenet_fast.pretrained import is_remote
 
-    model, info = load_model(best_of(options.weights), preset=options.preset)
+    weights = options.weights
+    if not is_remote(weights):
+        weights = best_of(Path(weights))
+    model, info = load_model(weights, preset=options.preset)
     save_weights(model, options.output, preprocessing=info.preprocessing)
     print(
         f"{printable(options.output)}: preset {info.preset}, {info.num_classes} classes, "

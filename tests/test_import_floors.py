@@ -11,8 +11,8 @@ PACKAGE = "googlenet_fast"
 FLOORS = (
     ("choices", "errors", "kernels", "limits"),
     ("files", "plain_yaml"),
-    ("extension",),
-    ("registry", "capture", "cli", "environment", "paddleclas"),
+    ("extension", "download"),
+    ("registry", "capture", "cli", "environment", "paddleclas", "pretrained"),
     ("selfcheck",),
     ("ops",),
     ("model",),

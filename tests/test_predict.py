@@ -1,6 +1,7 @@
 """The command line of prediction."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -8,15 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import googlenet_fast
 from googlenet_fast import predict
 from googlenet_fast.capture import WARMUP
-from googlenet_fast.classifier import classifier
+from googlenet_fast.classifier import classifier, sources
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
 from tests.capturers import Tape
+from tests.http_server import Server
 
 Command = Callable[..., tuple[int, str, str]]
 LOADERS = ["dali", "torchvision"]
@@ -153,6 +158,87 @@ def test_cells_of_results_are_no_formulas(
     assert {row["image"] for row in rows} == {"'+1.jpg"}
 
 
+def test_urls_and_standard_input(
+    weights: Path, photos: Path, server: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (photos / "a.jpg").read_bytes()
+    url = server.add("/p/a%20b.jpg?size=1", content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, stdout, _ = command(weights, url, "-", photos / "a.jpg", url, "--json")
+    assert status == 0
+    entries = json.loads(stdout)["predictions"]
+    assert [entry["image"] for entry in entries] == [url, "-", str(photos / "a.jpg"), url]
+    assert len({json.dumps(entry["classes"]) for entry in entries}) == 1
+    assert len(server.requests) == 1
+
+
+def test_images_that_do_not_come_are_one_line_each(
+    weights: Path, photos: Path, server: Server, command: Command, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sources, "MOST_IMAGE_BYTES", 50_000)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    page = server.add("/page.html", b"<html>")
+    large = server.add("/large.jpg", bytes(60_000))
+    gone = f"{server.root}/gone.jpg"
+    nowhere = "https://googlenet.invalid/a.jpg"
+    status, stdout, stderr = command(
+        weights, page, large, gone, nowhere, "-", photos / "a.jpg", "--sheet", tmp_path / "s.png"
+    )
+    assert status == 2
+    assert stdout.startswith(str(photos / "a.jpg"))
+    reasons = dict(line.removeprefix("error: ").split(": ", 1) for line in stderr.splitlines())
+    assert reasons[page].startswith("cannot be read as an image")
+    assert reasons[large] == "cannot be downloaded (it has more than 50,000 bytes)"
+    assert reasons[gone] == "cannot be downloaded (HTTP 404 Not Found)"
+    assert reasons[nowhere].startswith("cannot be downloaded (")
+    assert reasons["-"] == "standard input is empty"
+    assert len(reasons) == 5
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".NPZ", ".csv"])
+def test_vectors(
+    suffix: str, weights: Path, photos: Path, tmp_path: Path, command: Command
+) -> None:
+    (photos / "bad.jpg").write_bytes(b"no JPEG")
+    file = tmp_path / f"vectors{suffix}"
+    arguments = (weights, photos, "--json")
+    status, stdout, _ = command(*arguments, "--embed", file)
+    assert status == 2
+    expected = {
+        image: pytest.approx([p for _, _, p in sorted(classes)], abs=1e-4)
+        for image, classes in predictions(command(*arguments)[1]).items()
+    }
+    images = list(predictions(stdout))
+    assert {i: [p for _, _, p in sorted(c)] for i, c in predictions(stdout).items()} == expected
+    if suffix == ".csv":
+        header, *rows = csv.reader(file.read_text().splitlines())
+        assert header == ["image", *map(str, range(1024))]
+        assert [row[0] for row in rows] == images
+        vectors = np.array([row[1:] for row in rows], np.float32)
+    elif suffix == ".npy":
+        vectors = np.load(file)
+    else:
+        assert np.load(file)["images"].tolist() == images
+        vectors = np.load(file)["vectors"]
+    own = googlenet_fast.load(weights, "cpu").embed(images)
+    assert vectors.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(vectors), own, rtol=0, atol=0.05)  # DALI rounds
+
+
+def test_overlays(weights: Path, photos: Path, tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "why" / "here"
+    (photos / "bad.jpg").write_bytes(b"no JPEG")
+    assert command(weights, photos, "--explain", folder)[0] == 2
+    names = ["1.png", "a-2.png", "a.png", "b.png", "c ü.png", "z.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    own = googlenet_fast.load(weights, "cpu").explain(photos / "a.jpg").overlay
+    with Image.open(folder / "a.png") as overlay:
+        assert overlay.size == (64, 64)
+        difference = np.abs(np.asarray(overlay, int) - np.asarray(own, int))
+    assert difference.mean() < 10
+
+
 def test_a_results_file_that_cannot_be_written(
     weights: Path, photos: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -161,6 +247,9 @@ def test_a_results_file_that_cannot_be_written(
     for arguments, message in (
         ((weights, "--output", tmp_path / "no" / "a.csv"), "no/a.csv: cannot be written: No such"),
         ((weights, "--output", "a.txt"), "a.txt: choose a name that ends in .csv or .jsonl"),
+        ((weights, "--embed", "a.txt"), "a.txt: choose a name that ends in .npy, .npz or .csv"),
+        ((weights, "--embed", tmp_path / "no" / "a.npy"), "cannot be written: no folder"),
+        ((weights, "--explain", old), "old.csv: cannot be made: File exists"),
         ((tmp_path / "no.pth", "--output", old), "no.pth: No such file"),
     ):
         status, _, stderr = command(*arguments, photos)

@@ -77,10 +77,10 @@ class _Fonts:
 
 def _tile(prediction: FilePrediction, fonts: _Fonts) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
-    tile.paste(photo_on_mat(Location(prediction.path.name, str(prediction.path))), (0, 0))
+    tile.paste(photo_on_mat(prediction.image), (0, 0))
     draw = ImageDraw.Draw(tile)
     y = PHOTO_HEIGHT + PADDING
-    name = printable(prediction.path.name)
+    name = printable(prediction.image.name.rpartition("/")[2])
     draw.text((PADDING, y), _fitted(name, fonts.small, WIDTH - 2 * PADDING), FAINT, fonts.small)
     y += 24
     for rank, score in enumerate(prediction.scores[:MAX_SCORES]):

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
+from googlenet_fast.classifier.prediction import FilePrediction
+from googlenet_fast.classifier.sources import Unreadable
 from googlenet_fast.errors import UserError
 from googlenet_fast.files import csv_cell
 
@@ -17,12 +18,12 @@ _COLUMNS = ("image", "rank", "class", "index", "probability", "error")
 def record(outcome: FilePrediction | Unreadable) -> dict[str, Any]:
     """Return what was found in an image, or why it cannot be read, as plain values."""
     if isinstance(outcome, Unreadable):
-        return {"image": str(outcome.path), "reason": outcome.reason}
+        return {"image": outcome.name, "reason": outcome.reason}
     classes = [
         {"index": s.index, "class": s.name, "probability": round(s.probability, 6)}
         for s in outcome.scores
     ]
-    return {"image": str(outcome.path), "classes": classes}
+    return {"image": outcome.image.name, "classes": classes}
 
 
 class Results:
@@ -78,9 +79,9 @@ def results(path: Path) -> Iterator[Results]:
 
 def _rows(outcome: FilePrediction | Unreadable) -> list[tuple[Any, ...]]:
     if isinstance(outcome, Unreadable):
-        return [(csv_cell(str(outcome.path)), "", "", "", "", csv_cell(outcome.reason))]
+        return [(csv_cell(outcome.name), "", "", "", "", csv_cell(outcome.reason))]
     return [
-        (csv_cell(str(outcome.path)), rank, csv_cell(s.name), s.index, f"{s.probability:.6f}", "")
+        (csv_cell(outcome.image.name), rank, csv_cell(s.name), s.index, f"{s.probability:.6f}", "")
         for rank, s in enumerate(outcome.scores, 1)
     ]
 

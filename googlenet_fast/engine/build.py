@@ -1,6 +1,7 @@
 """Build the parts of a run from its configuration: data, network, training step."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from googlenet_fast.model.preprocessing import Preprocessing, default_resize_siz
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights.load import read_weights
 from googlenet_fast.ops.sgd_step import why_not_fused
+from googlenet_fast.pretrained import is_remote
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -45,8 +47,11 @@ def with_resize(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: the weights cannot be read.
     """
-    weights, resuming = config.model.weights, config.resume is not None
-    if config.data.resize is not None or weights is None or (resuming and not weights.is_file()):
+    weights = config.model.weights
+    if config.data.resize is not None or weights is None:
+        return config
+    is_here = is_remote(weights) or Path(weights).is_file()
+    if config.resume is not None and not is_here:
         return config
     resize = read_weights(weights).preprocessing.resize
     return replace(config, data=replace(config.data, resize=resize))

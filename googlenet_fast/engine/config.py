@@ -55,9 +55,10 @@ class ModelConfig:
     torchvision's with the standard deviation 0.01; default: the preset's."""
     sync_bn: bool = False
     """Batch norm over the batches of all processes; for GPUs and presets with batch norm."""
-    weights: Path | None = None
+    weights: str | None = None
     """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a googlenet_fast
-    checkpoint."""
+    checkpoint; or what is downloaded once: caffe, torchvision, paddleclas, a URL,
+    hf://owner/name[/file]."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "model.")

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from googlenet_fast import cli
 from googlenet_fast.choices import Split
 from googlenet_fast.engine.config import TrainConfig
-from googlenet_fast.errors import long_imports
+from googlenet_fast.engine.run_options import parse_with_run
 from googlenet_fast.paddleclas import read_config
 
 
@@ -75,28 +75,12 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
         "default: write nothing",
     )
     cli.add_json(output)
-    if paddleclas is None:
-        options = parser.parse_args(arguments, namespace=EvaluateOptions())
-        return _with_run(parser, arguments, options) if options.weights.is_dir() else options
-    parser.set_defaults(**paddleclas.evaluate_options())
-    options = parser.parse_args(arguments, namespace=EvaluateOptions())
-    if options.data is None and options.list is None:
+    if paddleclas is not None:
+        parser.set_defaults(**paddleclas.evaluate_options())
+    options, run = parse_with_run(parser, arguments, EvaluateOptions)
+    options.run = run
+    if paddleclas is not None and options.data is None and options.list is None:
         for key, value in paddleclas.evaluate_data().items():
             if getattr(options, key) == parser.get_default(key):
                 setattr(options, key, value)
-    return options
-
-
-def _with_run(
-    parser: cli.Parser, arguments: Sequence[str], options: EvaluateOptions
-) -> EvaluateOptions:
-    """Take weights, images and how they are read from a run's folder, where no flag says else."""
-    with long_imports():
-        from googlenet_fast.engine.run_evaluation import options_of, read_run_config
-        from googlenet_fast.engine.run_folder import best_of
-
-    best, run = best_of(options.weights), read_run_config(options.weights)
-    parser.set_defaults(bad_images=run.data.bad_images, **options_of(run))
-    options = parser.parse_args(arguments, namespace=EvaluateOptions())
-    options.weights, options.run = best, run
     return options

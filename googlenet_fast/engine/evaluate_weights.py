@@ -31,6 +31,7 @@ from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
 from googlenet_fast.files import write_atomically
+from googlenet_fast.pretrained import local_file
 
 MAX_ROWS = 20
 """Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
@@ -107,7 +108,7 @@ def _choose_images(
         opened,
         find_splits,
         options.split,
-        options.weights,
+        local_file(options.weights),
         classifier.num_classes,
         classifier.class_names,
     )

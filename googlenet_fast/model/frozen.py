@@ -66,6 +66,11 @@ class Frozen:
         """Return the output of the last block, (N, 1024, H / 32, W / 32)."""
         return self._network.forward_features(images)
 
+    @torch.no_grad()
+    def head(self, features: Tensor) -> Tensor:
+        """Return the logits of `features`, (N, num_classes)."""
+        return self._network.forward_head(features)
+
     @property
     def classifier_weight(self) -> Tensor:
         """Weight of the last layer, (num_classes, 1024)."""

@@ -12,9 +12,11 @@ from PIL import ExifTags, Image
 import googlenet_fast
 from googlenet_fast.classifier import Classifier
 from googlenet_fast.classifier.prediction import FilePrediction, predict
+from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from tests.http_server import Server
 
 NAMES = ["ape", "bee", "cat"]
 
@@ -51,6 +53,16 @@ def test_every_kind_of_image_is_the_same_image(classify: Classifier, photo: Path
     assert sum(score.probability for score in first) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_url_is_an_image(classify: Classifier, photo: Path, server: Server) -> None:
+    url = server.add("/a.png", photo.read_bytes())
+    assert classify([url])[0] == classify([photo])[0]
+    with pytest.raises(UserError, match=f"{server.root}/b.png: cannot be downloaded"):
+        classify(f"{server.root}/b.png")
+    bad = server.add("/c.png", b"no PNG")
+    with pytest.raises(UserError, match=f"{bad}: cannot be read as an image"):
+        classify(bad)
+
+
 def test_the_best_class_has_names_of_its_own(classify: Classifier, photo: Path) -> None:
     (found,) = classify(photo, top=1)
     assert len(found.scores) == 1
@@ -62,7 +74,7 @@ def test_the_best_class_has_names_of_its_own(classify: Classifier, photo: Path) 
 
 def test_it_says_what_the_command_says(classify: Classifier, photo: Path) -> None:
     pytest.importorskip("torchvision")
-    (expected,) = predict(classify, [photo], 3)
+    (expected,) = predict(classify, [Location("a", str(photo))], 3)
     assert isinstance(expected, FilePrediction)
     (found,) = classify(photo, top=3)
     assert [s.index for s in found.scores] == [s.index for s in expected.scores]

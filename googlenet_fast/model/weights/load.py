@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.errors import UserError
+from googlenet_fast.limits import MOST_WEIGHT_BYTES
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.model.preprocessing import Preprocessing
 from googlenet_fast.model.weights.beside import beside, with_description_beside
@@ -16,9 +17,7 @@ from googlenet_fast.model.weights.caffe import read_caffemodel
 from googlenet_fast.model.weights.paddle import read_pdparams
 from googlenet_fast.model.weights.pytorch import read_safetensors, read_torch
 from googlenet_fast.model.weights.weight_file import Description, WeightFile
-
-MOST_BYTES = 1 << 30
-"""Bytes of the largest file that is read; a checkpoint for 22,000 classes takes less."""
+from googlenet_fast.pretrained import local_file, no_such_name
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -62,7 +61,7 @@ class ModelInfo:
 
 
 def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
-    """Load a weight file into `model`, all or nothing.
+    """Load a weight file, or what to download, into `model`, all or nothing.
 
     The format is detected from the content. Classifiers are initialised again if the file has
     another number of classes, and so are auxiliary heads that the file lacks. A model without a
@@ -82,7 +81,7 @@ def load_model(
     """Build the network of a weight file, without auxiliary heads, in eval mode.
 
     Args:
-        path: weights in any supported format.
+        path: weights in any supported format, or what to download, as for `read_weights`.
         preset: which network; default: what the file says, or what its tensor names suggest.
         num_classes: the expected number of classes.
 
@@ -115,10 +114,13 @@ def load_model(
 def read_weights(path: str | Path) -> WeightFile:
     """Read a weight file; detect its format from its content.
 
+    Args:
+        path: the file, or what `local_file` takes, such as "torchvision" or a URL.
+
     Raises:
         UserError: no such file, an unknown format, or a damaged or hostile file.
     """
-    path = Path(path)
+    path = local_file(path)
     content = _content(path)
     if content.startswith((_ZIP, _TORCH_PICKLE)):
         file = WeightFile(path, "PyTorch", *read_torch(path, content))
@@ -140,15 +142,15 @@ def _content(path: Path) -> bytes:
     """Return the bytes of a regular file that is not too large to hold GoogLeNet's weights."""
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_WEIGHT_BYTES:
             return path.read_bytes()
     except OSError as error:
-        raise UserError(f"weights {path}: {error.strerror}") from None
+        raise UserError(f"weights {path}: {error.strerror}{no_such_name(path)}") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"weights {path}: not a file")
     raise UserError(
         f"weights {path}: {status.st_size:,} bytes are more than GoogLeNet's weights take,"
-        f" {MOST_BYTES:,} with all that a checkpoint holds"
+        f" {MOST_WEIGHT_BYTES:,} with all that a checkpoint holds"
     )
 
 
