@@ -38,7 +38,7 @@ class PaddleClasConfig:
     run: Fields
     """Fields of `TrainConfig`."""
     num_classes: int
-    weights: Path | None
+    weights: Path | str | None
     eval_amp: str
     optimizer: tuple[Fields, Fields] | None
     """Fields of `OptimizerConfig` and `ScheduleConfig`."""

@@ -176,6 +176,13 @@ def test_each_key_is_honoured_or_named_or_refused(
         assert fate in str(error.value)
 
 
+def test_weights_may_be_a_url() -> None:
+    url = "https://paddle.invalid/GoogLeNet_pretrained.pdparams"
+    values = translated(f"Global.pretrained_model={url}")
+    commands = ("train.model", "evaluate", "predict")
+    assert [values[f"{command}.weights"] for command in commands] == [url] * 3
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -227,7 +234,7 @@ def test_a_misspelt_key_is_refused_anywhere(leaf: str) -> None:
         ("Global.output_dir=[1]", "Global.output_dir: [1] is not a path"),
         ("Global.device=npu", "choose one of gpu, cpu"),
         ("Global.checkpoints=no/such", "looked for no/such, no/such.pt"),
-        ("Global.pretrained_model=https://a/b.pdparams", "nothing is downloaded"),
+        ("Global.checkpoints=https://a/b.pdparams", "runs continue from files"),
         ("AMP.scale_loss=" + "9" * 400, "AMP.scale_loss: "),
         ("AMP.scale_loss=nan", "AMP.scale_loss: 'nan' is not a number"),
         ("AMP.level=O3", "'O3' is not O1 or O2"),
