@@ -112,7 +112,7 @@ def _from_hub(weights: str, folder: Path) -> Path:
     server = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     token = os.environ.get("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    listing = f"{server}/api/models/{repository}/revision/{revision}?blobs=true"
+    listing = f"{server}/api/models/{repository}/revision/{revision}?blobs=True"
     try:
         answer = fetch(listing, most_bytes=1 << 24, seconds=60, headers=headers)
         files = {entry["rfilename"]: entry for entry in json.loads(answer)["siblings"]}

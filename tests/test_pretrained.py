@@ -54,7 +54,7 @@ def hub(server: Server, weights: bytes, files: list[str], revision: str = "main"
         for f in files
     ]
     listing = json.dumps({"id": "me/net", "siblings": siblings}).encode()
-    server.add(f"/api/models/me/net/revision/{revision}?blobs=true", listing)
+    server.add(f"/api/models/me/net/revision/{revision}?blobs=True", listing)
     cdn = server.root.replace("127.0.0.1", "localhost")
     server.add("/cdn", weights)
     for file in files:
@@ -157,7 +157,7 @@ def test_repositories_without_such_weights(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.root)
     hub(server, weights, ["a.safetensors", "b.safetensors"])
-    server.add("/api/models/me/strange/revision/main?blobs=true", b"<html>")
+    server.add("/api/models/me/strange/revision/main?blobs=True", b"<html>")
     with pytest.raises(UserError, match=message) as caught:
         local_file(name)
     assert str(caught.value).startswith(f"weights {name}: ")
