@@ -18,7 +18,7 @@ COMMANDS = {
     "train": "train or fine-tune a network",
     "evaluate": "measure the accuracy of weights on labelled images",
     "predict": "name what images show",
-    "export": "convert weights to another format",
+    "export": "convert weights, or write ONNX and .pt2 files to deploy",
     "report": "write one HTML page about one or more runs",
     "data": "check a dataset, or write it into tar shards",
     "doctor": "check what runs on this machine, and how fast",

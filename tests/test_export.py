@@ -55,7 +55,7 @@ def test_safetensors_keep_names_and_size(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("out.caffemodel", "choose .safetensors or .pth"), ("out.onnx", "unknown suffix")],
+    [("out.caffemodel", "choose .safetensors or .pth"), ("out.tflite", "unknown suffix")],
 )
 def test_what_cannot_be_written(
     name: str,
@@ -71,6 +71,67 @@ def test_what_cannot_be_written(
     assert exit_.value.code == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("a.pth --with-preprocessing", "--with-preprocessing: is for .onnx and .pt2, not for"),
+        ("a.pth --images photos", "--images: is for .onnx and .pt2, not for"),
+        ("a.onnx --aot", "--aot: is for .pt2, not for"),
+        ("a.pt2 --int8 --images photos", "--int8: is for .onnx, not for"),
+        ("a.pt2 --device cpu", "--device: is for --aot"),
+        (
+            "a.onnx --data photos",
+            "--data and --list: are for --int8; to check a file on images: ",
+        ),
+        ("a.onnx --int8", "--int8: needs images to calibrate on: --data, --list or --images"),
+        (
+            "a.onnx --int8 --images x --list y",
+            "--images: choose them, or labelled ones with --da",
+        ),
+        ("missing/a.onnx", "a.onnx: there is no folder missing"),
+    ],
+)
+def test_mistakes(
+    arguments: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        export.parse(["weights.pt", *arguments.split()])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None if "script" in name else True)
+    with pytest.raises(UserError, match=r"m\.onnx: needs packages; pip install onnxscript$"):
+        export.parse(["weights.pt", str(tmp_path / "m.onnx")])
+    assert export.parse(["weights.pt", str(tmp_path / "m.pt2")]).output.suffix == ".pt2"
+
+
+@pytest.mark.slow
+def test_a_graph_is_checked_on_the_users_images(
+    few_digits: Path, tmp_path: Path, run_main: Callable[..., tuple[int, str, str]]
+) -> None:
+    weights, output = tmp_path / "w.safetensors", tmp_path / "model.pt2"
+    save_weights(GoogLeNet("torchvision", 10, aux=False), weights, image_size=64)
+    photos = [
+        sample_dataset() / line.split()[0]
+        for line in (few_digits / "val_list.txt").read_text().splitlines()
+    ]
+    status, stdout, stderr = run_main(
+        export.main, weights, output, "--with-preprocessing", "--images", *photos
+    )
+    assert status == 0, stderr
+    first, checked = stdout.splitlines()
+    assert first == (
+        f"{output}: preset torchvision, 10 classes, uint8 (N, 64, 64, 3), RGB -> probabilities"
+    )
+    assert re.match(
+        r"checked on 10 images of .*: probabilities differ from the network's by at most \d",
+        checked,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"w.safetensors", "model.pt2"}
 
 
 FORMATS = [
