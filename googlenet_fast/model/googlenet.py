@@ -123,8 +123,14 @@ class GoogLeNet(nn.Module):
             Logits (N, num_classes); in training with auxiliary heads all three logits.
 
         Raises:
-            UserError: the preset does not take images of this size.
+            UserError: the preset does not take images of this size, or `torch.jit.trace` would
+                record autograd functions.
         """
+        if torch.jit.is_tracing() and torch.is_grad_enabled():
+            raise UserError(
+                "torch.jit.trace cannot record gradients: call it under torch.no_grad(), or write "
+                "a file that needs no googlenet_fast (googlenet-fast export WEIGHTS model.pt2)"
+            )
         features, after_4a, after_4d = self._blocks(x)
         logits = self.forward_head(features)
         if not self.training or self.aux1 is None or self.aux2 is None:
