@@ -195,6 +195,22 @@ def test_an_exported_run_predicts_as_the_run(
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.slow
+def test_int8_takes_the_images_of_the_run(
+    trained: Callable[[str], Path], tmp_path: Path, run_main: Callable[..., tuple[int, str, str]]
+) -> None:
+    """For the folder of a run no images need be named."""
+    pytest.importorskip("onnxruntime")
+    output = tmp_path / "int8.onnx"
+    status, stdout, stderr = run_main(
+        export.main, trained("torchvision").parent, output, "--int8", "--with-preprocessing"
+    )
+    assert status == 0, stderr
+    assert "in int8, calibrated on 40 training images of " in stdout
+    assert re.search(r"^10 validation images of .*: top-1 \d+\.00 % in fp32, \d+", stdout, re.M)
+    assert output.exists()
+
+
 def test_the_description_beside_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,11 +71,10 @@ class Trained:
         }
 
     def inputs(self, images: Sequence[Sample]) -> NDArray[Any]:
-        """Return the graph's input for images."""
+        """Return the graph's input for images, C-contiguous: compiled programs do not check."""
         transform = Transform(self.preprocessing)
-        if self.graph.normalize is None:
-            return np.stack([transform(_opened(image)).numpy() for image in images])
-        return np.stack([np.asarray(transform.crop(_opened(image))) for image in images])
+        make = transform if self.graph.normalize is None else transform.crop
+        return np.ascontiguousarray([np.asarray(make(_opened(image))) for image in images])
 
     def outputs(self, images: Sequence[Sample]) -> Tensor:
         """Return what the graph's output must be for images, as `predict` computes it."""

@@ -83,3 +83,12 @@ def test_traced_ops_are_pytorchs_own(preset: str) -> None:
         for batch in (images, images[:1]):
             expected = Graph(model, SIZE, PRESETS[preset].normalization)(batch)
             torch.testing.assert_close(program.module()(batch), expected)
+
+
+@pytest.mark.parametrize("with_preprocessing", [True, False])
+def test_inputs_are_contiguous(with_preprocessing: bool, tmp_path: Path) -> None:
+    """Programs compiled by AOTInductor read other strides wrongly, without an error."""
+    network = trained("paper", tmp_path, with_preprocessing=with_preprocessing)
+    inputs = network.inputs(random_samples(SIZE).images)
+    assert inputs.flags.c_contiguous
+    assert inputs.dtype == (np.uint8 if with_preprocessing else np.float32)
