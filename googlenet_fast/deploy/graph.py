@@ -61,9 +61,12 @@ class Graph(nn.Module):
         batch = torch.export.Dim(BATCH, min=1)
         with torch.no_grad():
             program = torch.export.export(self, (self.example(),), dynamic_shapes=({0: batch},))
-        for node in program.graph.nodes:
+        for node in list(program.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                program.graph.erase_node(node)  # it would tie the file to this device
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
                 node.meta.pop(key, None)  # paths and names of the sources it was traced from
+        program.graph_module.recompile()
         return program
 
 

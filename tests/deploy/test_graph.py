@@ -78,6 +78,7 @@ def test_traced_ops_are_pytorchs_own(preset: str) -> None:
     program = Graph(model, SIZE, PRESETS[preset].normalization).traced()
     targets = {n.target for n in program.graph.nodes if n.op == "call_function"} - {getitem}
     assert {str(target).split(".")[0] for target in targets} == {"aten"}
+    assert "device" not in program.graph_module.code
     images = torch.randint(256, (5, SIZE, SIZE, 3), dtype=torch.uint8)
     with torch.no_grad():
         for batch in (images, images[:1]):
