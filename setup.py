@@ -359,6 +359,7 @@ def main() -> None:
             "googlenet_fast": [
                 "py.typed",
                 "configs/*.yaml",
+                "data/*.npz",
                 "data/*.txt",
                 "engine/*.html",
                 "selfcheck/*.json",
