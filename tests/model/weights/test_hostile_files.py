@@ -16,7 +16,7 @@ import torch
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, save_weights
-from googlenet_fast.model.weights.caffe import net_parameter
+from tests.model.weights.caffe_proto import net_parameter
 
 LOAD_ERRORS = "damaged|cannot be read|declares shape|is not a whole array|is missing|no key"
 

@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 from googlenet_fast.errors import UserError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, load_weights, save_weights
-from googlenet_fast.model.weights.caffe import net_parameter
 from googlenet_fast.model.weights.load import read_weights
+from tests.model.weights.caffe_proto import net_parameter
 
 State = dict[str, Tensor]
 
