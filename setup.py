@@ -13,6 +13,8 @@ Environment variables:
     TORCH_CUDA_ARCH_LIST: GPU architectures such as `8.0;9.0+PTX`; default: all from 7.5 up that
         the toolkit offers, and PTX of the newest for those to come.
     MAX_JOBS: compilers to run at once; default: as cores and memory allow.
+    GOOGLENET_FAST_DALI: DALI to depend on: `auto` (default: the build for the CUDA of torch), `12`
+        or `13` for that CUDA, `0` for none, as wheels for others have it.
 """
 
 import json
@@ -27,6 +29,7 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -37,6 +40,7 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # isolated builds leave it out
 
 from googlenet_fast.files import sources_digest  # noqa: E402
+from googlenet_fast.vendors import is_other_vendors  # noqa: E402
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030a0000"]
 INSTRUCTION_SETS = {
@@ -56,6 +60,19 @@ PER_INSTRUCTION_SET = {
 """What sources are compiled for which of them. Without its flags AMX is emulated: on other
 machines, and by compilers that do not know it."""
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+DEPENDENCIES = [
+    "torch>=2.4",
+    "numpy>=1.26",
+    "pillow>=11",
+    "safetensors>=0.5",
+    "pyyaml>=6.0.1",
+    "jsonargparse[signatures]>=4.53",
+    "tqdm>=4.67",
+]
+"""What training needs; pyproject.toml has what the extras bring."""
+DALI = (
+    "nvidia-dali-cuda{}0>=2.0; platform_system == 'Linux' and platform_machine in 'x86_64 aarch64'"
+)
 OLDEST_ARCHITECTURE = 75
 GIB_PER_COMPILER = 2
 
@@ -108,6 +125,7 @@ class Toolkit:
         return self.root / "bin" / "nvcc"
 
 
+@cache
 def describe_torch(python: str = sys.executable) -> Torch:
     """Ask the environment's torch; -E and the neutral folder lead past pip's isolation."""
     child = subprocess.run(
@@ -124,6 +142,25 @@ def describe_torch(python: str = sys.executable) -> Torch:
             " install -e . (with installers other than pip, add --no-build-isolation)"
         )
     return Torch(**json.loads(child.stdout.splitlines()[-1]))
+
+
+def dali_requirements(environment: Mapping[str, str]) -> list[str]:
+    """Return the build of DALI for the environment's torch, if it is one for NVIDIA's GPUs.
+
+    The files of DALI's builds have the same names, so a second one would overwrite the first.
+    """
+    wanted = environment.get("GOOGLENET_FAST_DALI") or "auto"
+    if wanted not in ("auto", "0", "12", "13"):
+        raise BuildError(f"GOOGLENET_FAST_DALI={wanted}: choose auto, 0, 12 or 13")
+    if wanted == "auto":
+        try:
+            torch = describe_torch()
+        except BuildError:  # the extension's build reports it; an sdist needs no torch
+            return []
+        if torch.cuda is None or is_other_vendors(torch.version):
+            return []
+        wanted = torch.cuda.split(".")[0]
+    return [DALI.format(wanted)] if wanted in ("12", "13") else []
 
 
 def find_toolkit(environment: Mapping[str, str]) -> Toolkit | None:
@@ -355,6 +392,7 @@ def main() -> None:
     setup(
         packages=[*find_packages(include=["googlenet_fast*"]), "googlenet_fast.kernels"],
         package_dir=package_dir,
+        install_requires=[*DEPENDENCIES, *dali_requirements(os.environ)],
         package_data={
             "googlenet_fast": [
                 "py.typed",

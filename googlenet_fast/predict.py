@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from googlenet_fast import cli
 from googlenet_fast.choices import SHEET_FORMATS
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
+from googlenet_fast.extras import require
 from googlenet_fast.limits import MAX_TILES
 from googlenet_fast.paddleclas import read_config
 
@@ -34,6 +35,8 @@ def main() -> None:
     """Run the command; exit status 2 if an image could not be read."""
     log_to_stderr(logging.INFO)
     options = parse(sys.argv[1:])
+    if options.sheet is not None:
+        require("a contact sheet", "matplotlib")
 
     # After the command line, whose help and mistakes need not wait for torch.
     with long_imports():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
 from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
+from googlenet_fast.extras import require
 from googlenet_fast.files import write_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main() -> None:
     """Run the command."""
     log_to_stderr(logging.WARNING)
     options = parse(sys.argv[1:])
+    require("a report", "jinja2", "matplotlib")
 
     # After the command line, whose help and mistakes need not wait for torch.
     with long_imports():

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "googlenet_fast"
 FLOORS = (
-    ("choices", "errors", "kernels", "limits"),
-    ("files", "plain_yaml"),
+    ("choices", "errors", "kernels", "limits", "vendors"),
+    ("extras", "files", "plain_yaml"),
     ("extension",),
     ("registry", "capture", "cli", "environment", "paddleclas"),
     ("selfcheck",),

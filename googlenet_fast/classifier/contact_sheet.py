@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from googlenet_fast.choices import SHEET_FORMATS
@@ -15,6 +14,7 @@ from googlenet_fast.data.library_messages import caught
 from googlenet_fast.data.reading import opened, upright
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import printable
+from googlenet_fast.extras import require
 from googlenet_fast.files import write_atomically
 from googlenet_fast.limits import MAX_TILES
 
@@ -36,7 +36,7 @@ def save_contact_sheet(predictions: Sequence[FilePrediction], path: Path) -> Non
     """Save a sheet of the first `MAX_TILES` images with their predictions.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or matplotlib is not installed.
     """
     content = io.BytesIO()
     draw_contact_sheet(predictions[:MAX_TILES]).save(
@@ -69,6 +69,9 @@ class _Fonts:
     """The fonts that come with matplotlib: equal on every machine, with most scripts."""
 
     def __init__(self) -> None:
+        require("a contact sheet", "matplotlib")
+        import matplotlib
+
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.small = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 12)
         self.plain = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 14)

@@ -16,6 +16,7 @@ from googlenet_fast.errors import UserError
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.preprocessing import LARGEST_SIDE, Resize, default_resize_size
 from googlenet_fast.model.presets import Normalization
+from googlenet_fast.vendors import is_other_vendors
 
 Kind = Literal["auto", "dali", "torchvision", "synthetic"]
 
@@ -45,8 +46,9 @@ class LoaderOptions:
     normalization: Normalization
     """Mean and standard deviation in units of 0..255, and channel order."""
     kind: Kind = "auto"
-    """What reads the images: auto takes DALI if it is installed, else torchvision. synthetic
-    yields fixed random batches, for measurements."""
+    """What reads the images: auto takes DALI if it is installed, else torchvision: Pillow, which
+    crops and resizes as torchvision does, without torchvision. synthetic yields fixed random
+    batches, for measurements."""
     device: torch.device = _CPU
     """Device of the batches; DALI also decodes there."""
     dtype: torch.dtype = torch.float32
@@ -56,9 +58,9 @@ class LoaderOptions:
     world_size: int = 1
     """Number of processes that share the images."""
     num_workers: int = 2
-    """Threads (DALI) or processes (torchvision; 0 reads in this process) that decode."""
+    """Threads (DALI) or processes (Pillow; 0 reads in this process) that decode."""
     prefetch: int = 2
-    """Batches made ahead (torchvision: by each process). More batches smooth out uneven decoding
+    """Batches made ahead (Pillow: by each process). More batches smooth out uneven decoding
     times and take more memory."""
     hw_decoder_load: float | None = None
     """Share of the JPEGs that a GPU's decoder engine takes (DALI); None chooses by the card."""
@@ -199,7 +201,7 @@ def describe_decoding() -> dict[str, str]:
         "loader": loader,
         "memory": (
             f"DALI: {3 * PIXELS_TOGETHER / 1e9:.1f} GB or an image per thread, up to twice that "
-            "with what is ahead; torchvision: one image per process; 36 MB for 12 megapixels"
+            "with what is ahead; Pillow: one image per process; 36 MB for 12 megapixels"
         ),
     }
 
@@ -212,18 +214,22 @@ def _loader_class(kind: Kind) -> Callable[[ImageDataset, LoaderOptions], Loader]
         return SyntheticLoader
     if kind != "torchvision":
         try:
-            from googlenet_fast.data.dali import DaliLoader
+            return _dali_loader()
         except ImportError as reason:
             if kind == "dali":
-                raise UserError(
-                    f"loader dali: cannot be used ({reason}); pip install nvidia-dali-cuda130"
-                ) from None
-        else:
-            return DaliLoader
-    try:
-        from googlenet_fast.data.torchvision_loader import TorchvisionLoader
-    except ImportError as reason:
-        raise UserError(
-            f"loader {kind}: cannot be used ({reason}); pip install torchvision"
-        ) from None
+                raise UserError(f"loader dali: cannot be used ({reason})") from None
+    from googlenet_fast.data.torchvision_loader import TorchvisionLoader
+
     return TorchvisionLoader
+
+
+def _dali_loader() -> Callable[[ImageDataset, LoaderOptions], Loader]:
+    """Return DALI's loader; raise ImportError with what to do if DALI cannot be used."""
+    if is_other_vendors(torch.__version__):  # where DALI may be importable, and fail when it runs
+        raise ImportError(f"torch {torch.__version__} is not for NVIDIA's GPUs, and DALI is")
+    try:
+        from googlenet_fast.data.dali import DaliLoader
+    except ImportError as reason:
+        extra = f"dali{(torch.version.cuda or '13').partition('.')[0]}"
+        raise ImportError(f"{reason}; pip install 'googlenet-fast[{extra}]'") from None
+    return DaliLoader

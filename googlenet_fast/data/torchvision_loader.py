@@ -1,4 +1,4 @@
-"""Load images with Pillow and torchvision transforms, for machines without DALI."""
+"""Load images with Pillow, for machines without DALI. Crops and sizes are torchvision's."""
 
 import gc
 from collections import deque
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tf
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -141,13 +140,15 @@ class _Reader(Dataset):
         options, size = self._options, self._options.image_size
         aspect_ratio = options.augmentation.aspect_ratio
         window = crop_window(draws, image.height, image.width, aspect_ratio)
+        top, left, height, width = window
+        image = image.crop((left, top, left + width, top + height))
         if options.resize == "cv2":
-            pixels = np.asarray(tf.crop(image, *window))
+            pixels = np.asarray(image)
             axes = (CenterCrop(0, side / size) for side in pixels.shape[:2])
             image = Image.fromarray(cv2_bilinear(pixels, size, *axes))
         else:
-            image = tf.resized_crop(image, *window, size=[size, size])
-        return tf.horizontal_flip(image) if draws[FLIP] else image
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[FLIP] else image
 
 
 def _unchanged(batch: object) -> object:

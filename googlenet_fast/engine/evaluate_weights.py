@@ -20,7 +20,6 @@ from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
-    confusion_png,
     write_class_results,
     write_confusion,
 )
@@ -30,6 +29,7 @@ from googlenet_fast.engine.evaluated_images import EvaluatedImages, choose_image
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
+from googlenet_fast.extras import missing
 from googlenet_fast.files import write_atomically
 
 MAX_ROWS = 20
@@ -171,7 +171,7 @@ def _report(
         write_atomically(options.output / "results.json", f"{document}\n".encode())
         write_class_results(classes, options.output / "per_class.csv")
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
-        write_atomically(options.output / "confusion.png", confusion_png(evaluation, names))
+        drawn = _draw_confusion(evaluation, names, options.output)
         if options.bad_images == "skip":
             save_unreadable(bad_images, options.output)
     if options.json:
@@ -181,11 +181,18 @@ def _report(
     if bad_images:
         print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
-        print(
-            f"results.json, per_class.csv, confusion.csv and confusion.png in "
-            f"{printable(options.output)}"
-        )
+        print(f"results.json, per_class.csv, confusion.csv{drawn} in {printable(options.output)}")
     print(f"RESULT {json.dumps(result)}", flush=True)
+
+
+def _draw_confusion(evaluation: Evaluation, names: Sequence[str], folder: Path) -> str:
+    """Draw confusion.png if matplotlib is installed; return words for the list of files."""
+    if (reason := missing(["matplotlib"])) is not None:
+        return f" (no confusion.png: {reason})"
+    from googlenet_fast.engine.confusion_image import confusion_png
+
+    write_atomically(folder / "confusion.png", confusion_png(evaluation, names))
+    return ", confusion.png"
 
 
 def _summary(evaluation: Evaluation) -> str:

@@ -48,6 +48,7 @@ from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
 from googlenet_fast.errors import UserError, printable
+from googlenet_fast.extras import missing
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.graphed import GraphedNetwork
@@ -55,6 +56,8 @@ from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 from googlenet_fast.selfcheck.autotune import is_search_wanted, search
 
+OPTIONAL_FILES = {"tensorboard": "TensorBoard file", "matplotlib": "curves.png"}
+"""Package -> the file of a run that needs it."""
 STEPS_PER_AVERAGE = 5
 """A run of fewer steps than this times those that the average spans gets a note."""
 
@@ -166,6 +169,7 @@ class Trainer:
     def _run(self) -> dict[str, Any] | None:
         self._log(self._description())
         self._note_a_long_average()
+        self._note_files_left_out()
         if self.folder is not None:
             write_environment(self.folder.path, self.process)
         self._autotune()
@@ -197,6 +201,12 @@ class Trainer:
             f"note: --ema_decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and the run "
             f"has {steps:,}: the average may lag behind; {suits:.2g} or less would suit it"
         )
+
+    def _note_files_left_out(self) -> None:
+        """Say which files the run goes without, because an optional package is not installed."""
+        left_out = [file for package, file in OPTIONAL_FILES.items() if missing([package])]
+        if left_out and self.folder is not None:
+            self._log(f"note: no {' and no '.join(left_out)}: {missing(OPTIONAL_FILES)}")
 
     def _autotune(self) -> None:
         config, device = self.config, self.process.device
@@ -588,7 +598,7 @@ class Trainer:
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """Plot the curves in the main process, and return the numbers of a finished run."""
-        if self.folder is not None:
+        if self.folder is not None and not missing(["matplotlib"]):
             plot_curves(self.folder.metrics, self.folder.path / "curves.png")
         return {
             "top1": round(evaluation.top1, 3),

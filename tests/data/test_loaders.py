@@ -24,7 +24,10 @@ from googlenet_fast.data import (
 )
 from googlenet_fast.data.gpu_decoding import gpu_decoding
 from googlenet_fast.data.loader import Kind
-from googlenet_fast.data.sampling import BatchSampler
+from googlenet_fast.data.reading import decode
+from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
+from googlenet_fast.data.scan_damage import dali_decoder
+from googlenet_fast.data.torchvision_loader import _Reader
 from googlenet_fast.errors import UserError
 from googlenet_fast.model.presets import CAFFE_BGR, IMAGENET_RGB, Normalization
 from tests.data.conftest import smooth_image
@@ -462,16 +465,36 @@ class TestChoice:
             type(build_loader(photos, LoaderOptions(**self.options))).__name__
             == "TorchvisionLoader"
         )
-        with pytest.raises(UserError, match="pip install nvidia-dali"):
+        extra = f"dali{(torch.version.cuda or '13').partition('.')[0]}"
+        with pytest.raises(UserError, match=rf"pip install 'googlenet-fast\[{extra}\]'"):
             build_loader(photos, LoaderOptions(kind="dali", **self.options))
 
-    def test_without_either(self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("dali", "torchvision_loader"):
-            monkeypatch.delitem(sys.modules, f"googlenet_fast.data.{module}", raising=False)
-        for package in ("nvidia.dali", "torchvision.transforms.v2.functional"):
-            monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match="pip install torchvision"):
-            build_loader(photos, LoaderOptions(**self.options))
+    def test_another_vendors_torch_does_without_dali(
+        self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Even where DALI is importable: it is for NVIDIA's GPUs."""
+        monkeypatch.setattr(torch, "__version__", "2.7.1+corex.4.4.0")
+        chosen = build_loader(photos, LoaderOptions(**self.options))
+        assert type(chosen).__name__ == "TorchvisionLoader"
+        with pytest.raises(UserError, match=r"torch 2\.7\.1\+corex\.4\.4\.0 is not for NVIDIA's"):
+            build_loader(photos, LoaderOptions(kind="dali", **self.options))
+        with pytest.raises(ImportError, match="DALI is for NVIDIA's GPUs"):
+            dali_decoder()
+
+    def test_crops_are_torchvisions_bit_for_bit(self, photos: ImageDataset) -> None:
+        options = LoaderOptions(**self.options)
+        image = decode(photos.location(0), options.max_pixels)
+        flipped = 0
+        for draws in options.augmentation.draw(seed=1, epoch=0, first=0, count=20):
+            ratios = options.augmentation.aspect_ratio
+            window = crop_window(draws, image.height, image.width, ratios)
+            expected = transforms.functional.resized_crop(image, *window, size=[64, 64])
+            if draws[FLIP]:
+                expected = transforms.functional.horizontal_flip(expected)
+            ours = _Reader(options)._crop_random(image, draws)
+            assert np.array_equal(np.asarray(ours), np.asarray(expected))
+            flipped += int(draws[FLIP])
+        assert 0 < flipped < 20
 
     def test_sizes_and_batches_that_cannot_be(self, photos: ImageDataset) -> None:
         with pytest.raises(UserError, match="resize_size 63: must be image_size, 64, or more"):
