@@ -153,7 +153,7 @@ class Op:
         for value in arguments:
             if isinstance(value, Tensor):
                 key += (value.shape, value.dtype, value.device)
-            elif isinstance(value, list | tuple):
+            elif isinstance(value, (list, tuple)):
                 key.append(len(value))
                 for tensor in value:
                     key += (tensor.shape, tensor.dtype, tensor.device)
@@ -240,7 +240,6 @@ class Op:
 OPS: dict[str, Op] = {}
 """Every op, by name."""
 
-_in_transform = torch._C._are_functorch_transforms_active  # a test that Dynamo can trace
 _requested = os.environ.get(VARIABLE) or "auto"
 _recorder: Callable[[Op, Sequence[Any]], None] | None = None
 _warned: set[tuple[str, str, str]] = set()
@@ -253,6 +252,14 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+_in_transform = torch._C._are_functorch_transforms_active
+if torch.__version__ < (2, 10):  # Dynamo of 2.4 does not trace it
+
+    @constant
+    def _in_transform() -> bool:
+        return torch._C._are_functorch_transforms_active()
 
 
 @constant
@@ -361,7 +368,7 @@ def call_of(arguments: Sequence[Any]) -> Call:
     for value in arguments:
         if isinstance(value, Tensor):
             call.append((value.shape, value.dtype))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             call.append(call_of(value)[1:])
         elif isinstance(value, _PLAIN):
             call.append(value)
@@ -388,7 +395,7 @@ def _constants(value: Any) -> Any:
     """Replace symbolic sizes by their values, on which torch.compile then specialises."""
     if isinstance(value, tuple):
         return tuple([_constants(item) for item in value])
-    is_size = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    is_size = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
     return index(value) if is_size else value
 
 

@@ -44,12 +44,13 @@ def build_optimizer(
     optimizer = make(
         [
             {
-                "params": parameters,
+                "params": [parameter for _, parameter in named],
+                "param_names": [name for name, _ in named],  # pairs need torch 2.6
                 "weight_decay": weight_decay,
                 "lr": torch.zeros((), device=device),
                 "lr_scale": lr_scale,
             }
-            for (weight_decay, lr_scale), parameters in groups.items()
+            for (weight_decay, lr_scale), named in groups.items()
         ],
         lr=config.lr,
         momentum=config.momentum,

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.capture import capturer_for
@@ -451,7 +450,8 @@ class Trainer:
     def _check_weights(self) -> None:
         """Stop all processes if the weights of any of them are not finite."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        greatest = get_total_norm([t.detach() for t in tensors if t.is_floating_point()], math.inf)
+        weights = [t.detach() for t in tensors if t.is_floating_point()]
+        greatest = torch.stack(torch._foreach_norm(weights, math.inf)).max()
         if self.process.max((~greatest.isfinite()).float()).item():
             raise self._diverged("weights or batch-norm statistics are")
 

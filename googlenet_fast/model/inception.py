@@ -55,8 +55,9 @@ class Inception(nn.Module):
         self.project = Conv(preset, in_channels, widths.pool_project, 1)
         self.reduce_relu = preset.conv_relu
         self._packed: PackedWeights[Packed] = PackedWeights()
-        self.register_state_dict_post_hook(_split_on_save)
-        self.register_load_state_dict_pre_hook(_merge_on_load)
+        # The names of torch before 2.5, which later ones keep beside those without underscore.
+        self._register_state_dict_hook(_split_on_save)
+        self._register_load_state_dict_pre_hook(_merge_on_load, with_module=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
