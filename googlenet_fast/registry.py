@@ -255,7 +255,7 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _in_transform = torch._C._are_functorch_transforms_active
-if torch.__version__ < (2, 10):  # Dynamo of 2.4 does not trace it
+if torch.__version__ < "2.10":  # compared as versions; Dynamo of 2.4 does not trace it
 
     @constant
     def _in_transform() -> bool:

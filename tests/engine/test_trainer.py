@@ -409,6 +409,7 @@ def test_metrics_that_cannot_be_written(few_digits: Path, tmp_path: Path) -> Non
             if name == "_metrics":
                 trainer._logger._metrics = full
             else:
+                assert trainer._logger._tensorboard is not None
                 trainer._logger._tensorboard._records._writer = full
             with closing(trainer), pytest.raises(UserError, match="No space left on device; free"):
                 trainer.run()
