@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 EXTENSION = "GOOGLENET_FAST_EXTENSION"
 """Variable that names the extension; `googlenet_fast.extension` reads it."""
 
-CARRIED_EXTENSION, CARRIED_WHEELS = "_C.abi3.so", "wheels"
-"""In a folder that `benchmarks.gpu_run.carry` made."""
+CARRIED_LIBRARIES, CARRIED_WHEELS = ("_C.abi3.so", "_C_cuda.abi3.so"), "wheels"
+"""In a folder that `benchmarks.gpu_run.carry` made. The first library is what EXTENSION names; the
+second, the CUDA part, is found beside it."""
 
 
 def link_kernels(root: Path = ROOT) -> None:
@@ -76,7 +77,7 @@ def environment(
         site = output / "site"
         unpack(carried / CARRIED_WHEELS, site)
         path.insert(1, str(site))
-        found[EXTENSION] = str(carried / CARRIED_EXTENSION)
+        found[EXTENSION] = str(carried / CARRIED_LIBRARIES[0])
     found["PYTHONPATH"] = os.pathsep.join(path)
     if named := found.get(EXTENSION):
         check_extension(Path(named))

@@ -277,21 +277,28 @@ def test_what_is_carried_has_a_limit(tmp_path: Path) -> None:
 def test_the_carried_extension_is_of_one_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[tuple[list[str], dict[str, str]]] = []
+    names = list(tree.CARRIED_LIBRARIES)
 
     def run(command: list[Any], **options: Any) -> subprocess.CompletedProcess[str]:
-        ran.append((list(map(str, command)), options.get("env", {})))
-        return subprocess.CompletedProcess(command, len(ran) > 2)
+        assert list(map(str, command[1:4])) == ["setup.py", "-q", "build_ext"]
+        variables = options["env"]
+        built = Path(command[command.index("--build-lib") + 1], "googlenet_fast")
+        built.mkdir()
+        for name in names:
+            (built / name).write_text(variables["TORCH_CUDA_ARCH_LIST"])
+        return subprocess.CompletedProcess(command, variables["TORCH_CUDA_ARCH_LIST"] == "1.0")
 
     monkeypatch.setattr(carry.subprocess, "run", run)
-    carry.build(tmp_path / "carried" / "_C.abi3.so", "9.0")
-    (build, variables), (strip, _) = ran
-    assert build[1:4] == ["setup.py", "-q", "build_ext"]
-    assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    built = Path(build[build.index("--build-lib") + 1], "googlenet_fast", "_C.abi3.so")
-    assert strip[-2:] == [str(tmp_path / "carried" / "_C.abi3.so"), str(built)]
+    carried = tmp_path / "carried"
+    carry.build(carried, "9.0")
+    assert {path.name: path.read_text() for path in carried.iterdir()} == dict.fromkeys(
+        names, "9.0"
+    )
     with pytest.raises(UserError, match="does not build"):
-        carry.build(tmp_path / "_C.abi3.so", "9.0")
+        carry.build(carried, "1.0")
+    del names[1]
+    with pytest.raises(UserError, match=r"_C_cuda\.abi3\.so: no such file"):
+        carry.build(carried, "9.0")
 
 
 def test_mistakes_are_one_line(

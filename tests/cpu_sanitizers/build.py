@@ -21,8 +21,9 @@ def build(folder: Path) -> Path:
         return target
     torch = setup().describe_torch()
     info = json.dumps(json.dumps({"torch": torch.version}))
-    flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE, *setup().WARNINGS]
-    flags += [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
+    flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE]
+    flags += [*setup().WARNINGS, "-Werror", *setup().STABLE_ABI]
+    flags += [*(f"-isystem{header}" for header in torch.include)]
     flags.append(f"-DGOOGLENET_FAST_BUILD_INFO={info}")
     commands = {}
     for source in (ROOT / "csrc").glob("bindings/*.cpp"):

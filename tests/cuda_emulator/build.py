@@ -90,7 +90,7 @@ def _link(
     if target.exists():
         return target
     headers = setup().find_toolkit(os.environ).root / "include"
-    flags = [*COMMON, *setup().WARNINGS, f"-isystem{headers}"]
+    flags = [*COMMON, *setup().WARNINGS, "-Werror", f"-isystem{headers}"]
     missing = [path for path in objects if not path.exists()]
     compile_all([*flags, *objects[path], f"-o{path}"] for path in missing)
     sanitizers = KINDS[kind] if kind == "sanitized" else []
