@@ -21,6 +21,7 @@ Environment variables:
     MAX_JOBS: compilers to run at once; default: as cores and memory allow.
 """
 
+import atexit
 import json
 import os
 import platform
@@ -37,9 +38,13 @@ from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.editable_wheel import editable_wheel
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:
+    sys.exit("error: setuptools is older than 77; type pip install --upgrade setuptools ninja")
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # isolated builds leave it out
@@ -475,11 +480,24 @@ def steps_of_extension(folder: Path, jobs: int) -> list[Step]:
     return [*steps, *objects, *linked]
 
 
-def work_folder() -> Path:
-    """Where objects stay: in the tree, or a temporary folder if that is read-only."""
-    if not os.access(ROOT, os.W_OK):
-        return Path(tempfile.mkdtemp(prefix="googlenet_fast-"))
-    return ROOT / "build" / f"ninja-{sysconfig.get_platform()}"
+@cache
+def build_folder() -> Path:
+    """Where to build: in the tree, or in a temporary folder if that is read-only."""
+    if os.access(ROOT, os.W_OK):
+        return ROOT / "build"
+    folder = tempfile.mkdtemp(prefix="googlenet_fast-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def build_libraries() -> list[Path]:
+    """Compile and link what changed; return the libraries."""
+    folder = build_folder() / f"ninja-{sysconfig.get_platform()}"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    jobs = parallel_jobs(os.environ, cores, free_memory_gib())
+    steps = steps_of_extension(folder, jobs)
+    run_ninja(folder, steps, jobs)
+    return [step.output for step in steps if step.libraries]
 
 
 class BuildExtension(build_ext):
@@ -487,22 +505,18 @@ class BuildExtension(build_ext):
 
     def run(self) -> None:
         """Put what belongs to this build into the package, and take the rest away."""
+        if reason := why_without_extension(os.environ):
+            print(f"googlenet_fast: installed without its compiled extension: {reason}")
+            content = {NOTE: reason.encode()}
+        else:
+            content = {path.name: path.read_bytes() for path in build_libraries()}
         target = Path(self.get_ext_fullpath("googlenet_fast._C")).parent
         target.mkdir(parents=True, exist_ok=True)
         for name in (CPU_LIBRARY, CUDA_LIBRARY, NOTE):
-            (target / name).unlink(missing_ok=True)
-        if reason := why_without_extension(os.environ):
-            print(f"googlenet_fast: installed without its compiled extension: {reason}")
-            (target / NOTE).write_text(reason)
-            return
-        folder = work_folder()
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        jobs = parallel_jobs(os.environ, cores, free_memory_gib())
-        steps = steps_of_extension(folder, jobs)
-        run_ninja(folder, steps, jobs)
-        for step in steps:
-            if step.libraries:
-                write_atomically(target / step.output.name, step.output.read_bytes())
+            if name in content:
+                write_atomically(target / name, content[name])
+            else:
+                (target / name).unlink(missing_ok=True)
 
 
 class BuildWheel(bdist_wheel):
@@ -534,9 +548,8 @@ def main() -> None:
         package_dir["googlenet_fast.kernels"] = "kernels"
         commands["editable_wheel"] = RefuseEditable
     options = {}
-    if not os.access(ROOT, os.W_OK):
-        folder = tempfile.mkdtemp(prefix="googlenet_fast-")
-        options = {"build": {"build_base": folder}, "egg_info": {"egg_base": folder}}
+    if (folder := build_folder()) != ROOT / "build":
+        options = {"build": {"build_base": str(folder)}, "egg_info": {"egg_base": str(folder)}}
     setup(
         packages=[*find_packages(include=["googlenet_fast*"]), "googlenet_fast.kernels"],
         package_dir=package_dir,
