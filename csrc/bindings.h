@@ -297,6 +297,11 @@ void run(const Tensor& on, const Parameters& p) {
 
 }  // namespace googlenet_fast
 
+// The namespace of the ops. A build for kernel hubs has its own, beside which others can be loaded.
+#ifndef GOOGLENET_FAST_NAMESPACE
+#define GOOGLENET_FAST_NAMESPACE googlenet_fast
+#endif
+
 // REGISTER_CPU(m) and REGISTER_CUDA(m) open the function that registers an op's kernels, for the
 // key of that device. In the emulator of CUDA (tests/cuda_emulator) the kernels for GPUs take the
 // place of those for CPUs; in a build without CUDA they stay out.
@@ -305,11 +310,11 @@ void run(const Tensor& on, const Parameters& p) {
       googlenet_fast_left_out_, C10_UID)(torch::stable::detail::StableLibrary & m)
 #if defined(GOOGLENET_FAST_CUDA_EMULATOR)
 #define REGISTER_CPU(m) GOOGLENET_FAST_LEAVE_OUT(m)
-#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
+#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CPU, m)
 #elif defined(USE_CUDA)
-#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
-#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CUDA, m)
+#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CPU, m)
+#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CUDA, m)
 #else
-#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
+#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CPU, m)
 #define REGISTER_CUDA(m) GOOGLENET_FAST_LEAVE_OUT(m)
 #endif
