@@ -187,7 +187,7 @@ def write_cases(folder: Path) -> None:
             x = eighths(n, c, h, w)
             with use_impl("reference"):
                 arrays = {"x": x, **case(x)}
-            values = {
+            values: Arrays = {
                 name: pixels_first(value).numpy() if isinstance(value, Tensor) else value
                 for name, value in arrays.items()
             }
