@@ -8,7 +8,7 @@ on the same memory. The first run compiles the kernels without torch, in one to 
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from tests.compiler import has_compiler
 
 registered = torch.ops.googlenet_fast
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 
 
 class Size(NamedTuple):
@@ -93,7 +93,7 @@ def inception(kernels: ModuleType, size: Size) -> Case:
     shapes = ((c1 + r3 + r5, size.channels, 1), (c3, r3, 3), (c5, r5, 5))
     weights = [weight(*s) for s in (*shapes, (project, size.channels, 1))]
     biases = [torch.randn(w.size(0)) for w in weights]
-    given = [x, *(t for pair in zip(weights, biases, strict=True) for t in pair), True]
+    given: list[Any] = [x, *(t for pair in zip(weights, biases, strict=True) for t in pair), True]
     r, y = room(size.side, r3 + r5), room(size.side, c1 + c3 + c5 + project)
     arrays = [array(w) for w in weights], [array(b) for b in biases]
     return Case(
