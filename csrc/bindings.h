@@ -1,6 +1,7 @@
 // What the bindings of the ops share. The file of an op in bindings/ checks its arguments,
 // allocates its results and registers it on LibTorch's stable ABI, for CPUs and GPUs or one of
-// them. The schemas are in googlenet_fast/ops.
+// them. The schemas are in googlenet_fast/ops. The file is compiled for the CPU part and, with
+// USE_CUDA, for the CUDA part, a library of its own.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -276,8 +277,7 @@ void run(const Tensor& on, const Parameters& p) {
     return run_cuda(dtype_of(on), p, nullptr);
   }
   STD_TORCH_CHECK(false, "this op has no kernel for GPUs");
-#else
-#ifdef USE_CUDA
+#elif defined(USE_CUDA)
   if (on.is_cuda()) {
     if constexpr (requires(cudaStream_t stream) { run_cuda(Dtype(), p, stream); }) {
       void* stream = nullptr;
@@ -287,29 +287,35 @@ void run(const Tensor& on, const Parameters& p) {
       return run_cuda(dtype_of(on), p, static_cast<cudaStream_t>(stream));
     }
   }
-#endif
+  STD_TORCH_CHECK(false, "this op has no CUDA kernel for the device of its argument");
+#else
   if (on.is_cpu()) {
     if constexpr (requires { run_cpu(Dtype(), p); }) return run_cpu(dtype_of(on), p);
   }
-  STD_TORCH_CHECK(false, "this op has no compiled kernel for the device of its argument");
+  STD_TORCH_CHECK(false, "this op has no CPU kernel for the device of its argument");
 #endif
 }
 
 }  // namespace googlenet_fast
 
+// The namespace of the ops. A build for kernel hubs has its own, beside which others can be loaded.
+#ifndef GOOGLENET_FAST_NAMESPACE
+#define GOOGLENET_FAST_NAMESPACE googlenet_fast
+#endif
+
 // REGISTER_CPU(m) and REGISTER_CUDA(m) open the function that registers an op's kernels, for the
-// key of that device. In the emulator of CUDA (tests/cuda_emulator) the kernels for GPUs take the
-// place of those for CPUs; in a build without CUDA they stay out.
+// key of that device; the part for the other device leaves them out. In the emulator of CUDA
+// (tests/cuda_emulator) the kernels for GPUs take the place of those for CPUs.
 #define GOOGLENET_FAST_LEAVE_OUT(m)             \
   [[maybe_unused]] static void C10_CONCATENATE( \
       googlenet_fast_left_out_, C10_UID)(torch::stable::detail::StableLibrary & m)
 #if defined(GOOGLENET_FAST_CUDA_EMULATOR)
 #define REGISTER_CPU(m) GOOGLENET_FAST_LEAVE_OUT(m)
-#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
+#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CPU, m)
 #elif defined(USE_CUDA)
-#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
-#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CUDA, m)
+#define REGISTER_CPU(m) GOOGLENET_FAST_LEAVE_OUT(m)
+#define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CUDA, m)
 #else
-#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(googlenet_fast, CPU, m)
+#define REGISTER_CPU(m) STABLE_TORCH_LIBRARY_IMPL(GOOGLENET_FAST_NAMESPACE, CPU, m)
 #define REGISTER_CUDA(m) GOOGLENET_FAST_LEAVE_OUT(m)
 #endif

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from googlenet_fast.classifier import load
-    from googlenet_fast.model import GoogLeNet, GoogLeNetOutputs
+    from googlenet_fast.errors import GoogLeNetError
+    from googlenet_fast.model import FeatureMaps, GoogLeNet, GoogLeNetOutputs
     from googlenet_fast.model.weights import load_model, load_weights, save_weights
 
 if sys.argv[:1] == ["-m"]:  # python -m googlenet_fast.COMMAND: before it imports torch
@@ -22,10 +23,15 @@ if sys.argv[:1] == ["-m"]:  # python -m googlenet_fast.COMMAND: before it import
 
 __version__ = "0.2.0"
 
-__all__ = ["GoogLeNet", "GoogLeNetOutputs", "load", "load_model", "load_weights", "save_weights"]
+__all__ = [
+    "FeatureMaps", "GoogLeNet", "GoogLeNetError", "GoogLeNetOutputs", "load", "load_model",
+    "load_weights", "save_weights",
+]  # fmt: skip
 
 _MODULES = {
+    "FeatureMaps": "model",
     "GoogLeNet": "model",
+    "GoogLeNetError": "errors",
     "GoogLeNetOutputs": "model",
     "load": "classifier",
     "load_model": "model.weights",

@@ -11,7 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 T = TypeVar("T")
 
@@ -113,12 +113,12 @@ def capturer_for(mode: str, device: torch.device) -> Capturer | None:
         device: where the calls run.
 
     Raises:
-        UserError: "on" for a device without CUDA graphs.
+        GoogLeNetError: "on" for a device without CUDA graphs.
     """
     if device.type == "cuda":
         return None if mode == "off" else CudaGraphs(device)
     if mode == "on":
-        raise UserError(
+        raise GoogLeNetError(
             f"--graph on: captures CUDA graphs, which needs a GPU, but this runs on the "
             f"{device.type.upper()}; use --graph auto"
         )

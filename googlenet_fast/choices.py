@@ -10,5 +10,9 @@ PARTS = ("stem", "3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "aux", "f
 """Parts of the network, from the images on: the stem, the Inception blocks, the heads."""
 Split = Literal["train", "val", "all"]
 """Which images of a dataset: those to train on, those to validate on, or all."""
+Part = Literal["train", "val", "test"]
+"""Part of a dataset."""
+BadImages = Literal["error", "skip"]
+"""What to do about unreadable images."""
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Suffix of a contact sheet -> format of Pillow."""

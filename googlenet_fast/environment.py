@@ -8,6 +8,7 @@ import torch
 
 import googlenet_fast
 from googlenet_fast import extension
+from googlenet_fast.kernels.configs import warp_lanes
 
 PACKAGES = (
     "numpy",
@@ -42,9 +43,10 @@ def devices() -> dict[str, str]:
     }
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
+        lanes = warp_lanes(torch.device("cuda", index)) or "unknown size"
         found[f"cuda:{index}"] = (
             f"{gpu.name}; compute capability {gpu.major}.{gpu.minor};"
-            f" {gpu.total_memory / 2**30:.0f} GiB; warps of {gpu.warp_size}"
+            f" {gpu.total_memory / 2**30:.0f} GiB; warps of {lanes}"
         )
     return found
 

@@ -4,12 +4,13 @@ import copy
 import difflib
 import errno
 import logging
+import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 try:
@@ -21,13 +22,16 @@ ADDRESS_SPACE = 4 << 30
 """Bytes of address space that a command needs: importing torch with CUDA maps 3.2 GiB, reading
 images with DALI another 0.6 GiB."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of writes to a full disk, or beyond a quota or limit."""
+
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """Control characters, line ends, changes of direction, and bytes that are not text."""
 
 
-class UserError(Exception):
+class GoogLeNetError(ValueError):
     """Input that cannot be used: a path, a flag, a file's content.
 
     The message is one line: the file, flag or field, and what to do about it.
@@ -98,7 +102,7 @@ def _interrupt_python() -> None:
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run an entry point; a `UserError` becomes one line on stderr and exit status 2.
+    """Run an entry point; a `GoogLeNetError` becomes one line on stderr and exit status 2.
 
     So does a lack of memory under `ulimit -v`. Ctrl-C exits without a message, with status 130 as
     in shells.
@@ -108,13 +112,22 @@ def run_command(main: Callable[[], object]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except UserError as error:
+    except GoogLeNetError as error:
         _exit(printable(error))
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _leave_unwritten()
+            _exit(f"the output cannot be written: {error.strerror}")
         limit = _address_space()
         if limit is None or not _is_lack_of_memory(error):
             raise
         _exit(f"ulimit -v {limit >> 10}: is too small for this command; raise the limit")
+
+
+def _leave_unwritten() -> None:
+    """Let Python end without writing what is left for stdout, which would fail again."""
+    with suppress(OSError, ValueError):  # stdout may be closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit(message: str) -> NoReturn:

@@ -1,8 +1,13 @@
-"""The compiled extension: where it is, what was built into it, or why it is absent."""
+"""The compiled extension: where it is, what was built into it, or why it is absent.
+
+setup.py makes it, two libraries of one build: the CPU part, and the CUDA part, which is loaded only
+beside a CUDA build of torch.
+"""
 
 import ctypes
 import json
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -10,12 +15,16 @@ from pathlib import Path
 import torch
 
 from googlenet_fast.files import sources_digest
+from googlenet_fast.vendors import is_other_vendors
 
 VARIABLE = "GOOGLENET_FAST_EXTENSION"
 """Environment variable that names another build of the extension, such as a sanitized one."""
 
 _TREE = Path(__file__).parents[1]
 _LIBRARY = Path("googlenet_fast", "_C.abi3.so")
+_CUDA_LIBRARY = "_C_cuda.abi3.so"  # beside the other
+_NOTE = "_C.absent.txt"  # why setup.py built none
+_OLDEST_TORCH = (2, 10)  # the first with all of the stable ABI that csrc/ uses
 
 
 def _find() -> tuple[Path, str | None]:
@@ -47,16 +56,52 @@ def _find() -> tuple[Path, str | None]:
 
 
 def _load() -> tuple[dict[str, str], str | None]:
-    """Load the extension; return what its build recorded, and why it cannot be used or None."""
+    """Load the CPU part; return what the build recorded, and why it cannot be used or None."""
     if not PATH.is_file():
-        return {}, "the compiled extension is absent (pip install -e . builds it)"
-    try:
-        torch.ops.load_library(str(PATH))
-    except OSError as error:
-        return {}, f"the compiled extension does not load: {error.__cause__ or error}"
+        note = PATH.with_name(_NOTE)
+        why = f"when this was installed, {note.read_text()}" if note.is_file() else ""
+        return {}, f"the compiled extension is absent: {why or 'pip install -e . builds it'}"
+    if _numbers(torch.__version__)[:2] < _OLDEST_TORCH:
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        return {}, f"the compiled extension needs torch {oldest} or newer, not {torch.__version__}"
+    if reason := _load_library(PATH):
+        return {}, f"the compiled extension does not load: {reason}"
     describe = ctypes.CDLL(str(PATH)).googlenet_fast_build_info
     describe.restype = ctypes.c_char_p
     return json.loads(describe()), None
+
+
+def _load_cuda_part() -> str | None:
+    """Load the CUDA part; return why it cannot be used, or None."""
+    if "cuda" not in BUILD_INFO:
+        return "the compiled extension was built without its CUDA part"
+    if torch.version.cuda is None or is_other_vendors(torch.__version__):
+        return f"torch {torch.__version__} is not a CUDA build for NVIDIA's GPUs"
+    if _numbers(BUILD_INFO["cuda"])[0] != _numbers(torch.version.cuda)[0]:
+        return (
+            f"the CUDA part was built for CUDA {BUILD_INFO['cuda']},"
+            f" but torch for CUDA {torch.version.cuda}"
+        )
+    path = PATH.with_name(_CUDA_LIBRARY)
+    if not path.is_file():
+        return f"{path} is absent"
+    if BUILD_INFO["csrc"].encode() not in path.read_bytes():
+        return f"{path} was built from other C++ sources than {PATH.name}"
+    if reason := _load_library(path):
+        return f"the CUDA part does not load: {reason}"
+    return None
+
+
+def _load_library(path: Path) -> str | None:
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return str(error.__cause__ or error)
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 PATH, _refusal = _find()
@@ -65,12 +110,14 @@ BUILD_INFO, UNAVAILABLE = ({}, _refusal) if _refusal else _load()
 """What the build recorded (`torch`, the digest of `csrc`, and `cuda` and `architectures` of a CUDA
 part), and why the extension cannot be used: None if it can."""
 
+_cuda_refusal = UNAVAILABLE or _load_cuda_part()
+
 
 def missing_part(part: str) -> str | None:
     """Return None if the extension has that part, `cpu` or `cuda`, else why it has not."""
-    if UNAVAILABLE is None and part == "cuda" and "cuda" not in BUILD_INFO:
-        return "the compiled extension was built without its CUDA part"
-    return UNAVAILABLE
+    if UNAVAILABLE is not None or part == "cpu":
+        return UNAVAILABLE
+    return _cuda_refusal
 
 
 def instruction_set() -> str | None:

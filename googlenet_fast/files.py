@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -27,14 +27,14 @@ def write_atomically(
         keep_as: where the old file goes, once the new one is safe; a file there is replaced.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        GoogLeNetError: the disk is full, or the folder cannot be written to.
     """
     existed = path.exists()
     try:
         _replace(path, content, keep_as if existed else None)
     except OSError as error:
         kept = "; the previous one is unharmed" if existed else ""
-        raise UserError(f"cannot save {path}: {error.strerror or error}{kept}") from None
+        raise GoogLeNetError(f"cannot save {path}: {error.strerror or error}{kept}") from None
 
 
 def csv_cell(value: object) -> object:
@@ -48,6 +48,8 @@ def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = Non
 
     The number is random: threads, and processes on several hosts, may write the same file.
     """
+    if path.exists() and not path.is_file():  # a device, which a file would take the place of
+        raise OSError(None, "it is not a regular file")
     temporary = path.with_name(f".{path.name}.{secrets.randbits(63)}")
     try:
         with temporary.open("wb") as file:
@@ -57,7 +59,7 @@ def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = Non
         if keep_as is not None:
             path.replace(keep_as)
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
 
@@ -78,7 +80,7 @@ def cache_dir() -> Path:
     """$GOOGLENET_FAST_CACHE, else googlenet_fast in the user's cache folder; it may not exist.
 
     Raises:
-        UserError: HOME is not set, and the system does not know the user's home folder.
+        GoogLeNetError: HOME is not set, and the system does not know the user's home folder.
     """
     if own := os.environ.get("GOOGLENET_FAST_CACHE"):
         return Path(own)
@@ -87,7 +89,7 @@ def cache_dir() -> Path:
     try:
         return Path.home() / ".cache" / "googlenet_fast"
     except RuntimeError:
-        raise UserError(
+        raise GoogLeNetError(
             "HOME is not set, and this user has no home folder; set HOME, or GOOGLENET_FAST_CACHE "
             "to a folder for cached files"
         ) from None

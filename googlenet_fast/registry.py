@@ -26,7 +26,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad as _forward_ad
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 VARIABLE = "GOOGLENET_FAST_IMPL"
 """Environment variable that names the requested backend."""
@@ -142,7 +142,7 @@ class Op:
         """Return the backend that computes this call; the reference counts as one.
 
         Raises:
-            UserError: the requested backend cannot take the call; names those that can.
+            GoogLeNetError: the requested backend cannot take the call; names those that can.
         """
         if _in_transform() or _forward_ad._current_level >= 0:  # transforms_active(), inlined
             return self.fallback
@@ -153,7 +153,7 @@ class Op:
         for value in arguments:
             if isinstance(value, Tensor):
                 key += (value.shape, value.dtype, value.device)
-            elif isinstance(value, list | tuple):
+            elif isinstance(value, (list, tuple)):
                 key.append(len(value))
                 for tensor in value:
                     key += (tensor.shape, tensor.dtype, tensor.device)
@@ -231,7 +231,7 @@ class Op:
         if backend is not None and reason is None:
             return backend
         able = [name for name, (_, why_not) in reasons.items() if why_not is None]
-        raise UserError(
+        raise GoogLeNetError(
             f"{self.name} cannot run as {_requested}: {reason};"
             f" available: {', '.join([*able, 'reference'])}"
         )
@@ -240,7 +240,6 @@ class Op:
 OPS: dict[str, Op] = {}
 """Every op, by name."""
 
-_in_transform = torch._C._are_functorch_transforms_active  # a test that Dynamo can trace
 _requested = os.environ.get(VARIABLE) or "auto"
 _recorder: Callable[[Op, Sequence[Any]], None] | None = None
 _warned: set[tuple[str, str, str]] = set()
@@ -253,6 +252,14 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+_in_transform = torch._C._are_functorch_transforms_active
+if torch.__version__ < "2.10":  # compared as versions; Dynamo of 2.4 does not trace it
+
+    @constant
+    def _in_transform() -> bool:
+        return torch._C._are_functorch_transforms_active()
 
 
 @constant
@@ -308,7 +315,7 @@ def use_impl(name: str) -> Iterator[None]:
     """Request a backend inside a `with` block, in all threads of the process.
 
     Raises:
-        UserError: no op has a backend of this name.
+        GoogLeNetError: no op has a backend of this name.
     """
     global _requested
     check_name("use_impl", name)
@@ -320,14 +327,14 @@ def use_impl(name: str) -> Iterator[None]:
 
 
 def check_name(source: str, name: str) -> None:
-    """Raise UserError, which names the source of a backend's name, if no op has it."""
+    """Raise GoogLeNetError, which names the source of a backend's name, if no op has it."""
     known = [
         "auto",
         "reference",
         *dict.fromkeys(b.name for op in OPS.values() for b in op.backends),
     ]
     if name not in known:
-        raise UserError(f"{source}: no backend {name!r}; choose from {', '.join(known)}")
+        raise GoogLeNetError(f"{source}: no backend {name!r}; choose from {', '.join(known)}")
 
 
 @contextmanager
@@ -361,7 +368,7 @@ def call_of(arguments: Sequence[Any]) -> Call:
     for value in arguments:
         if isinstance(value, Tensor):
             call.append((value.shape, value.dtype))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             call.append(call_of(value)[1:])
         elif isinstance(value, _PLAIN):
             call.append(value)
@@ -388,7 +395,7 @@ def _constants(value: Any) -> Any:
     """Replace symbolic sizes by their values, on which torch.compile then specialises."""
     if isinstance(value, tuple):
         return tuple([_constants(item) for item in value])
-    is_size = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    is_size = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
     return index(value) if is_size else value
 
 

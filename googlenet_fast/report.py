@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from googlenet_fast.cli import Device, Parser, add_device, not_negative, program
-from googlenet_fast.errors import UserError, log_to_stderr, long_imports, printable, run_command
+from googlenet_fast.cli import Device, NonNegativeInt, add_device, program
+from googlenet_fast.errors import (
+    GoogLeNetError,
+    log_to_stderr,
+    long_imports,
+    printable,
+    run_command,
+)
+from googlenet_fast.extras import require
 from googlenet_fast.files import write_atomically
+from googlenet_fast.parser import Parser
 
 if TYPE_CHECKING:
     from googlenet_fast.engine.report_page import ReportedRun
@@ -29,6 +37,7 @@ def main() -> None:
     """Run the command."""
     log_to_stderr(logging.WARNING)
     options = parse(sys.argv[1:])
+    require("a report", "jinja2", "matplotlib")
 
     # After the command line, whose help and mistakes need not wait for torch.
     with long_imports():
@@ -36,9 +45,9 @@ def main() -> None:
         from googlenet_fast.engine.report_page import report_page
 
     if world_size() > 1:
-        raise UserError("the report runs in one process; start it without torchrun")
+        raise GoogLeNetError("the report runs in one process; start it without torchrun")
     if len({run.resolve() for run in options.runs}) < len(options.runs):
-        raise UserError("a run is given twice; give each once")
+        raise GoogLeNetError("a run is given twice; give each once")
     output = options.output or options.runs[0] / "report.html"
     page = report_page([_report_on(run, options) for run in options.runs])
     write_atomically(output, page.encode(errors="backslashreplace"))
@@ -46,7 +55,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Parse the command line; raise `UserError` for a mistake."""
+    """Parse the command line; raise `GoogLeNetError` for a mistake."""
     parser = Parser(
         prog=program("report"),
         description="Write one self-contained HTML file about training runs: results, curves, "
@@ -55,23 +64,26 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's output folder")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the first RUN"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page to write; default: report.html in the first RUN",
     )
     parser.add_argument(
-        "--no-predictions",
-        dest="predictions",
-        action="store_false",
-        help="do not run best.pt on the validation images",
+        "--predictions",
+        type=bool,
+        default=True,
+        help="run best.pt on the validation images",
     )
-    parser.add_argument(
-        "--mistakes",
-        type=not_negative,
-        default=24,
-        metavar="N",
-        help="mistakes to show; default: 24",
-    )
+    parser.add_argument("--mistakes", type=NonNegativeInt, default=24, help="mistakes to show")
     add_device(parser)
-    return parser.parse_args(arguments, namespace=Options())
+    options = parser.parse_args(arguments, namespace=Options())
+    output = options.output
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
+        raise GoogLeNetError(f"--output {output}: choose a name that ends in .html")
+    if output is not None and not output.parent.is_dir():
+        raise GoogLeNetError(f"--output {output}: there is no folder {output.parent}")
+    return options
 
 
 def _report_on(folder: Path, options: Options) -> "ReportedRun":
@@ -86,7 +98,7 @@ def _report_on(folder: Path, options: Options) -> "ReportedRun":
         return ReportedRun(record, None, [*missing, "No predictions: --no-predictions was given."])
     try:
         evaluation = evaluate_run(folder, options.mistakes, options.device)
-    except UserError as error:
+    except GoogLeNetError as error:
         return ReportedRun(record, None, [*missing, f"No predictions: {error}."])
     return ReportedRun(record, evaluation, missing)
 

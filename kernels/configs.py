@@ -72,13 +72,18 @@ def programs(device: torch.device) -> int:
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def warp_lanes(device: torch.device) -> int | None:
+    """Return the lanes of a GPU's warps; None if torch does not say, which 2.4 does not."""
+    return getattr(torch.cuda.get_device_properties(device), "warp_size", None)
+
+
 @lru_cache
 def pipeline_depth(device: torch.device) -> int:
     """Return the depth of software pipelines: 3 where copies to shared memory are async, else 2."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return 3
     gpu = torch.cuda.get_device_properties(device)
-    return 3 if gpu.major >= 8 and gpu.warp_size == 32 else 2
+    return 3 if gpu.major >= 8 and warp_lanes(device) == 32 else 2
 
 
 def weight_pipeline_depth(x: Tensor, *, masked: bool) -> int:

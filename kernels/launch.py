@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .configs import INTERPRETED, precision, vector
+from .configs import INTERPRETED, precision, vector, warp_lanes
 from .layout import row_stride
 
 MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
@@ -27,9 +27,7 @@ in order to run more programs at a time."""
 @lru_cache
 def compiler_options(device: torch.device) -> dict[str, int]:
     """Return options for NVIDIA's compiler; those of vendors with wider warps may not know them."""
-    if INTERPRETED or (
-        device.type == "cuda" and torch.cuda.get_device_properties(device).warp_size != 32
-    ):
+    if INTERPRETED or (device.type == "cuda" and warp_lanes(device) != 32):
         return {}
     return {"maxnreg": MAX_REGISTERS}
 

@@ -5,8 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.http_server import Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers already fill the cores; more threads would only wait for each other. Set before torch
@@ -110,3 +114,12 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chosen = [line for members in by_class for line in members[:count]]
         (folder / f"{split}_list.txt").write_text("\n".join(chosen))
     return folder
+
+
+@pytest.fixture
+def server() -> Iterator["Server"]:
+    """A web server on this machine."""
+    from tests.http_server import serve
+
+    with serve() as running:
+        yield running

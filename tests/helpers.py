@@ -56,7 +56,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Make a folder, in which one process at a time works."""
     import fcntl  # absent on Windows
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with folder.joinpath("lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

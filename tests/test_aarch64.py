@@ -16,8 +16,8 @@ SOURCES = sorted((Path(__file__).parents[1] / "csrc" / "cpu").glob("*.cpp"))
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Arguments that check a source, with torch's headers precompiled."""
     build = setup()
-    command = [COMPILER, "-std=c++20", *build.WARNINGS, *build.STABLE_ABI, *build.VECTORIZE]
-    command += ["-DGOOGLENET_FAST_ISA=baseline"]
+    command = [COMPILER, "-std=c++20", *build.WARNINGS, "-Werror", *build.STABLE_ABI]
+    command += [*build.VECTORIZE, "-DGOOGLENET_FAST_ISA=baseline"]
     command += [f"-isystem{folder}" for folder in build.describe_torch().include]
     header = tmp_path_factory.mktemp("compiled") / "torch.h"
     header.write_text("#include <torch/csrc/stable/ops.h>\n")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.capture import WARMUP, Captured, capturer_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.capturers import CallsAgain, Tape
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ def test_what_captures() -> None:
     for mode in ("auto", "off"):
         assert capturer_for(mode, CPU) is None
     assert capturer_for("off", torch.device("cuda")) is None
-    with pytest.raises(UserError, match="--graph on: captures CUDA graphs, which needs a GPU"):
+    with pytest.raises(GoogLeNetError, match="--graph on: captures CUDA graphs, which needs a GPU"):
         capturer_for("on", CPU)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from googlenet_fast import errors, files
 from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 
 ROOT = Path(__file__).parents[1]
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -126,7 +126,10 @@ def test_variables_of_torchrun(
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=f"environment variable {expected}"), distributed("cpu"):
+    with (
+        pytest.raises(GoogLeNetError, match=f"environment variable {expected}"),
+        distributed("cpu"),
+    ):
         pass
 
 
@@ -147,7 +150,9 @@ def test_the_cache_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", unknown)
-    with pytest.raises(UserError, match=r"HOME is not set, .*; set HOME, or GOOGLENET_FAST_CACHE"):
+    with pytest.raises(
+        GoogLeNetError, match=r"HOME is not set, .*; set HOME, or GOOGLENET_FAST_CACHE"
+    ):
         files.cache_dir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert files.cache_dir() == tmp_path / "googlenet_fast"

@@ -1,5 +1,6 @@
 """Texts of strangers never reach the terminal as they are."""
 
+import errno
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from PIL import Image
 
 from googlenet_fast import GoogLeNet, evaluate, predict, report, save_weights
 from googlenet_fast.classifier.display_names import display_names
-from googlenet_fast.errors import UserError, log_to_stderr, printable
+from googlenet_fast.errors import GoogLeNetError, log_to_stderr, printable
 
 RunMain = Callable[..., tuple[int, str, str]]
 NASTY = "a\x1b[31mred\n\r\t\x07\x9b2J\u202eb"
@@ -53,11 +54,21 @@ def test_errors_and_the_log(run_main: RunMain, monkeypatch: pytest.MonkeyPatch) 
     def main() -> None:
         log_to_stderr(logging.INFO)
         logging.getLogger("googlenet_fast").info("%s: %d\nand %s", NASTY, 3, Path(NASTY))
-        raise UserError(f"{NASTY}: no such file")
+        raise GoogLeNetError(f"{NASTY}: no such file")
 
     status, _, stderr = run_main(main)
     assert status == 2
     assert stderr == f"{ESCAPED}: 3\nand {ESCAPED}\nerror: {ESCAPED}: no such file\n"
+
+
+def test_a_full_disk_below_stdout(run_main: RunMain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("googlenet_fast.errors._leave_unwritten", lambda: None)
+    assert run_main(main) == (
+        2, "", "error: the output cannot be written: No space left on device\n"
+    )  # fmt: skip
 
 
 def test_names_that_are_equal_when_escaped_stay_distinct() -> None:
@@ -75,7 +86,7 @@ def test_commands(tmp_path: Path, run_main: RunMain) -> None:
     model = GoogLeNet("torchvision", 2, aux=False)
     names = [image.parent.name for image in images]
     save_weights(model, weights, class_names=names, image_size=64)
-    options = ("--device", "cpu", "--loader", "torchvision", "--num-workers", "0")
+    options = ("--device", "cpu", "--loader", "pillow", "--num-workers", "0")
     status, stdout, stderr = run_main(
         evaluate.main, weights, "--data", folder, *options, "--output", tmp_path / "o"
     )

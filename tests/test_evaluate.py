@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from wcwidth import wcswidth
 
 from googlenet_fast import evaluate
 from googlenet_fast.capture import WARMUP
@@ -92,12 +93,12 @@ def animal_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("resize", "right"), [(None, (32, 41)), ("antialias", (29, 40))])
-@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+@pytest.mark.parametrize("loader", ["dali", "pillow"])
 def test_caffe_weights_on_real_photos(
     loader: str, resize: str | None, right: tuple[int, int], shared_data: Path, command: Command
 ) -> None:
     """What reference implementations get: with cv2's filter, as Caffe, and with antialiasing."""
-    pytest.importorskip("nvidia.dali" if loader == "dali" else loader)
+    pytest.importorskip("nvidia.dali" if loader == "dali" else "PIL")
     status, stdout, _ = command(
         shared_data / "bvlc_googlenet" / "bvlc_googlenet.caffemodel",
         "--list", shared_data / "dali_jpeg47" / "image_list.txt", "--loader", loader,
@@ -154,11 +155,11 @@ def check_output_folder(folder: Path, result: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+@pytest.mark.parametrize("loader", ["dali", "pillow"])
 def test_two_processes_count_each_image_once(
     loader: str, few_digits: Path, digit_weights: Path, command: Command, tmp_path: Path
 ) -> None:
-    pytest.importorskip("nvidia.dali" if loader == "dali" else loader)
+    pytest.importorskip("nvidia.dali" if loader == "dali" else "PIL")
     arguments = [
         str(digit_weights), "--list", str(few_digits), "--root", str(sample_dataset()),
         "--batch-size", "4", "--loader", loader,
@@ -206,7 +207,7 @@ def test_class_folders_are_matched_by_name(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+@pytest.mark.parametrize("loader", ["dali", "pillow"])
 def test_bad_images_stop_it_or_are_left_out(
     loader: str, tmp_path: Path, animal_weights: Path, command: Command
 ) -> None:
@@ -245,6 +246,22 @@ def test_table_of_many_classes_shows_the_worst_and_the_best() -> None:
     assert lines[12] == "..."
 
 
+def test_the_table_is_aligned_with_names_of_two_columns_a_character() -> None:
+    results = [
+        ClassResult(0, "金毛寻回犬", 10, 9, "dog"),
+        ClassResult(1, "dog", 5, 5, ""),
+        ClassResult(2, "猫" * 30, 7, 0, "金毛寻回犬"),
+    ]
+    _, *lines = class_table(results, "22 images").splitlines()
+    marks = ["top-1", "%", "%", "%"]
+    ends = {
+        wcswidth(line[: line.index(mark) + len(mark)])
+        for line, mark in zip(lines, marks, strict=True)
+    }
+    assert len(ends) == 1
+    assert wcswidth(lines[-1].split()[0]) == 35  # 17 characters and the sign of a cut
+
+
 def mistakes(folder: Path, digits: Path, animals: Path) -> dict[str, tuple[list[object], str]]:
     garbage, names = folder / "garbage.pth", folder / "names.txt"
     garbage.write_bytes(b"no weights at all")
@@ -257,11 +274,11 @@ def mistakes(folder: Path, digits: Path, animals: Path) -> dict[str, tuple[list[
         "no list": ([digits, "--list", folder / "no.txt"], "no.txt: no such file"),
         "too few classes": ([animals, "--data", sample_dataset()], "but there are 3 classes"),
         "default data": ([animals], "has 3 classes, the embedded digits 10; name the images"),
-        "preset": ([digits, "--preset", "papper"], "argument --preset: invalid choice: 'papper'"),
+        "preset": ([digits, "--preset", "papper"], "torchvision; did you mean paper?"),
         "other preset": ([digits, "--preset", "paper"], "of preset torchvision"),
         "names": ([digits, "--class-names", names], "names.txt: has 2 names, but "),
-        "flag": ([digits, "--batchsize", "3"], "--batchsize 3; did you mean --batch-size?"),
-        "number": ([digits, "--batch-size", "0"], "argument --batch-size: must be 1 or more"),
+        "flag": ([digits, "--batchsize", "3"], "no such flag; did you mean --batch-size"),
+        "number": ([digits, "--batch-size", "0"], "--batch-size 0: must be more than 0"),
         "size": ([digits, "--image-size", "20"], "image size 20x20: preset torchvision takes 64"),
         "output": ([digits, "--output", folder / "file" / "x"], "--output "),
         "nothing": ([], "the following arguments are required: WEIGHTS"),

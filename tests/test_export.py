@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from googlenet_fast import GoogLeNet, evaluate, export, load_model, predict, save_weights
+from googlenet_fast import GoogLeNet, evaluate, export, extras, load_model, predict, save_weights
 from googlenet_fast.classifier import Classifier
 from googlenet_fast.data import sample_dataset
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.model.preprocessing import Preprocessing
 from googlenet_fast.model.presets import PRESETS, Normalization
 
@@ -55,7 +55,10 @@ def test_safetensors_keep_names_and_size(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("out.caffemodel", "choose .safetensors or .pth"), ("out.onnx", "unknown suffix")],
+    [
+        ("out.caffemodel", "choose .safetensors or .pth"),
+        ("out.tflite", "ends in one of .safetensors, .pth, .pdparams, .caffemodel, .onnx, .pt2"),
+    ],
 )
 def test_what_cannot_be_written(
     name: str,
@@ -71,6 +74,70 @@ def test_what_cannot_be_written(
     assert exit_.value.code == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("a.pth --with-preprocessing", "--with-preprocessing: is for .onnx and .pt2, not for"),
+        ("a.pth --images photos", "--images: is for .onnx and .pt2, not for"),
+        ("a.onnx --aot", "--aot: is for .pt2, not for"),
+        ("a.pt2 --int8 --images photos", "--int8: is for .onnx, not for"),
+        ("a.pt2 --device cpu", "--device: is for --aot"),
+        (
+            "a.onnx --data photos",
+            "--data and --list: are for --int8; to check a file on images: ",
+        ),
+        ("a.onnx --int8", "--int8: needs images to calibrate on: --data, --list or --images"),
+        (
+            "a.onnx --int8 --images x --list y",
+            "--images: choose them, or labelled ones with --da",
+        ),
+        ("missing/a.onnx", "a.onnx: there is no folder missing"),
+    ],
+)
+def test_mistakes(
+    arguments: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GoogLeNetError, match=re.escape(expected)):
+        export.parse(["weights.pt", *arguments.split()])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if "script" in name else True)
+    expected = (
+        r"m\.onnx cannot be made: onnxscript is not installed: pip install 'googlenet-fast\[onnx"
+    )
+    with pytest.raises(GoogLeNetError, match=expected):
+        export.parse(["weights.pt", str(tmp_path / "m.onnx")])
+    assert export.parse(["weights.pt", str(tmp_path / "m.pt2")]).output.suffix == ".pt2"
+
+
+@pytest.mark.slow
+def test_a_graph_is_checked_on_the_users_images(
+    few_digits: Path, tmp_path: Path, run_main: Callable[..., tuple[int, str, str]]
+) -> None:
+    weights, output = tmp_path / "w.safetensors", tmp_path / "model.pt2"
+    save_weights(GoogLeNet("torchvision", 10, aux=False), weights, image_size=64)
+    photos = [
+        sample_dataset() / line.split()[0]
+        for line in (few_digits / "val_list.txt").read_text().splitlines()
+    ]
+    status, stdout, stderr = run_main(
+        export.main, weights, output, "--with-preprocessing", "--images", *photos
+    )
+    assert status == 0, stderr
+    first, checked = stdout.splitlines()
+    assert first == (
+        f"{output}: preset torchvision, 10 classes, uint8 (N, 64, 64, 3), RGB -> probabilities"
+    )
+    assert re.match(
+        r"checked on 10 images of .*: probabilities differ from the network's by at most \d",
+        checked,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"w.safetensors", "model.pt2"}
 
 
 FORMATS = [
@@ -134,6 +201,22 @@ def test_an_exported_run_predicts_as_the_run(
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.slow
+def test_int8_takes_the_images_of_the_run(
+    trained: Callable[[str], Path], tmp_path: Path, run_main: Callable[..., tuple[int, str, str]]
+) -> None:
+    """For the folder of a run no images need be named."""
+    pytest.importorskip("onnxruntime")
+    output = tmp_path / "int8.onnx"
+    status, stdout, stderr = run_main(
+        export.main, trained("torchvision").parent, output, "--int8", "--with-preprocessing"
+    )
+    assert status == 0, stderr
+    assert "in int8, calibrated on 40 training images of " in stdout
+    assert re.search(r"^10 validation images of .*: top-1 \d+\.00 % in fp32, \d+", stdout, re.M)
+    assert output.exists()
+
+
 def test_the_description_beside_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,11 +253,11 @@ def test_the_description_beside_a_file(
         ("sha256", "0", "w.pth: is damaged, or w.pth.json describes other weights"),
     ):
         beside.write_text(json.dumps({**good, key: value}))
-        with pytest.raises(UserError, match=re.escape(message)) as error:
+        with pytest.raises(GoogLeNetError, match=re.escape(message)) as error:
             load_model(weights)
         assert "\n" not in str(error.value)
     beside.write_text("{")
-    with pytest.raises(UserError, match=r"w\.pth\.json: cannot be read"):
+    with pytest.raises(GoogLeNetError, match=r"w\.pth\.json: cannot be read"):
         load_model(weights)
     beside.write_text(json.dumps(good))
     save_weights(model, weights)

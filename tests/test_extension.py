@@ -1,13 +1,16 @@
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import googlenet_fast
 from googlenet_fast import extension
 from googlenet_fast.files import sources_digest
+from tests.setup_script import setup
 
 PROGRAM = """
 import warnings, torch
@@ -123,8 +126,80 @@ def test_a_named_library_is_taken_as_it_is(tree: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(extension.UNAVAILABLE is not None, reason=str(extension.UNAVAILABLE))
 def test_a_missing_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension, "BUILD_INFO", {"torch": "2.14.1"})
+    monkeypatch.setattr(extension, "_cuda_refusal", "there is no CUDA part")
     assert extension.missing_part("cpu") is None
-    assert extension.missing_part("cuda") == (
-        "the compiled extension was built without its CUDA part"
+    assert extension.missing_part("cuda") == "there is no CUDA part"
+    monkeypatch.setattr(extension, "UNAVAILABLE", "there is no extension")
+    assert extension.missing_part("cpu") == extension.missing_part("cuda")
+
+
+def test_the_reason_for_an_install_without_extension_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extension, "PATH", tmp_path / "_C.abi3.so")
+    (tmp_path / setup().NOTE).write_text("GOOGLENET_FAST_BUILD was 0")
+    assert extension._load()[1] == (
+        "the compiled extension is absent: when this was installed, GOOGLENET_FAST_BUILD was 0"
     )
+
+
+def test_an_older_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "_C.abi3.so"
+    path.touch()
+    monkeypatch.setattr(extension, "PATH", path)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    assert extension._load()[1] == (
+        "the compiled extension needs torch 2.10 or newer, not 2.9.1+cu128"
+    )
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A CUDA part beside a CUDA build of torch; returns the libraries that are loaded."""
+    (tmp_path / setup().CUDA_LIBRARY).write_text("digest")
+    monkeypatch.setattr(extension, "PATH", tmp_path / "_C.abi3.so")
+    monkeypatch.setattr(extension, "BUILD_INFO", {"cuda": "13.0", "csrc": "digest"})
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch, "__version__", "2.14.1+cu132")
+    loaded: list[str] = []
+    monkeypatch.setattr(torch.ops, "load_library", loaded.append)
+    return loaded
+
+
+def test_the_cuda_part_is_loaded_beside_a_cuda_torch(loaded: list[str], tmp_path: Path) -> None:
+    assert extension._load_cuda_part() is None
+    assert loaded == [str(tmp_path / setup().CUDA_LIBRARY)]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "version", "reason"),
+    [
+        (None, "2.14.1+cpu", r"torch 2\.14\.1\+cpu is not a CUDA build for NVIDIA's GPUs"),
+        ("10.2", "2.10.0+corex.4.5", "is not a CUDA build for NVIDIA's GPUs"),
+        ("12.8", "2.14.1+cu128", "built for CUDA 13.0, but torch for CUDA 12.8"),
+    ],
+)
+def test_the_cuda_part_stays_out_beside_another_torch(
+    loaded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: str | None,
+    version: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch, "__version__", version)
+    assert re.search(reason, str(extension._load_cuda_part()))
+    assert loaded == []
+
+
+def test_a_cuda_part_of_another_build_stays_out(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / setup().CUDA_LIBRARY
+    part.write_text("other")
+    assert "was built from other C++ sources" in str(extension._load_cuda_part())
+    part.unlink()
+    assert extension._load_cuda_part() == f"{part} is absent"
+    monkeypatch.setattr(extension, "BUILD_INFO", {"csrc": "digest"})
+    assert extension._load_cuda_part() == "the compiled extension was built without its CUDA part"
+    assert loaded == []

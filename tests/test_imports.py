@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import googlenet_fast
+from googlenet_fast.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,20 +32,20 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert run(program) == "False"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "report"])
-@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-flag"]])
-def test_help_and_mistakes_do_not_wait_for_torch(command: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize("command", [*COMMANDS, "data check", "data shard"])
+@pytest.mark.parametrize("mistake", ["--help", "--version", "--no-such-flag"])
+def test_help_and_mistakes_do_not_wait_for_torch(command: str, mistake: str) -> None:
     program = f"""
 import sys
-from googlenet_fast import {command}
-from googlenet_fast.errors import UserError
-sys.argv[1:] = {arguments}
+from googlenet_fast import __main__
+sys.argv = ["googlenet-fast", *{command.split()}, {mistake!r}]
 try:
-    {command}.main()
-except (SystemExit, UserError):
-    print('torch' in sys.modules)
+    __main__.entry_point()
+except SystemExit:
+    pass
+print([name for name in ("torch", "numpy") if name in sys.modules])
 """
-    assert run(program).splitlines()[-1] == "False"
+    assert run(program).splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", googlenet_fast.__all__)

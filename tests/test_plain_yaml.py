@@ -8,7 +8,7 @@ import pytest
 
 from googlenet_fast.engine.config import dump_config, load_config
 from googlenet_fast.engine.run_record import read_run
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.plain_yaml import read_yaml
 
 PADDLECLAS = Path(__file__).parent / "paddleclas" / "GoogLeNet.yaml"
@@ -73,7 +73,7 @@ def test_hostile_files(reader: str, kind: str, tmp_path: Path) -> None:
         (tmp_path / "metrics.jsonl").write_text("{}\n")
         reason = read_run(tmp_path).missing["config"]
     else:
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             load_config(["-c", str(file)])
         reason = str(error.value)
     assert "\n" not in reason
@@ -88,7 +88,7 @@ def test_hostile_files(reader: str, kind: str, tmp_path: Path) -> None:
 )
 def test_overrides_of_the_trainer(flag: str, value: str) -> None:
     value = f"[{value}]" if flag.endswith("boundaries") else value
-    with pytest.raises(UserError) as error:
+    with pytest.raises(GoogLeNetError) as error:
         load_config([flag, value])
     assert flag.removeprefix("--") in str(error.value)
     assert "\n" not in str(error.value)
@@ -97,7 +97,7 @@ def test_overrides_of_the_trainer(flag: str, value: str) -> None:
 @pytest.mark.parametrize("value", ["1:30", ".inf", ".nan", "inf", "nan", "1e999"])
 @pytest.mark.parametrize("key", ["Global.epochs", "Optimizer.lr.learning_rate"])
 def test_overrides_of_a_paddleclas_configuration(key: str, value: str) -> None:
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(GoogLeNetError, match=key):
         load_config(["-c", str(PADDLECLAS), "-o", f"{key}={value}"])
 
 

@@ -1,6 +1,7 @@
 """The command line of prediction."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -8,18 +9,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import googlenet_fast
 from googlenet_fast import predict
 from googlenet_fast.capture import WARMUP
-from googlenet_fast.classifier import classifier
+from googlenet_fast.classifier import classifier, sources
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
 from tests.capturers import Tape
+from tests.http_server import Server
 
 Command = Callable[..., tuple[int, str, str]]
-LOADERS = ["dali", "torchvision"]
+LOADERS = ["dali", "pillow"]
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def command(run_main: Callable[..., tuple[int, str, str]]) -> Command:
 
 @pytest.fixture(params=LOADERS)
 def loader(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip("nvidia.dali" if request.param == "dali" else request.param)
+    pytest.importorskip("nvidia.dali" if request.param == "dali" else "PIL")
     return request.param
 
 
@@ -153,6 +158,117 @@ def test_cells_of_results_are_no_formulas(
     assert {row["image"] for row in rows} == {"'+1.jpg"}
 
 
+def test_urls_and_standard_input(
+    weights: Path, photos: Path, server: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (photos / "a.jpg").read_bytes()
+    url = server.add("/p/a%20b.jpg?size=1", content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, stdout, _ = command(weights, url, "-", photos / "a.jpg", url, "--json")
+    assert status == 0
+    entries = json.loads(stdout)["predictions"]
+    assert [entry["image"] for entry in entries] == [url, "-", str(photos / "a.jpg"), url]
+    assert len({json.dumps(entry["classes"]) for entry in entries}) == 1
+    assert len(server.requests) == 1
+
+
+def test_images_that_do_not_come_are_one_line_each(
+    weights: Path, photos: Path, server: Server, command: Command, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sources, "MOST_IMAGE_BYTES", 50_000)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    page = server.add("/page.html", b"<html>")
+    large = server.add("/large.jpg", bytes(60_000))
+    gone = f"{server.root}/gone.jpg"
+    nowhere = "https://googlenet.invalid/a.jpg"
+    status, stdout, stderr = command(
+        weights, page, large, gone, nowhere, "-", photos / "a.jpg", "--sheet", tmp_path / "s.png"
+    )
+    assert status == 2
+    assert stdout.startswith(str(photos / "a.jpg"))
+    reasons = dict(line.removeprefix("error: ").split(": ", 1) for line in stderr.splitlines())
+    assert reasons[page].startswith("cannot be read as an image")
+    assert reasons[large] == "cannot be downloaded (it has more than 50,000 bytes)"
+    assert reasons[gone] == "cannot be downloaded (HTTP 404 Not Found)"
+    assert reasons[nowhere].startswith("cannot be downloaded (")
+    assert reasons["-"] == "standard input is empty"
+    assert len(reasons) == 5
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".NPZ", ".csv"])
+def test_vectors(
+    suffix: str, weights: Path, photos: Path, tmp_path: Path, command: Command
+) -> None:
+    (photos / "bad.jpg").write_bytes(b"no JPEG")
+    file = tmp_path / f"vectors{suffix}"
+    arguments = (weights, photos, "--json")
+    status, stdout, _ = command(*arguments, "--embed", file)
+    assert status == 2
+    expected = {
+        image: pytest.approx([p for _, _, p in sorted(classes)], abs=1e-4)
+        for image, classes in predictions(command(*arguments)[1]).items()
+    }
+    images = list(predictions(stdout))
+    assert {i: [p for _, _, p in sorted(c)] for i, c in predictions(stdout).items()} == expected
+    if suffix == ".csv":
+        header, *rows = csv.reader(file.read_text().splitlines())
+        assert header == ["image", *map(str, range(1024))]
+        assert [row[0] for row in rows] == images
+        vectors = np.array([row[1:] for row in rows], np.float32)
+    elif suffix == ".npy":
+        vectors = np.load(file)
+    else:
+        assert np.load(file)["images"].tolist() == images
+        vectors = np.load(file)["vectors"]
+    own = googlenet_fast.load(weights, "cpu").embed(images)
+    assert vectors.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(vectors), own, rtol=0, atol=0.05)  # DALI rounds
+
+
+def test_overlays(weights: Path, photos: Path, tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "why" / "here"
+    (photos / "bad.jpg").write_bytes(b"no JPEG")
+    assert command(weights, photos, "--explain", folder)[0] == 2
+    names = ["1", "a", "a-2", "b", "c ü", "z"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{name}.explained.png" for name in names
+    )
+    own = googlenet_fast.load(weights, "cpu").explain(photos / "a.jpg").overlay
+    with Image.open(folder / "a.explained.png") as overlay:
+        assert overlay.size == (64, 64)
+        difference = np.abs(np.asarray(overlay, int) - np.asarray(own, int))
+    assert difference.mean() < 10
+
+
+def test_overlays_beside_the_photos_leave_them(
+    weights: Path, tmp_path: Path, command: Command
+) -> None:
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(photo)
+    before = photo.read_bytes()
+    assert command(weights, photo, "--explain", tmp_path)[0] == 0
+    assert photo.read_bytes() == before
+    assert (tmp_path / "a.explained.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--output", "o.csv", "--embed", "o.csv"], "--embed o.csv: is --output too"),
+        (["--sheet", "{photo}"], ".png: is an image too; choose another name"),
+    ],
+)
+def test_an_output_in_place_of_something_else(
+    flags: list[str], expected: str, weights: Path, tmp_path: Path, command: Command
+) -> None:
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(photo)
+    status, _, stderr = command(weights, photo, *(flag.format(photo=photo) for flag in flags))
+    assert status == 2
+    assert expected in stderr
+
+
 def test_a_results_file_that_cannot_be_written(
     weights: Path, photos: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -161,6 +277,9 @@ def test_a_results_file_that_cannot_be_written(
     for arguments, message in (
         ((weights, "--output", tmp_path / "no" / "a.csv"), "no/a.csv: cannot be written: No such"),
         ((weights, "--output", "a.txt"), "a.txt: choose a name that ends in .csv or .jsonl"),
+        ((weights, "--embed", "a.txt"), "a.txt: choose a name that ends in .npy, .npz or .csv"),
+        ((weights, "--embed", tmp_path / "no" / "a.npy"), "cannot be written: no folder"),
+        ((weights, "--explain", old), "old.csv: cannot be made: File exists"),
         ((tmp_path / "no.pth", "--output", old), "no.pth: No such file"),
     ):
         status, _, stderr = command(*arguments, photos)
@@ -252,8 +371,8 @@ def test_only_unreadable_images(weights: Path, tmp_path: Path, command: Command)
     [
         (["--sheet", "sheet.gif"], "--sheet sheet.gif: choose a name that ends in .png or .jpg"),
         (["--topp", "3"], "did you mean --top?"),
-        (["--top", "none"], "argument --top: 'none' is not a whole number"),
-        (["--preset", "caffe"], "argument --preset: invalid choice: 'caffe'"),
+        (["--top", "none"], "--top none: must be a whole number, more than 0"),
+        (["--preset", "caffe"], "--preset caffe: must be one of paper, paddleclas"),
         (["--class-names", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--resize-size", "32"], "resize_size 32: must be image_size, 64, or more"),
         (["--image-size", "99999"], "image_size 99999, resize_size 114285: must be 16384 or less"),
@@ -272,7 +391,7 @@ def test_mistakes_are_one_line_and_status_2(
 def test_captured_networks_predict_the_same(
     command: Command, weights: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (weights, photos, "--json", "--loader", "torchvision", "--batch-size", 1)
+    arguments = (weights, photos, "--json", "--loader", "pillow", "--batch-size", 1)
     expected, tape = command(*arguments)[1], Tape()
     monkeypatch.setattr(classifier, "capturer_for", lambda *_: tape)
     assert command(*arguments)[1] == expected

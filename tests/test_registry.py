@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from googlenet_fast import registry
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.registry import (
     UNKNOWN,
     Backend,
@@ -99,10 +99,10 @@ def test_other_devices_have_the_reference_without_a_warning(double: Op) -> None:
 
 def test_a_requested_backend_that_cannot_run_is_an_error_that_lists_what_can(double: Op) -> None:
     make_op("other", Backend("imaginary", "xpu", lambda x: x))
-    with use_impl("native"), pytest.raises(UserError) as error:
+    with use_impl("native"), pytest.raises(GoogLeNetError) as error:
         double.choose(torch.zeros(10))
     assert "native: 10 is more than 9; available: reference" in str(error.value)
-    with use_impl("triton"), pytest.raises(UserError) as error:
+    with use_impl("triton"), pytest.raises(GoogLeNetError) as error:
         double.choose(ON_CPU)
     assert "it does not run on cpu; available: native, reference" in str(error.value)
 
@@ -133,7 +133,7 @@ def test_use_impl_ends_with_its_block_and_nests(double: Op) -> None:
 @pytest.mark.parametrize("name", ["nativ", "cuda", ""])
 def test_names_that_no_op_has_are_refused(name: str, double: Op) -> None:
     names = "choose from auto, reference, aten, native, triton"
-    with pytest.raises(UserError, match=names), use_impl(name):
+    with pytest.raises(GoogLeNetError, match=names), use_impl(name):
         pass
 
 
@@ -365,12 +365,12 @@ def test_calls_are_recorded_again_and_again(double: Op) -> None:
 def test_environment_variable(value: str, expected: str) -> None:
     program = (
         "import torch\n"
-        "from googlenet_fast.errors import UserError\n"
+        "from googlenet_fast.errors import GoogLeNetError\n"
         "from googlenet_fast.ops import local_response_norm\n"
         "try:\n"
         "    local_response_norm(torch.ones(1, 2, 3, 3))\n"
         "    print('ok')\n"
-        "except UserError as error:\n"
+        "except GoogLeNetError as error:\n"
         "    print(error)\n"
     )
     child = subprocess.run(

@@ -202,8 +202,12 @@ def test_mistakes_of_the_user(finished: Path, command: Command, tmp_path: Path) 
         ([tmp_path / "none"], "none: no such run folder"),
         ([tmp_path / "empty"], "empty: is not the folder of a run"),
         ([finished, finished], "a run is given twice"),
-        ([finished, "--output", tmp_path / "no" / "x.html", "--no-predictions"], "x.html: No such"),
-        ([finished, "--mistake", "-1"], "argument --mistakes: '-1' is not a whole number"),
+        (
+            [finished, "--output", tmp_path / "no" / "x.html", "--no-predictions"],
+            "x.html: there is no",
+        ),
+        ([finished, "--output", finished / "best.pt"], "best.pt: choose a name that ends in .html"),
+        ([finished, "--mistakes", "-1"], "--mistakes -1: must be 0 or more"),
         ([], "the following arguments are required: RUN"),
     ):
         status, stdout, stderr = command(*arguments)

@@ -91,7 +91,7 @@ def test_settings_that_cannot_be_used(
     file = tmp_path / "file"
     file.touch()
     for arguments, expected in (
-        (["--optimizer.lrr", "1"], "did you mean optimizer.lr?"),
+        (["--optimizer.lrr", "1"], "did you mean --optimizer.lr?"),
         (["--schedule.name", "cosin"], "did you mean cosine?"),
         (["--epochs", "0"], "--epochs 0: must be more than 0"),
         (["--output", str(file / "run")], "cannot be written to"),

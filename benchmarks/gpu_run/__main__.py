@@ -15,7 +15,7 @@ from benchmarks.gpu_run.plan import MACHINE, MINUTES, stages
 from benchmarks.gpu_run.results import OK, Results
 from benchmarks.gpu_run.runner import Stage, python_stage, run_stages
 from benchmarks.gpu_run.tree import digest, environment, link_kernels
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.files import write_atomically
 
 
@@ -24,12 +24,12 @@ def main() -> None:
     started = time.monotonic()
     arguments = _parser().parse_args()
     if not 0 < arguments.minutes < float("inf"):
-        raise UserError(f"--minutes {arguments.minutes}: must be more than 0")
+        raise GoogLeNetError(f"--minutes {arguments.minutes}: must be more than 0")
     output = arguments.output.absolute()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror}") from None
+        raise GoogLeNetError(f"--output {output}: {error.strerror}") from None
     link_kernels()
     carried = arguments.carried and arguments.carried.absolute()
     variables = environment(output, carried, arguments.dry_run)
@@ -52,7 +52,7 @@ def main() -> None:
     run([MACHINE])
     machine = results.end(MACHINE.name)
     if machine is None or machine["status"] != OK:
-        raise UserError(f"{machine and machine['reason']} ({output / 'logs' / 'machine.log'})")
+        raise GoogLeNetError(f"{machine and machine['reason']} ({output / 'logs' / 'machine.log'})")
     results = results.of_card()
     try:
         run(stages(arguments.update, arguments.dry_run))

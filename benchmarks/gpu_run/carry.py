@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_run.carry --output .carry --architecture 9.0 --python 3.12
 
-builds the extension for one GPU architecture, stripped, and downloads wheels of the packages that
+builds the extension for one GPU architecture, and downloads wheels of the packages that
 such a machine may lack. There, with the tree and the folder:
 
     python -m benchmarks.gpu_run --carried .carry --output gpu-run
@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu_run.tree import CARRIED_EXTENSION, CARRIED_WHEELS, ROOT, check_extension
-from googlenet_fast.errors import UserError, run_command
+from benchmarks.gpu_run.tree import CARRIED_LIBRARIES, CARRIED_WHEELS, ROOT, check_extension
+from googlenet_fast.errors import GoogLeNetError, run_command
 
 PACKAGES = (
     *("jsonargparse", "docstring-parser", "typeshed-client", "psutil", "nvidia-cudnn-frontend"),
@@ -34,27 +34,38 @@ def main() -> None:
     arguments = _parser().parse_args()
     output: Path = arguments.output
     if arguments.extension is None:
-        build(output / CARRIED_EXTENSION, arguments.architecture)
+        build(output, arguments.architecture)
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.copy(arguments.extension, output / CARRIED_EXTENSION)
-        subprocess.run(["strip", "--strip-unneeded", output / CARRIED_EXTENSION], check=True)
-    check_extension(output / CARRIED_EXTENSION)
+        copy_libraries(arguments.extension, output)
+    for name in CARRIED_LIBRARIES:
+        check_extension(output / name)
     download_wheels(output / CARRIED_WHEELS, arguments.python, arguments.package)
     print(f"{output}: {check_size(output) / 2**20:.1f} MiB")
 
 
-def build(target: Path, architecture: str) -> None:
-    """Build the extension for one GPU architecture, and strip it."""
+def build(output: Path, architecture: str) -> None:
+    """Build the extension for one GPU architecture into a folder."""
     variables = {"TORCH_CUDA_ARCH_LIST": architecture, "GOOGLENET_FAST_USE_CUDA": "1"}
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "setup.py", "-q", "build_ext"]
-        command += ["--build-lib", folder, "--build-temp", str(Path(folder, "objects"))]
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder]
         if subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}).returncode:
-            raise UserError("the extension does not build: see above")
-        built = Path(folder, "googlenet_fast", "_C.abi3.so")
-        subprocess.run(["strip", "--strip-unneeded", "-o", target, built], check=True)
+            raise GoogLeNetError("the extension does not build: see above")
+        copy_libraries(Path(folder, "googlenet_fast"), output)
+
+
+def copy_libraries(source: Path, output: Path) -> None:
+    """Copy both libraries of a build of the extension from one folder to another.
+
+    Raises:
+        GoogLeNetError: one of them is absent.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for name in CARRIED_LIBRARIES:
+        if not (source / name).is_file():
+            raise GoogLeNetError(
+                f"{source / name}: no such file; build the extension with its CUDA part"
+            )
+        shutil.copy(source / name, output)
 
 
 def download_wheels(wheels: Path, python: str, packages: Sequence[str]) -> None:
@@ -66,21 +77,21 @@ def download_wheels(wheels: Path, python: str, packages: Sequence[str]) -> None:
     command += ["--only-binary=:all:", "--python-version", python]
     command += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_27_x86_64"]
     if subprocess.run([*command, *packages]).returncode:
-        raise UserError(f"pip cannot download {', '.join(packages)} for Python {python}")
+        raise GoogLeNetError(f"pip cannot download {', '.join(packages)} for Python {python}")
 
 
 def check_size(folder: Path, limit: int = LIMIT) -> int:
     """Return the bytes of all files in a folder.
 
     Raises:
-        UserError: more than the limit; names the largest parts.
+        GoogLeNetError: more than the limit; names the largest parts.
     """
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     total = sum(sizes.values())
     if total > limit:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
         names = ", ".join(f"{path.name} {sizes[path] / 2**20:.0f} MiB" for path in largest)
-        raise UserError(
+        raise GoogLeNetError(
             f"{folder}: {total / 2**20:.0f} MiB, more than {limit / 2**20:.0f} ({names});"
             " leave out packages with --package"
         )
@@ -93,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path(".carry"), help="the folder (default .carry)")
     add("--architecture", default="9.0", help="of the GPU (default 9.0: H100 and H200)")
     add("--python", default="3.12", help="version of the other machine's Python (default 3.12)")
-    add("--extension", type=Path, help="take this build of the extension instead of building one")
+    add("--extension", type=Path, help="take the libraries of this folder instead of building them")
     add("--package", nargs="*", default=PACKAGES, help="packages to download")
     return parser
 

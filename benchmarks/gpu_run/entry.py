@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.gpu_run.plan import STAGES
 from benchmarks.gpu_run.results import OK, SKIPPED, Line, Results, last_run
 from benchmarks.gpu_run.tree import ROOT
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.files import write_atomically
 
 PAGE = ROOT / "docs" / "gpu-runs.md"
@@ -237,7 +237,7 @@ def main() -> None:
     path = arguments.folder / "results.jsonl"
     results = last_run(path)
     if results is None:
-        raise UserError(f"{path}: no results; python -m benchmarks.gpu_run makes them")
+        raise GoogLeNetError(f"{path}: no results; python -m benchmarks.gpu_run makes them")
     entry = make_entry(results, arguments.folder.absolute().name)
     write_atomically(arguments.page, insert(arguments.page.read_text(), entry).encode())
     print(arguments.page)

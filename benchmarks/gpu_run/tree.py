@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import sources_digest
 
 ROOT = Path(__file__).parents[2]
@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 EXTENSION = "GOOGLENET_FAST_EXTENSION"
 """Variable that names the extension; `googlenet_fast.extension` reads it."""
 
-CARRIED_EXTENSION, CARRIED_WHEELS = "_C.abi3.so", "wheels"
-"""In a folder that `benchmarks.gpu_run.carry` made."""
+CARRIED_LIBRARIES, CARRIED_WHEELS = ("_C.abi3.so", "_C_cuda.abi3.so"), "wheels"
+"""In a folder that `benchmarks.gpu_run.carry` made. The first library is what EXTENSION names; the
+second, the CUDA part, is found beside it."""
 
 
 def link_kernels(root: Path = ROOT) -> None:
@@ -42,12 +43,12 @@ def check_extension(path: Path, root: Path = ROOT) -> None:
     """Refuse an extension that was not built from the tree's sources.
 
     Raises:
-        UserError: it is absent, or of other sources.
+        GoogLeNetError: it is absent, or of other sources.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; python -m benchmarks.gpu_run.carry builds it")
+        raise GoogLeNetError(f"{path}: no such file; python -m benchmarks.gpu_run.carry builds it")
     if sources_digest(root / "csrc").encode() not in path.read_bytes():
-        raise UserError(
+        raise GoogLeNetError(
             f"{path}: was built from other C++ sources than {root / 'csrc'};"
             " build it again with python -m benchmarks.gpu_run.carry"
         )
@@ -61,7 +62,7 @@ def environment(
     Carried wheels are unpacked there, too: no pip is needed.
 
     Raises:
-        UserError: an extension that is named was not built from these sources.
+        GoogLeNetError: an extension that is named was not built from these sources.
     """
     caches = {
         "TRITON_CACHE_DIR": "triton",
@@ -76,7 +77,7 @@ def environment(
         site = output / "site"
         unpack(carried / CARRIED_WHEELS, site)
         path.insert(1, str(site))
-        found[EXTENSION] = str(carried / CARRIED_EXTENSION)
+        found[EXTENSION] = str(carried / CARRIED_LIBRARIES[0])
     found["PYTHONPATH"] = os.pathsep.join(path)
     if named := found.get(EXTENSION):
         check_extension(Path(named))

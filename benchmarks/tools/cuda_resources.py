@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.tools import kernel_resources
 from benchmarks.tools.kernel_resources import CUOBJDUMP, Limits, Resources
 from benchmarks.tools.pages import GENERATED, ROOT, add_output, write
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 REPORT = GENERATED / "cuda-resources.md"
@@ -105,12 +105,14 @@ def find_nvcc() -> str:
     """Return the compiler of $CUDA_HOME, or the one on PATH.
 
     Raises:
-        UserError: there is no nvcc.
+        GoogLeNetError: there is no nvcc.
     """
     home = os.environ.get("CUDA_HOME")
     nvcc = shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc")
     if nvcc is None:
-        raise UserError("no nvcc: install a CUDA toolkit and put nvcc on PATH, or set CUDA_HOME")
+        raise GoogLeNetError(
+            "no nvcc: install a CUDA toolkit and put nvcc on PATH, or set CUDA_HOME"
+        )
     return nvcc
 
 
@@ -127,7 +129,7 @@ def compile_kernels(source: Path, arch: int) -> list[Kernel]:
 def _output(command: Sequence[str]) -> str:
     child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode:
-        raise UserError(f"{' '.join(command)} failed: {child.stderr.strip().splitlines()[-1]}")
+        raise GoogLeNetError(f"{' '.join(command)} failed: {child.stderr.strip().splitlines()[-1]}")
     return child.stdout + child.stderr
 
 
@@ -140,7 +142,9 @@ def read_kernels(source: str, arch: int, report: str, assembly: str) -> list[Ker
     for (symbol, usage), name in zip(usages.items(), names, strict=True):
         template = TEMPLATE.search(name)
         if template is None:
-            raise UserError(f"{source}.cu: {name} is not one of the kernel templates known here")
+            raise GoogLeNetError(
+                f"{source}.cu: {name} is not one of the kernel templates known here"
+            )
         loads, stores = LOAD.findall(code[symbol]), STORE.findall(code[symbol])
         shared = SHARED.search(usage["rest"])
         resources = Resources(

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.tools.pages import ROOT
 from googlenet_fast.engine.distributed import distributed
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.selfcheck.autotune import measured, search
@@ -37,7 +37,7 @@ def models() -> list[GoogLeNet]:
 def main() -> None:
     """Measure and write the table."""
     if not torch.cuda.is_available():
-        raise UserError("no CUDA device: the table is measured on a GPU")
+        raise GoogLeNetError("no CUDA device: the table is measured on a GPU")
     with distributed("cuda") as process:
         for model in models():
             calls = calls_of(model, BATCH, SIZE, torch.float16, process.device)

@@ -29,7 +29,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from benchmarks.network import Stage, aux_convolutions, fused_call, has_fused_op, stages
 from benchmarks.tools.pages import GENERATED, add_output, write
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.kernels.launch import INTERPRETED, MAX_REGISTERS, Launch, observe
 from googlenet_fast.model import PRESETS
 
@@ -348,7 +348,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if INTERPRETED:
-        raise UserError("TRITON_INTERPRET is set: unset it, only real kernels can be compiled")
+        raise GoogLeNetError("TRITON_INTERPRET is set: unset it, only real kernels can be compiled")
     report = HEADER.format(
         triton=triton.__version__,
         presets=" and ".join(f"`{preset}`" for preset in options.preset),

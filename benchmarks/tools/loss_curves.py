@@ -19,7 +19,7 @@ from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import distributed
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 from googlenet_fast.ops import use_impl
 
 STEPS = 200
@@ -46,7 +46,7 @@ def losses(impl: str) -> NDArray[np.float64]:
             result = trainer.run()
             trainer.close()
         if result is None:
-            raise UserError("stopped by a signal; run it again")
+            raise GoogLeNetError("stopped by a signal; run it again")
         lines = read_metrics(next(Path(folder).rglob("metrics.jsonl")))
     return np.array([line["loss"] for line in lines if line["kind"] == "train"])[:STEPS]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from benchmarks.tools.pages import GENERATED, ROOT
-from googlenet_fast.errors import UserError, run_command
+from googlenet_fast.errors import GoogLeNetError, run_command
 
 OURS = "googlenet_fast"
 COLUMN = "2, 16"
@@ -35,7 +35,9 @@ def cpu_panels(page: Path) -> list[Panel]:
     for mode in ("Training", "Inference"):
         section = re.search(rf"^## {mode}\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
         if section is None:
-            raise UserError(f"{page}: has no table of {mode.lower()}; write it by cpu_performance")
+            raise GoogLeNetError(
+                f"{page}: has no table of {mode.lower()}; write it by cpu_performance"
+            )
         header, _, *rows = map(_cells, section[1].splitlines())
         column = header.index(COLUMN)
         bars = [

@@ -17,7 +17,8 @@ from googlenet_fast.cli import Amp, Graph
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.loader import Kind
-from googlenet_fast.errors import UserError
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.graphed import GraphedNetwork
@@ -35,7 +36,7 @@ class Classifier:
     `classifier(images)` names what images show; see `__call__`.
 
     Args:
-        weights: file of weights in any format.
+        weights: as for `load`.
         device: where to compute.
         preset: whose GoogLeNet; default: the one of the weights.
         class_names: file with one class name per line; default: the names in the weights, or
@@ -49,13 +50,13 @@ class Classifier:
         loader, batch_size, num_workers, max_pixels: how images are read, as in `LoaderOptions`.
 
     Raises:
-        UserError: weights that cannot be loaded, class names that do not fit them, an image size
-            that the network cannot take, CUDA graphs on a CPU.
+        GoogLeNetError: weights that cannot be loaded, class names that do not fit them, an image
+            size that the network cannot take, CUDA graphs on a CPU.
     """
 
     def __init__(
         self,
-        weights: Path,
+        weights: str | Path,
         device: torch.device,
         *,
         preset: str | None = None,
@@ -139,7 +140,7 @@ class Classifier:
             top: classes for each image, or all if there are fewer.
 
         Raises:
-            UserError: what is no image, or cannot be read.
+            GoogLeNetError: what is no image, or cannot be read.
         """
         top = min(top, self.num_classes)
         found: list[list[ClassScore]] = []
@@ -157,7 +158,7 @@ class Classifier:
 
     def embed(self, images: AnyImage | Sequence[AnyImage]) -> Tensor:
         """Return a vector for each image, (N, 1024) fp32 on the CPU: the classifier's input."""
-        vectors = [self._features(batch).mean((2, 3)).cpu() for batch in self._batches(images)]
+        vectors = [self.features(batch).mean((2, 3)).cpu() for batch in self._batches(images)]
         return torch.cat([torch.empty(0, EMBEDDING), *vectors])
 
     def explain(self, image: AnyImage, index: int | None = None) -> Explanation:
@@ -168,15 +169,19 @@ class Classifier:
             index: of the class; default: the most likely.
 
         Raises:
-            UserError: there is no such class.
+            GoogLeNetError: there is no such class.
         """
-        features = self._features(self.transform(image)[None].to(self.device))[0]
-        weight = self.network.classifier_weight
+        if index is not None and not 0 <= index < self.num_classes:
+            raise GoogLeNetError(f"class {index}: choose from 0 to {self.num_classes - 1}")
+        features = self.features(self.transform(image)[None].to(self.device))
         if index is None:
-            index = self(image, top=1)[0].index
-        if not 0 <= index < self.num_classes:
-            raise UserError(f"class {index}: choose from 0 to {self.num_classes - 1}")
-        heat = class_activation(features, weight[index], self.preprocessing.image_size)
+            index = int(self.head(features).argmax())
+        return self.explanation(features[0], index, image)
+
+    def explanation(self, features: Tensor, index: int, image: AnyImage | Location) -> Explanation:
+        """Return which parts of an image speak for a class, by its features, (1024, h, w)."""
+        weight = self.network.classifier_weight[index].to(features.device)
+        heat = class_activation(features, weight, self.preprocessing.image_size)
         return Explanation(index, self.names[index], heat.cpu(), self.transform.crop(image))
 
     def _batches(self, images: AnyImage | Sequence[AnyImage]) -> Iterator[Tensor]:
@@ -190,9 +195,16 @@ class Classifier:
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 yield batch.to(options.device, options.dtype)
 
-    def _features(self, batch: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """Return the last block's output, (N, 1024, h, w) fp32, of images (N, 3, H, W)."""
         with self._autocast():
-            return self.network.features(batch).float()
+            return self.network.features(images).float()
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return the softmax (N, num_classes) fp32 of `features`."""
+        with self._autocast():
+            logits = self.network.head(features)
+        return logits.float().softmax(1)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.amp_dtype is not None
@@ -212,27 +224,28 @@ class Classifier:
 
 
 def load(weights: str | Path, device: str | torch.device | None = None) -> Classifier:
-    """Return a classifier with frozen copies of the weights in a file of any format.
+    """Return a classifier with frozen copies of trained weights.
 
     Args:
-        weights: the file.
+        weights: a file of any format; or what is downloaded once, to the cache: "caffe",
+            "torchvision", "paddleclas", a URL, or "hf://owner/name" or "hf://owner/name/file".
         device: where to compute; default: the current GPU, else the CPU.
 
     Raises:
-        UserError: weights that cannot be loaded.
+        GoogLeNetError: weights that cannot be loaded, or not be downloaded.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    return Classifier(Path(weights), device)
+    return Classifier(weights, device)
 
 
-def _names_in(file: Path, weights: Path, num_classes: int) -> tuple[str, ...]:
+def _names_in(file: Path, weights: str | Path, num_classes: int) -> tuple[str, ...]:
     names = read_class_names(file)
     if len(names) != num_classes:
-        raise UserError(
+        raise GoogLeNetError(
             f"--class-names {file}: has {len(names)} names, but {weights} has {num_classes} classes"
         )
     return names

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from googlenet_fast.choices import SHEET_FORMATS
@@ -15,6 +14,7 @@ from googlenet_fast.data.library_messages import caught
 from googlenet_fast.data.reading import opened, upright
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import printable
+from googlenet_fast.extras import require
 from googlenet_fast.files import write_atomically
 from googlenet_fast.limits import MAX_TILES
 
@@ -36,7 +36,7 @@ def save_contact_sheet(predictions: Sequence[FilePrediction], path: Path) -> Non
     """Save a sheet of the first `MAX_TILES` images with their predictions.
 
     Raises:
-        UserError: the file cannot be written.
+        GoogLeNetError: the file cannot be written, or matplotlib is not installed.
     """
     content = io.BytesIO()
     draw_contact_sheet(predictions[:MAX_TILES]).save(
@@ -69,6 +69,9 @@ class _Fonts:
     """The fonts that come with matplotlib: equal on every machine, with most scripts."""
 
     def __init__(self) -> None:
+        require("a contact sheet", "matplotlib")
+        import matplotlib
+
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.small = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 12)
         self.plain = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 14)
@@ -77,10 +80,10 @@ class _Fonts:
 
 def _tile(prediction: FilePrediction, fonts: _Fonts) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, TILE_HEIGHT), CARD)
-    tile.paste(photo_on_mat(Location(prediction.path.name, str(prediction.path))), (0, 0))
+    tile.paste(photo_on_mat(prediction.image), (0, 0))
     draw = ImageDraw.Draw(tile)
     y = PHOTO_HEIGHT + PADDING
-    name = printable(prediction.path.name)
+    name = printable(prediction.image.name.rpartition("/")[2])
     draw.text((PADDING, y), _fitted(name, fonts.small, WIDTH - 2 * PADDING), FAINT, fonts.small)
     y += 24
     for rank, score in enumerate(prediction.scores[:MAX_SCORES]):

@@ -15,11 +15,3 @@ def display_names(class_names: Sequence[str]) -> tuple[str, ...]:
     names = [printable(name) for name in readable_names(class_names)]
     count = Counter(names)
     return tuple(f"{name} ({i})" if count[name] > 1 else name for i, name in enumerate(names))
-
-
-def shortened(name: str, length: int) -> str:
-    """Return the name in at most `length` characters, cut between synonyms if possible."""
-    if len(name) <= length:
-        return name
-    start = name[: length - 1]
-    return (start.rpartition(",")[0] or start).rstrip() + "…"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
+
+from googlenet_fast.extras import require
 
 OPACITY = 0.5
 """Of the colours over the photo."""
@@ -26,7 +27,14 @@ class Explanation:
 
     @property
     def overlay(self) -> Image.Image:
-        """The photo under the heat's colours, red where the network sees the class."""
+        """The photo under the heat's colours, red where the network sees the class.
+
+        Raises:
+            GoogLeNetError: matplotlib is not installed.
+        """
+        require("colours of an explanation", "matplotlib")
+        from matplotlib import colormaps
+
         colors = colormaps["turbo"](self.heat.numpy())[:, :, :3]
         heat = Image.fromarray((255 * colors).astype(np.uint8))
         return Image.blend(self.photo, heat, OPACITY)

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from googlenet_fast.classifier.prediction import FilePrediction, Unreadable
-from googlenet_fast.errors import UserError
+from googlenet_fast.classifier.prediction import FilePrediction
+from googlenet_fast.classifier.sources import Unreadable
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import csv_cell
 
 _COLUMNS = ("image", "rank", "class", "index", "probability", "error")
@@ -17,12 +18,12 @@ _COLUMNS = ("image", "rank", "class", "index", "probability", "error")
 def record(outcome: FilePrediction | Unreadable) -> dict[str, Any]:
     """Return what was found in an image, or why it cannot be read, as plain values."""
     if isinstance(outcome, Unreadable):
-        return {"image": str(outcome.path), "reason": outcome.reason}
+        return {"image": outcome.name, "reason": outcome.reason}
     classes = [
         {"index": s.index, "class": s.name, "probability": round(s.probability, 6)}
         for s in outcome.scores
     ]
-    return {"image": str(outcome.path), "classes": classes}
+    return {"image": outcome.image.name, "classes": classes}
 
 
 class Results:
@@ -43,7 +44,7 @@ class Results:
         """Write one image, so that all so far are in the file if the command is interrupted.
 
         Raises:
-            UserError: the disk is full, for example.
+            GoogLeNetError: the disk is full, for example.
         """
         try:
             if self._csv is None:
@@ -60,7 +61,7 @@ def results(path: Path) -> Iterator[Results]:
     """Open a file for results, in place of an older one.
 
     Raises:
-        UserError: it cannot be written.
+        GoogLeNetError: it cannot be written.
     """
     try:
         # A name of a file that is not UTF-8 gets its own bytes.
@@ -78,12 +79,12 @@ def results(path: Path) -> Iterator[Results]:
 
 def _rows(outcome: FilePrediction | Unreadable) -> list[tuple[Any, ...]]:
     if isinstance(outcome, Unreadable):
-        return [(csv_cell(str(outcome.path)), "", "", "", "", csv_cell(outcome.reason))]
+        return [(csv_cell(outcome.name), "", "", "", "", csv_cell(outcome.reason))]
     return [
-        (csv_cell(str(outcome.path)), rank, csv_cell(s.name), s.index, f"{s.probability:.6f}", "")
+        (csv_cell(outcome.image.name), rank, csv_cell(s.name), s.index, f"{s.probability:.6f}", "")
         for rank, s in enumerate(outcome.scores, 1)
     ]
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"--output {path}: cannot be written: {error.strerror or error}")
+def _unwritable(path: Path, error: OSError) -> GoogLeNetError:
+    return GoogLeNetError(f"--output {path}: cannot be written: {error.strerror or error}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -9,16 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from googlenet_fast.classifier.sources import fetch_image
 from googlenet_fast.data.central_square import central_square
 from googlenet_fast.data.reading import decode, to_rgb
 from googlenet_fast.data.tar_members import Location
-from googlenet_fast.errors import UserError
+from googlenet_fast.download import is_url
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.preprocessing import Preprocessing
 
 AnyImage = str | Path | Image.Image | NDArray[np.uint8] | Tensor
-"""A file, an image of Pillow's, an array (H, W, 3) or (H, W), or a tensor (3, H, W), the last three
-of 8-bit values from 0 to 255, colours in the order red, green, blue."""
+"""A file, the URL of an image, an image of Pillow's, an array (H, W, 3) or (H, W), or a tensor
+(3, H, W), the last three of 8-bit values from 0 to 255, colours in the order red, green, blue."""
 
 
 def as_list(images: AnyImage | Sequence[AnyImage]) -> Sequence[AnyImage]:
@@ -51,7 +54,7 @@ class Transform:
 
         Raises:
             DecodeError: a file that is not an image, or a too large one.
-            UserError: what is no image.
+            GoogLeNetError: what is no image.
         """
         square = np.asarray(self.crop(image))
         if self.preprocessing.normalization.channel_order == "BGR":
@@ -59,12 +62,17 @@ class Transform:
         pixels = torch.from_numpy(square.transpose(2, 0, 1).astype(np.float32))
         return (pixels - self._mean) / self._std
 
-    def crop(self, image: AnyImage) -> Image.Image:
+    def crop(self, image: AnyImage | Location) -> Image.Image:
         """Return the square that the network sees, 8-bit RGB, before normalisation."""
         how = self.preprocessing
         return central_square(self._rgb(image), how.image_size, how.resize_size, how.resize)
 
-    def _rgb(self, image: AnyImage) -> Image.Image:
+    def _rgb(self, image: AnyImage | Location) -> Image.Image:
+        if isinstance(image, str) and is_url(image):
+            with TemporaryDirectory() as folder:
+                return decode(fetch_image(image, Path(folder) / "image"), self._max_pixels)
+        if isinstance(image, Location):
+            return decode(image, self._max_pixels)
         if isinstance(image, str | Path):
             return decode(Location(str(image), str(image)), self._max_pixels)
         if isinstance(image, Tensor):
@@ -76,17 +84,19 @@ class Transform:
                 or image.ndim not in (2, 3)
                 or image.shape[2:] not in (*((), (3,)),)
             ):
-                raise UserError(
+                raise GoogLeNetError(
                     f"an array of {image.dtype} {image.shape} is no image: give uint8 (H, W, 3) or "
                     "(H, W), a tensor as uint8 (3, H, W)"
                 )
             if not image.size:
-                raise UserError(f"an array of {image.shape} has no pixels")
+                raise GoogLeNetError(f"an array of {image.shape} has no pixels")
             image = Image.fromarray(np.ascontiguousarray(image))
         if not isinstance(image, Image.Image):
-            raise UserError(
+            raise GoogLeNetError(
                 f"a {type(image).__name__} is no image: give a path, an image of Pillow's, an "
                 "array or a tensor"
             )
+        if not image.width * image.height:
+            raise GoogLeNetError(f"an image of {image.width}x{image.height} has no pixels")
         name = str(getattr(image, "filename", "") or f"an image of {image.width}x{image.height}")
         return to_rgb(image, name, self._max_pixels)

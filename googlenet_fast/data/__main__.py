@@ -5,42 +5,62 @@ import logging
 import shlex
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from googlenet_fast.choices import Part
 from googlenet_fast.cli import (
-    Parser,
+    PositiveInt,
+    add_class_names,
     add_list_flags,
     add_max_pixels,
     add_num_workers,
-    positive,
+    add_relabel,
     program,
 )
-from googlenet_fast.data.check import check_images
-from googlenet_fast.data.dataset import ImageDataset
-from googlenet_fast.data.lists import CLASS_NAMES
-from googlenet_fast.data.parts import PARTS, open_part, open_whatever_can_be
-from googlenet_fast.data.shard_writer import Resizing, write_shards
-from googlenet_fast.data.splits import open_splits
+from googlenet_fast.commands import choose_command
 from googlenet_fast.data.waiting import ending_on_signals
-from googlenet_fast.errors import UserError, log_to_stderr, printable, run_command
+from googlenet_fast.errors import (
+    GoogLeNetError,
+    log_to_stderr,
+    long_imports,
+    printable,
+    run_command,
+)
+from googlenet_fast.parser import Parser, Range
 
+if TYPE_CHECKING:
+    from googlenet_fast.data.dataset import ImageDataset
+
+COMMANDS = {
+    "shard": "write a dataset into tar shards (WebDataset)",
+    "check": "list bad, duplicate and suspicious images",
+}
+"""What each command does."""
 TITLES = {"train": "training", "val": "validation", "test": "test"}
 """Parts of a dataset, in words."""
+T = TypeVar("T")
+Percent = Annotated[int, Range("1 to 100", lambda number: 1 <= number <= 100)]
 
 
 def main() -> None:
     """Run the command that the command line names."""
-    signal.signal(signal.SIGTERM, _exit)
     log_to_stderr(logging.INFO)
-    parser = Parser(prog=program("data"), description="Check and prepare datasets.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_shard_command(commands)
-    _add_check_command(commands)
-    options = parser.parse_args(sys.argv[1:])
+    called, arguments = program("data"), sys.argv[1:]
+    command = choose_command(called, "Check and prepare datasets.", COMMANDS, arguments)
+    if command == "check":
+        _run(_check, _parse_check(f"{called} check", arguments[1:]))
+    elif command == "shard":
+        _run(_shard, _parse_shard(f"{called} shard", arguments[1:]))
+
+
+def _run(command: Callable[[T], None], options: T) -> None:
+    """Run a command; a signal ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _exit)
     with ending_on_signals():
-        options.run(options)
+        command(options)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -51,40 +71,41 @@ def _exit(number: int, frame: FrameType | None) -> None:
 class CheckOptions(argparse.Namespace):
     """Command line of `check`."""
 
-    path: Path
+    data: Path
     root: Path | None
     delimiter: str
     max_pixels: int
     num_workers: int
 
 
-def _add_check_command(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = commands.add_parser(
-        "check",
-        help="list bad, duplicate and suspicious images",
+def _parse_check(prog: str, arguments: Sequence[str]) -> CheckOptions:
+    parser = Parser(
+        prog=prog,
         description="Read every image of a dataset and list those that cannot be read, that have "
         "the same bytes as one with another label, that are in two parts (train, val, test) with "
         "the same bytes or nearly the same picture, or that look odd; and classes with few images. "
         "Exit status 1 if an image, a folder, a list or a shard cannot be read.",
     )
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a dataset as for --data, or a list file"
-    )
+    _add_data(parser)
     add_list_flags(parser)
     add_max_pixels(parser)
     add_num_workers(parser)
-    parser.set_defaults(run=_check)
+    return parser.parse_args(arguments, namespace=CheckOptions())
 
 
 def _check(options: CheckOptions) -> None:
     """Print the problems of a dataset; exit status 1 if a part of it cannot be read."""
+    with long_imports():
+        from googlenet_fast.data.check import check_images
+        from googlenet_fast.data.parts import open_whatever_can_be
+
     parts, unusable = open_whatever_can_be(
-        options.path, root=options.root, delimiter=options.delimiter
+        options.data, root=options.root, delimiter=options.delimiter
     )
     for line in unusable:
         print(_printable(f"unusable: {line}"))
     if not parts:
-        raise UserError(f"{options.path}: holds nothing that can be checked")
+        raise GoogLeNetError(f"{options.data}: holds nothing that can be checked")
     report = check_images(parts, max_pixels=options.max_pixels, num_workers=options.num_workers)
     for title, lines in (
         ("bad", report.bad),
@@ -114,103 +135,96 @@ def _printable(line: str) -> str:
 class ShardOptions(argparse.Namespace):
     """Command line of `shard`."""
 
-    path: Path
-    out: Path
-    split: Literal["train", "val", "test"] | None
+    data: Path
+    output: Path
+    split: Part | None
     root: Path | None
     delimiter: str
     relabel: bool
     class_names: Path | None
     shard_size: int
-    resize: int | None
+    resize_size: int | None
     quality: int
     num_workers: int
 
 
-def _add_shard_command(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = commands.add_parser(
-        "shard",
-        help="write a dataset into tar shards (WebDataset)",
+def _parse_shard(prog: str, arguments: Sequence[str]) -> ShardOptions:
+    parser = Parser(
+        prog=prog,
         description="Write the training and validation images of a dataset into tar files of "
         ".jpg (.png, ...) and .cls members, in random order, as WebDataset and DALI read them.",
     )
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a dataset as for --data, or a list file"
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
+    _add_data(parser)
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the shards")
     parser.add_argument(
         "--split",
-        choices=PARTS,
+        type=Part,
         help="write these images of the dataset alone, or all of one that is not divided, under "
-        "this name; OUT may hold shards of the others. Default: training and validation images, "
+        "this name; OUTPUT may hold shards of the others. Default: training and validation images, "
         "of which a tenth is held out where there are none",
     )
     add_list_flags(parser)
-    parser.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    add_relabel(parser)
+    add_class_names(parser, default="class_names.txt in OUTPUT, else the dataset's")
+    parser.add_argument("--shard-size", type=PositiveInt, default=10_000, help="images per shard")
     parser.add_argument(
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        help="one class name per line, in label order; default: class_names.txt in OUT, else the "
-        "dataset's",
+        "--resize-size",
+        type=PositiveInt,
+        help="shrink longer short sides to this length, in pixels, and store JPEGs; default: bytes "
+        "unchanged",
     )
+    parser.add_alias("--resize", "--resize-size", shown=False)
     parser.add_argument(
-        "--shard-size",
-        type=positive,
-        default=10_000,
-        metavar="N",
-        help="images per shard; default: %(default)s",
-    )
-    parser.add_argument(
-        "--resize",
-        type=positive,
-        metavar="PIXELS",
-        help="shrink longer short sides to this length and store JPEGs; default: bytes unchanged",
-    )
-    parser.add_argument(
-        "--quality",
-        type=_percent,
-        default=90,
-        metavar="Q",
-        help="of JPEGs that --resize writes; default: %(default)s",
+        "--quality", type=Percent, default=90, help="of JPEGs that --resize-size writes"
     )
     add_num_workers(parser)
-    parser.set_defaults(run=_shard)
+    options = parser.parse_args(arguments, namespace=ShardOptions())
+    if options.output.resolve() == Path(options.data).resolve():
+        raise GoogLeNetError(f"{options.output}: holds the images; choose another folder")
+    return options
 
 
 def _shard(options: ShardOptions) -> None:
     """Write the shards and print how to train on them."""
+    with long_imports():
+        from googlenet_fast.data.shard_writer import Resizing, write_shards
+
     parts = _parts_to_write(options)
+    size = options.resize_size
     written = write_shards(
         parts,
-        options.out,
+        options.output,
         shard_size=options.shard_size,
-        resizing=None if options.resize is None else Resizing(options.resize, options.quality),
+        resizing=None if size is None else Resizing(size, options.quality),
         num_workers=options.num_workers,
     )
     counts = " and ".join(f"{len(images)} {TITLES[part]}" for part, images in parts.items())
     print(
-        f"{counts} images in {written.shards} shards in {printable(options.out)}, "
+        f"{counts} images in {written.shards} shards in {printable(options.output)}, "
         f"{written.megabytes:,.1f} MB; "
-        f"to train on them: --data {printable(shlex.quote(str(options.out)))}"
+        f"to train on them: --data {printable(shlex.quote(str(options.output)))}"
     )
 
 
-def _parts_to_write(options: ShardOptions) -> dict[str, ImageDataset]:
+def _parts_to_write(options: ShardOptions) -> "dict[str, ImageDataset]":
+    from googlenet_fast.data.lists import CLASS_NAMES
+    from googlenet_fast.data.parts import open_part
+    from googlenet_fast.data.splits import open_splits
+
     how: dict[str, Any] = {key: getattr(options, key) for key in ("root", "delimiter", "relabel")}
     names = options.class_names
-    if names is None and (known := options.out / CLASS_NAMES).is_file():
+    if names is None and (known := options.output / CLASS_NAMES).is_file():
         names = known
     if options.split is not None:
-        return {options.split: open_part(options.path, options.split, class_names=names, **how)}
-    how["train_list" if options.path.is_file() else "path"] = options.path
+        return {options.split: open_part(options.data, options.split, class_names=names, **how)}
+    how["train_list" if options.data.is_file() else "path"] = options.data
     return open_splits(class_names=names, **how)._asdict()
 
 
-def _percent(text: str) -> int:
-    if not 1 <= (number := positive(text)) <= 100:
-        raise argparse.ArgumentTypeError("must be 1 to 100")
-    return number
+def _add_data(parser: Parser) -> None:
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="a dataset as for --data, or a list file"
+    )
 
 
 if __name__ == "__main__":

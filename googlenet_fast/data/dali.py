@@ -171,7 +171,7 @@ class DaliLoader:
         """Return the encoded image in a shard, otherwise its file's name as bytes."""
         if self._dataset.tar_members is not None:
             return self._dataset.tar_members.view(index)
-        return np.frombuffer(os.fsencode(self._dataset.path(index)), np.uint8)
+        return np.frombuffer(os.fsencode(self._dataset.location(index).file), np.uint8)
 
     def _next_numbers(self) -> tuple[Any, ...]:
         """Return labels, of files whether each image is a name, and, in training, draws."""

@@ -14,7 +14,7 @@ from googlenet_fast.data.folders import list_class_folders
 from googlenet_fast.data.lists import ImageList, place_in
 from googlenet_fast.data.shards import read_images
 from googlenet_fast.data.tar_members import Location, TarMembers
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 MOST_CLASSES = 1_000_000
 """More classes than a classifier can have: a larger label is an identifier or a mistake."""
@@ -79,13 +79,13 @@ class ImageDataset:
         """Return the images of two datasets with the same classes.
 
         Raises:
-            UserError: the images of one are files, those of the other members of shards.
+            GoogLeNetError: the images of one are files, those of the other members of shards.
         """
         members = None
         if self.tar_members is not None and other.tar_members is not None:
             members = self.tar_members.joined(other.tar_members)
         elif self.tar_members is not other.tar_members:
-            raise UserError(
+            raise GoogLeNetError(
                 f"{self.source} and {other.source}: files and shards cannot be read together; "
                 "read each on its own"
             )
@@ -109,13 +109,13 @@ class ImageDataset:
         """Refuse labels that are not below `num_classes`.
 
         Raises:
-            UserError: names the list and line, or the image, of the first such label.
+            GoogLeNetError: names the list and line, or the image, of the first such label.
         """
         too_large = np.flatnonzero(self.labels >= num_classes)
         if too_large.size:
             index = int(too_large[0])
             place = place_in(self.source, self.files[index])
-            raise UserError(
+            raise GoogLeNetError(
                 f"{place} has label {self.labels[index]}, but there are "
                 f"{num_classes} classes (labels 0 to {num_classes - 1}): correct it, raise "
                 f"num_classes, or renumber the labels from 0 with {RELABEL}"
@@ -143,8 +143,8 @@ class ImageDataset:
             class_names: All classes by index; default: the folders.
 
         Raises:
-            UserError: no such folder, no class folders, a class folder without an image or missing
-                from `class_names`.
+            GoogLeNetError: no such folder, no class folders, a class folder without an image or
+                missing from `class_names`.
         """
         root = Path(root)
         folders = list_class_folders(root)
@@ -152,11 +152,11 @@ class ImageDataset:
         index = {name: i for i, name in enumerate(names)}
         for name, files in folders.items():
             if not files:
-                raise UserError(
+                raise GoogLeNetError(
                     f"{root / name}: this class folder holds no image; fill or remove it"
                 )
             if name not in index:
-                raise UserError(
+                raise GoogLeNetError(
                     f"{root / name}: a class that is not among the {len(names)} expected"
                 )
         counts = [len(files) for files in folders.values()]
@@ -186,8 +186,8 @@ class ImageDataset:
                 folder, otherwise the labels.
 
         Raises:
-            UserError: names file and line of a label that is not an integer >= 0, a path outside
-                of the root, or an image that does not exist.
+            GoogLeNetError: names file and line of a label that is not an integer >= 0, a path
+                outside of the root, or an image that does not exist.
         """
         images = read_images(list_file, root, delimiter)
         return cls.from_image_list(images, images.classes() if relabel else None, class_names)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from googlenet_fast.data.waiting import waiting_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import cache_dir, read_checked_json, write_checked_json
 
 EXTENSIONS = (
@@ -57,10 +57,10 @@ def list_class_folders(root: Path) -> dict[str, list[str]]:
     The listing of a large tree stays in the cache until a folder in it changes.
 
     Raises:
-        UserError: no such folder, an unreadable folder, or no folder in it.
+        GoogLeNetError: no such folder, an unreadable folder, or no folder in it.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
+        raise GoogLeNetError(f"{root}: no such folder")
     cache = cache_dir() / "listings" / f"{_digest(root)}.json"
     if listing := _load(cache, root):
         report_passed_over(root, listing)
@@ -68,9 +68,9 @@ def list_class_folders(root: Path) -> dict[str, list[str]]:
     started = time.time_ns()
     listing = scan_class_folders(root)
     if listing.problems:
-        raise UserError(listing.problems[0])
+        raise GoogLeNetError(listing.problems[0])
     if not listing.images:
-        raise UserError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE.jpg")
+        raise GoogLeNetError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE.jpg")
     report_passed_over(root, listing)
     settled = max(modified for modified, _ in listing.changed.values()) < started - SETTLED * 1e9
     if settled and sum(map(len, listing.images.values())) >= CACHED_FROM:

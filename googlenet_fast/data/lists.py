@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from googlenet_fast.data.tar_members import TarMembers
 from googlenet_fast.data.waiting import waiting_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -65,7 +65,7 @@ class ImageList:
     def _names_of(self, file: Path) -> list[str]:
         names = read_class_names(file)
         if len(names) <= (last := int(self.labels.max())):
-            raise UserError(
+            raise GoogLeNetError(
                 f"{file}: has {len(names)} names, but {self.source} has an image with label "
                 f"{last}; complete or remove it"
             )
@@ -82,11 +82,11 @@ def read_image_list(
     a name.
 
     Raises:
-        UserError: names the file and the line.
+        GoogLeNetError: names the file and the line.
     """
     root = list_file.parent if root is None else Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: the image root of {list_file} is not a folder")
+        raise GoogLeNetError(f"{root}: the image root of {list_file} is not a folder")
     files: list[str] = []
     labels: list[int] = []
     numbers: list[int] = []
@@ -97,7 +97,7 @@ def read_image_list(
         # isdecimal() alone would let other scripts' digits and numbers past int64 through.
         if not file or not (label.isascii() and label.isdecimal() and len(label) < 19):
             hint = _delimiter_hint(line, delimiter)
-            raise UserError(
+            raise GoogLeNetError(
                 f"{list_file}, line {number}: expected 'relative/path{delimiter}label' with a "
                 f"label of 0 or more, but found {line[:80]!r}{hint}"
             )
@@ -105,7 +105,7 @@ def read_image_list(
         labels.append(int(label))
         numbers.append(number)
     if not files:
-        raise UserError(f"{list_file}: holds no image")
+        raise GoogLeNetError(f"{list_file}: holds no image")
     _replace_backslashes(list_file, root, files, numbers)
     _check_files(list_file, root, files, numbers)
     _check_repeats(list_file, files, labels, numbers)
@@ -116,14 +116,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """Read lines of "name", or of "index name" (PaddleClas' class_id_map_file).
 
     Raises:
-        UserError: a file that cannot be read or holds no name.
+        GoogLeNetError: a file that cannot be read or holds no name.
     """
     lines = [line.strip() for line in _read_lines(path) if line.strip()]
     if not all(map(_is_utf8, lines)):
         number = next(i for i, line in enumerate(_read_lines(path)) if not _is_utf8(line)) + 1
-        raise UserError(f"{path}, line {number}: is not in UTF-8; save the file as such")
+        raise GoogLeNetError(f"{path}, line {number}: is not in UTF-8; save the file as such")
     if not lines:
-        raise UserError(f"{path}: holds no class name")
+        raise GoogLeNetError(f"{path}: holds no class name")
     if all(line.split()[0] == str(i) and len(line.split()) > 1 for i, line in enumerate(lines)):
         lines = [line.split(maxsplit=1)[1] for line in lines]
     return tuple(lines)
@@ -138,7 +138,7 @@ def _read_lines(path: Path) -> list[str]:
         with waiting_for(lambda: [str(path)]):
             content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise GoogLeNetError(f"{path}: cannot be read ({error.strerror})") from None
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="surrogateescape")
@@ -146,7 +146,7 @@ def _read_lines(path: Path) -> list[str]:
         text = "\0"
     # UTF-16 without a mark is full of null characters.
     if "\0" in text and (not _is_utf8(text) or text.count("\0") * 8 > len(text)):
-        raise UserError(f"{path}: is not a text file in UTF-8; save it as one")
+        raise GoogLeNetError(f"{path}: is not a text file in UTF-8; save it as one")
     return re.split(r"\r\n?|\n", text)
 
 
@@ -181,7 +181,7 @@ def _replace_backslashes(list_file: Path, root: Path, files: list[str], numbers:
         return
     for i in range(first, len(files)):
         if re.match(r"[A-Za-z]:\\|\\\\", files[i]):
-            raise UserError(
+            raise GoogLeNetError(
                 f"{list_file}, line {numbers[i]}: {files[i]}: is a path of another computer; "
                 f"write it relative to {root}"
             )
@@ -210,7 +210,7 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
         above = ".." in folder.split("/")
         if outside := [i for i in indices if above or files[i].startswith("/")]:
             line = f"{list_file}, line {numbers[outside[0]]}"
-            raise UserError(
+            raise GoogLeNetError(
                 f"{line}: {files[outside[0]]}: must be a path below the root {root}, without '..'"
             )
         present = _files_in(root / folder)
@@ -221,13 +221,13 @@ def _check_files(list_file: Path, root: Path, files: list[str], numbers: list[in
         line = f"{list_file}, line {numbers[first]}"
         path = root / files[first]
         if "\0" not in files[first] and path.exists():
-            raise UserError(f"{line}: {path}: is not a regular file; remove the line")
+            raise GoogLeNetError(f"{line}: {path}: is not a regular file; remove the line")
         if not _is_utf8(files[first]):
-            raise UserError(
+            raise GoogLeNetError(
                 f"{line}: {files[first]!r}: there is no such file; the list is not in UTF-8: "
                 "save it as such"
             )
-        raise UserError(
+        raise GoogLeNetError(
             f"{line}: there is no file {path}{more}; "
             "remove the line or set the root that the paths start from"
         )
@@ -258,7 +258,7 @@ def _check_repeats(
     first: dict[str, int] = {}
     for i, file in enumerate(files):
         if labels[earlier := first.setdefault(file, i)] != labels[i]:
-            raise UserError(
+            raise GoogLeNetError(
                 f"{list_file}, line {numbers[i]}: {file} has label {labels[i]}, but label "
                 f"{labels[earlier]} in line {numbers[earlier]}; remove one"
             )

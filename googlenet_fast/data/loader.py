@@ -12,12 +12,14 @@ from torch import Tensor
 from googlenet_fast.data.dataset import ImageDataset
 from googlenet_fast.data.reading import DecodeError
 from googlenet_fast.data.sampling import Augmentation, BatchSampler
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.model.preprocessing import LARGEST_SIDE, Resize, default_resize_size
 from googlenet_fast.model.presets import Normalization
+from googlenet_fast.vendors import is_other_vendors
 
-Kind = Literal["auto", "dali", "torchvision", "synthetic"]
+Kind = Literal["auto", "dali", "pillow", "torchvision", "synthetic"]
+"""What reads images. `torchvision` is the old name of `pillow`, found in old runs."""
 
 PIXELS_TOGETHER = 100_000_000
 """Pixels of the images that DALI decodes together, 300 MB; a batch with more is decoded in parts,
@@ -32,7 +34,7 @@ class LoaderOptions:
     """Which batches a loader makes and how it reads the images.
 
     Raises:
-        UserError: `resize_size` is below `image_size`, or above `LARGEST_SIDE`.
+        GoogLeNetError: `resize_size` is below `image_size`, or above `LARGEST_SIDE`.
     """
 
     train: bool
@@ -45,8 +47,8 @@ class LoaderOptions:
     normalization: Normalization
     """Mean and standard deviation in units of 0..255, and channel order."""
     kind: Kind = "auto"
-    """What reads the images: auto takes DALI if it is installed, else torchvision. synthetic
-    yields fixed random batches, for measurements."""
+    """What reads the images: auto takes DALI if it is installed, else Pillow, with the crops and
+    sizes of torchvision. synthetic yields fixed random batches, for measurements."""
     device: torch.device = _CPU
     """Device of the batches; DALI also decodes there."""
     dtype: torch.dtype = torch.float32
@@ -56,9 +58,9 @@ class LoaderOptions:
     world_size: int = 1
     """Number of processes that share the images."""
     num_workers: int = 2
-    """Threads (DALI) or processes (torchvision; 0 reads in this process) that decode."""
+    """Threads (DALI) or processes (Pillow; 0 reads in this process) that decode."""
     prefetch: int = 2
-    """Batches made ahead (torchvision: by each process). More batches smooth out uneven decoding
+    """Batches made ahead (Pillow: by each process). More batches smooth out uneven decoding
     times and take more memory."""
     hw_decoder_load: float | None = None
     """Share of the JPEGs that a GPU's decoder engine takes (DALI); None chooses by the card."""
@@ -80,11 +82,11 @@ class LoaderOptions:
 
     def __post_init__(self) -> None:
         if self.short_side < self.image_size:
-            raise UserError(
+            raise GoogLeNetError(
                 f"resize_size {self.resize_size}: must be image_size, {self.image_size}, or more"
             )
         if self.short_side > LARGEST_SIDE:
-            raise UserError(
+            raise GoogLeNetError(
                 f"image_size {self.image_size}, resize_size {self.short_side}: must be "
                 f"{LARGEST_SIDE} or less"
             )
@@ -98,7 +100,7 @@ class LoaderOptions:
         """Return the sampler of this rank's batches.
 
         Raises:
-            UserError: too few images for one training batch.
+            GoogLeNetError: too few images for one training batch.
         """
         return BatchSampler(
             num_images=num_images,
@@ -152,7 +154,7 @@ def build_loader(dataset: ImageDataset, options: LoaderOptions) -> Loader:
     """Build the loader of a dataset.
 
     Raises:
-        UserError: too few images for one training batch, or the loader is not installed.
+        GoogLeNetError: too few images for one training batch, or the loader is not installed.
     """
     return _loader_class(options.kind)(dataset, options)
 
@@ -193,13 +195,13 @@ def describe_decoding() -> dict[str, str]:
     """Describe what decodes images here, and its memory."""
     try:
         loader = _loader_class("auto").__name__
-    except UserError as error:
+    except GoogLeNetError as error:
         loader = str(error)
     return {
         "loader": loader,
         "memory": (
             f"DALI: {3 * PIXELS_TOGETHER / 1e9:.1f} GB or an image per thread, up to twice that "
-            "with what is ahead; torchvision: one image per process; 36 MB for 12 megapixels"
+            "with what is ahead; Pillow: one image per process; 36 MB for 12 megapixels"
         ),
     }
 
@@ -210,20 +212,24 @@ def _loader_class(kind: Kind) -> Callable[[ImageDataset, LoaderOptions], Loader]
         from googlenet_fast.data.synthetic import SyntheticLoader
 
         return SyntheticLoader
-    if kind != "torchvision":
+    if kind not in ("pillow", "torchvision"):
         try:
-            from googlenet_fast.data.dali import DaliLoader
+            return _dali_loader()
         except ImportError as reason:
             if kind == "dali":
-                raise UserError(
-                    f"loader dali: cannot be used ({reason}); pip install nvidia-dali-cuda130"
-                ) from None
-        else:
-            return DaliLoader
+                raise GoogLeNetError(f"loader dali: cannot be used ({reason})") from None
+    from googlenet_fast.data.pillow_loader import PillowLoader
+
+    return PillowLoader
+
+
+def _dali_loader() -> Callable[[ImageDataset, LoaderOptions], Loader]:
+    """Return DALI's loader; raise ImportError with what to do if DALI cannot be used."""
+    if is_other_vendors(torch.__version__):  # where DALI may be importable, and fail when it runs
+        raise ImportError(f"torch {torch.__version__} is not for NVIDIA's GPUs, and DALI is")
     try:
-        from googlenet_fast.data.torchvision_loader import TorchvisionLoader
+        from googlenet_fast.data.dali import DaliLoader
     except ImportError as reason:
-        raise UserError(
-            f"loader {kind}: cannot be used ({reason}); pip install torchvision"
-        ) from None
-    return TorchvisionLoader
+        extra = f"dali{(torch.version.cuda or '13').partition('.')[0]}"
+        raise ImportError(f"{reason}; pip install 'googlenet-fast[{extra}]'") from None
+    return DaliLoader

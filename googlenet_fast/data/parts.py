@@ -21,7 +21,7 @@ from googlenet_fast.data.shards import (
 )
 from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
 from googlenet_fast.data.splits import hold_out, open_splits
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 PARTS = ("train", "val", "test")
 """Names of the parts."""
@@ -50,7 +50,7 @@ def open_part(
         class_names: File with all class names by index; default: those of the training images.
 
     Raises:
-        UserError: names the file or folder that does not fit.
+        GoogLeNetError: names the file or folder that does not fit.
     """
     names = None if class_names is None else read_class_names(class_names)
     if is_shards(path) or path.is_file():
@@ -58,7 +58,7 @@ def open_part(
             path, root, delimiter=delimiter, relabel=relabel, class_names=names
         )
     if not path.is_dir():
-        raise UserError(f"{path}: no such dataset")
+        raise GoogLeNetError(f"{path}: no such dataset")
     lists = {p: file for p in PARTS if (file := path / f"{p}_list.txt").is_file()}
     if lists:
         train, own = lists.get("train"), _chosen(path, lists, part)
@@ -107,7 +107,7 @@ def open_whatever_can_be(
         Parts by name, those with images, and a line for whatever cannot be used.
 
     Raises:
-        UserError: there is no such path.
+        GoogLeNetError: there is no such path.
     """
     problems: list[str] = []
     parts: dict[str, ImageDataset | None] = {}
@@ -140,7 +140,7 @@ def open_whatever_can_be(
 def _tried(open_it: Callable[[], T], problems: list[str]) -> T | None:
     try:
         return open_it()
-    except UserError as error:
+    except GoogLeNetError as error:
         problems.append(str(error))
         return None
 
@@ -169,5 +169,5 @@ def _of_good_folders(root: Path, problems: list[str]) -> ImageDataset | None:
 
 def _chosen(path: Path, parts: Mapping[str, T], part: str) -> T:
     if part not in parts:
-        raise UserError(f"{path}: has {' and '.join(parts)} images, but no {part} images")
+        raise GoogLeNetError(f"{path}: has {' and '.join(parts)} images, but no {part} images")
     return parts[part]

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from googlenet_fast.data.foreign_formats import what_instead
 from googlenet_fast.data.library_messages import caught
 from googlenet_fast.data.tar_members import Location
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.limits import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
@@ -45,7 +45,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-class DecodeError(UserError):
+class DecodeError(GoogLeNetError):
     """A file that cannot be read as an image."""
 
     def __init__(self, path: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The sample dataset: scikit-learn's handwritten digits as JPEG files."""
+"""The sample dataset: handwritten digits, which come with the package, as JPEG files."""
 
 import shutil
 import tempfile
@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import cache_dir
 
 SIZE = 64
 """Side of the written images in pixels; the originals have 8 x 8 pixels of 17 grey levels."""
 VALIDATION = 0.2
 """Share of each digit's images used for validation."""
+DIGITS = Path(__file__).with_name("digits.npz")
+"""`images`, (1797, 8, 8) from 0 to 16, and `labels`, (1797,), both uint8: the test set of UCI's
+"Optical Recognition of Handwritten Digits" in the order of scikit-learn's load_digits. NOTICE names
+its authors and licence."""
 
 
 def sample_dataset() -> Path:
@@ -23,7 +27,7 @@ def sample_dataset() -> Path:
     Several processes may call this at once.
 
     Raises:
-        UserError: the cache cannot be written.
+        GoogLeNetError: the cache cannot be written.
     """
     folder = cache_dir() / f"digits-{SIZE}"
     if folder.is_dir():
@@ -37,7 +41,7 @@ def sample_dataset() -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UserError(
+        raise GoogLeNetError(
             f"{folder}: cannot write the sample dataset ({error.strerror}); set "
             "GOOGLENET_FAST_CACHE to a writable folder with free space"
         ) from None
@@ -55,18 +59,17 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
-    from sklearn.datasets import load_digits  # slow to import, and needed once
-
-    digits = load_digits()
+    with np.load(DIGITS) as digits:
+        images, labels = digits["images"], digits["labels"]
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for digit in range(10):
-        indices = np.random.default_rng(digit).permutation(np.flatnonzero(digits.target == digit))
+        indices = np.random.default_rng(digit).permutation(np.flatnonzero(labels == digit))
         num_val = round(VALIDATION * len(indices))
         for i, index in enumerate(indices):
             split = "val" if i < num_val else "train"
             file = f"{split}/{digit}/{index:04d}.jpg"
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            pixels = (digits.images[index] * (255 / 16)).astype(np.uint8)
+            pixels = (images[index] * (255 / 16)).astype(np.uint8)
             image = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
             image.convert("RGB").save(folder / file, quality=95)
             lists[split].append(f"{file} {digit}\n")

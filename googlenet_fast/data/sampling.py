@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 ATTEMPTS = 10
 """Windows tried before the fallback, as in torchvision's RandomResizedCrop."""
@@ -39,11 +39,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UserError(f"area {self.area}: must be 0 < least <= greatest <= 1")
+            raise GoogLeNetError(f"area {self.area}: must be 0 < least <= greatest <= 1")
         if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
-            raise UserError(f"aspect_ratio {self.aspect_ratio}: must be 0 < least <= greatest")
+            raise GoogLeNetError(f"aspect_ratio {self.aspect_ratio}: must be 0 < least <= greatest")
         if not 0 <= self.flip <= 1:
-            raise UserError(f"flip {self.flip}: must be between 0 and 1")
+            raise GoogLeNetError(f"flip {self.flip}: must be between 0 and 1")
 
     def draw(self, seed: int, epoch: int, first: int, count: int) -> NDArray[np.float64]:
         """Return draws (count, DRAWS) for the images first .. first + count - 1 of an epoch."""
@@ -124,7 +124,7 @@ class BatchSampler:
 
     def __post_init__(self) -> None:
         if self.augmentation is not None and len(self) == 0:
-            raise UserError(
+            raise GoogLeNetError(
                 f"{self.num_images} training images do not fill one batch of {self.batch_size} in "
                 f"each of {self.world_size} processes: choose a smaller batch_size"
             )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from googlenet_fast.data.library_messages import all_caught
+from googlenet_fast.vendors import is_other_vendors
 
 
 def scan_damage(content: bytes) -> str | None:
@@ -57,6 +58,8 @@ def torchvision_decoder() -> Callable[[bytes], object]:
 
 def dali_decoder() -> Callable[[bytes], object]:
     """Return DALI's decoder."""
+    if is_other_vendors(torch.__version__):
+        raise ImportError("DALI is for NVIDIA's GPUs")
     from googlenet_fast.data.dali import decoding_pipeline
 
     images: list[np.ndarray] = []

@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 from googlenet_fast.data.folders import EXTENSIONS
 from googlenet_fast.data.waiting import waiting_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import cache_dir, read_checked_json, write_checked_json
 
 JSON_KEYS = ("label", "cls")
@@ -55,8 +55,8 @@ def index_shard(path: Path) -> ShardIndex:
     """Return the index of a tar file, from the cache if the file is the same.
 
     Raises:
-        UserError: names a file that cannot be read, is not a complete uncompressed tar, or has a
-            sample without an image or a label.
+        GoogLeNetError: names a file that cannot be read, is not a complete uncompressed tar, or has
+            a sample without an image or a label.
     """
     try:
         stamp = shard_stamp(path)
@@ -67,7 +67,7 @@ def index_shard(path: Path) -> ShardIndex:
         with waiting_for(lambda: [str(path)]), path.open("rb") as file:
             index = _scan(path, file)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise GoogLeNetError(f"{path}: cannot be read ({error.strerror or error})") from None
     write_checked_json(cache, {"stamp": stamp, "index": asdict(index)})
     return index
 
@@ -134,13 +134,15 @@ def _scan(path: Path, file: BinaryIO) -> ShardIndex:
             continue
         if image is None or not labels:
             missing = "image" if image is None else "label (.cls, .json or .txt)"
-            raise UserError(f"{path}: sample {sample.key!r} has no {missing}; correct or remove it")
+            raise GoogLeNetError(
+                f"{path}: sample {sample.key!r} has no {missing}; correct or remove it"
+            )
         index.names.append(image.name)
         index.offsets.append(image.offset)
         index.sizes.append(image.size)
         index.labels.append(_label(path, file, labels))
     if not index.names:
-        raise UserError(f"{path}: holds no sample of an image and a label")
+        raise GoogLeNetError(f"{path}: holds no sample of an image and a label")
     return index
 
 
@@ -180,12 +182,12 @@ def _kind(extension: str) -> str | None:
     return "spare_cls" if extension.endswith(".cls") else None
 
 
-def _second(path: Path, key: str, kind: str, name: str) -> UserError:
+def _second(path: Path, key: str, kind: str, name: str) -> GoogLeNetError:
     what = "image" if kind.endswith("image") else "label"
     advice = "; remove one"
     if kind.startswith("spare"):
         advice = ": a sample's name ends at its first dot, so use names without dots"
-    return UserError(f"{path}: sample {key!r} has a second {what}, {name}{advice}")
+    return GoogLeNetError(f"{path}: sample {key!r} has a second {what}, {name}{advice}")
 
 
 def _files(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -194,7 +196,7 @@ def _files(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     file.seek(0)
     for pattern, program in _COMPRESSED:
         if re.match(pattern, start):
-            raise UserError(f"{path}: is compressed; unpack it with {program} -d")
+            raise GoogLeNetError(f"{path}: is compressed; unpack it with {program} -d")
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
@@ -205,17 +207,17 @@ def _files(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             file.seek(end)
             mark = file.read(tarfile.BLOCKSIZE)
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: is not a complete uncompressed tar file ({error})") from None
+        raise GoogLeNetError(f"{path}: is not a complete uncompressed tar file ({error})") from None
     # tarfile stops without an error at a header that it does not understand.
     if mark != bytes(tarfile.BLOCKSIZE):
-        raise UserError(f"{path}: is damaged or cut short at byte {end}; write it again")
+        raise GoogLeNetError(f"{path}: is damaged or cut short at byte {end}; write it again")
 
 
 def _label(path: Path, file: BinaryIO, members: list[_Member]) -> int:
     """Return the label in the first member that has one.
 
     Raises:
-        UserError: names the first member and what is in it.
+        GoogLeNetError: names the first member and what is in it.
     """
     for member in members:
         is_json = member.name.lower().endswith(".json")
@@ -225,10 +227,10 @@ def _label(path: Path, file: BinaryIO, members: list[_Member]) -> int:
         if label.isdigit() and len(label) < 19:
             return int(label)
         if member.name.lower().endswith(".cls"):
-            raise UserError(
+            raise GoogLeNetError(
                 f"{path}: {member.name}: {text[:20]!r} is not a label, a whole number of 0 or more"
             )
-    raise UserError(
+    raise GoogLeNetError(
         f"{path}: {members[0].name}: holds no label; a sample needs a .cls member with a whole "
         f"number of 0 or more, or a .json member with one under {' or '.join(JSON_KEYS)}"
     )

@@ -22,7 +22,7 @@ from googlenet_fast.data.reading import decode
 from googlenet_fast.data.shards import shards_in
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.data.worker_processes import end_with_parent, ignore_sigint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 class Resizing(NamedTuple):
@@ -71,7 +71,7 @@ def write_shards(
         num_workers: Processes that write.
 
     Raises:
-        UserError: the folder cannot be written to, already holds such shards or those of other
+        GoogLeNetError: the folder cannot be written to, already holds such shards or those of other
             classes, or an image cannot be read. Images are decoded only for resizing.
     """
     shards = [shard for part in parts for shard in _cut(_ordered(parts, part), part, shard_size)]
@@ -89,7 +89,7 @@ def write_shards(
             for file in files:
                 file.replace(out / file.name)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written to ({error.strerror})") from None
+        raise GoogLeNetError(f"{out}: cannot be written to ({error.strerror})") from None
     return Written(len(shards), megabytes)
 
 
@@ -107,10 +107,10 @@ def _check_free(out: Path, parts: Iterable[str], names: bytes) -> None:
     splits = [split for split in ("train", "val", "test") if any(out.glob(f"{split}-*.tar"))]
     known = sum(len(list(out.glob(f"{split}-*.tar"))) for split in splits)
     if known < len(old) or not set(parts).isdisjoint(splits):
-        raise UserError(f"{out}: holds shards already; choose another folder")
+        raise GoogLeNetError(f"{out}: holds shards already; choose another folder")
     file = out / CLASS_NAMES
     if old and file.is_file() and file.read_bytes() != names:
-        raise UserError(
+        raise GoogLeNetError(
             f"{file}: names other classes than these images have; choose another folder"
         )
 
@@ -121,7 +121,7 @@ def _write_all(
     """Write the shards into a folder, one process per shard."""
     write = partial(_try_to_write, folder=folder, resizing=resizing)
     with ExitStack() as closing:
-        written: Iterable[UserError | None] = map(write, shards)
+        written: Iterable[GoogLeNetError | None] = map(write, shards)
         if (processes := min(num_workers, len(shards))) > 1:
             with ignore_sigint():
                 pool = multiprocessing.get_context("spawn").Pool(processes, end_with_parent)
@@ -146,14 +146,14 @@ def _cut(dataset: ImageDataset, split: str, size: int) -> Iterator[Shard]:
         )
 
 
-def _try_to_write(shard: Shard, folder: Path, resizing: Resizing | None) -> UserError | None:
+def _try_to_write(shard: Shard, folder: Path, resizing: Resizing | None) -> GoogLeNetError | None:
     """Write a shard and return its error; a raised one would arrive with a traceback."""
     try:
         write_shard(shard, folder, resizing)
-    except UserError as error:
+    except GoogLeNetError as error:
         return error
     except OSError as error:
-        return UserError(f"{error.filename or folder / shard.name}: {error.strerror or error}")
+        return GoogLeNetError(f"{error.filename or folder / shard.name}: {error.strerror or error}")
     return None
 
 

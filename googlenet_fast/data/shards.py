@@ -13,7 +13,7 @@ from googlenet_fast.data.lists import ImageList, read_image_list
 from googlenet_fast.data.shard_index import index_shard
 from googlenet_fast.data.split_folders import split_folders
 from googlenet_fast.data.tar_members import TarMembers
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 MOST_SHARDS = 100_000
 """A pattern that names more shards is taken for a mistake."""
@@ -38,7 +38,7 @@ def read_images(
     """Read the images of shards, or of a list file with `root` and `delimiter`.
 
     Raises:
-        UserError: names the file and what is wrong in it.
+        GoogLeNetError: names the file and what is wrong in it.
     """
     if is_shards(source):
         return read_shards(Path(source), find_shards(source))
@@ -51,12 +51,12 @@ def find_shards(pattern: Path | str) -> list[Path]:
     Patterns can be joined by `::`.
 
     Raises:
-        UserError: a file or a range that does not exist, or a file that is not on a disk.
+        GoogLeNetError: a file or a range that does not exist, or a file that is not on a disk.
     """
     if Path(pattern).is_file():
         return [Path(pattern)]
     if re.match(r"(pipe|[a-z][a-z0-9+.-]*:/)[:/]", str(pattern)):
-        raise UserError(f"{pattern}: only files are read; copy the shards to a disk")
+        raise GoogLeNetError(f"{pattern}: only files are read; copy the shards to a disk")
     found: list[Path] = []
     for name in itertools.chain(*map(_expand, str(pattern).split("::"))):
         if re.search(r"[*?[]", name):
@@ -65,9 +65,9 @@ def find_shards(pattern: Path | str) -> list[Path]:
         elif Path(name).is_file():
             found.append(Path(name))
         else:
-            raise UserError(f"{name}: no such shard (of {pattern})")
+            raise GoogLeNetError(f"{name}: no such shard (of {pattern})")
     if not found:
-        raise UserError(f"{pattern}: no shard has such a name")
+        raise GoogLeNetError(f"{pattern}: no shard has such a name")
     return found
 
 
@@ -99,7 +99,7 @@ def read_shards(source: Path, shards: Sequence[Path]) -> ImageList:
     """Read the images of tar files in order; `source` is the name of the whole set.
 
     Raises:
-        UserError: names the shard and what is wrong in it.
+        GoogLeNetError: names the shard and what is wrong in it.
     """
     # disable=None: a bar on a terminal only
     progress = tqdm(shards, "indexing", unit="shard", leave=False, delay=1, disable=None)
@@ -122,7 +122,7 @@ def _expand(pattern: str) -> list[str]:
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_choices(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
     if np.prod([len(choice) for choice in choices], dtype=float) > MOST_SHARDS:
-        raise UserError(f"{pattern}: names more than {MOST_SHARDS} shards")
+        raise GoogLeNetError(f"{pattern}: names more than {MOST_SHARDS} shards")
     return ["".join(choice) for choice in itertools.product(*choices)]
 
 
@@ -131,9 +131,11 @@ def _choices(text: str, pattern: str) -> list[str]:
     if match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:\.\.([0-9]{1,9}))?", text):
         first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
         if not first <= last < first + MOST_SHARDS or step == 0:
-            raise UserError(f"{pattern}: {{{text}}} is not a range of shard numbers")
+            raise GoogLeNetError(f"{pattern}: {{{text}}} is not a range of shard numbers")
         width = max(len(match[1]), len(match[2])) if text.startswith("0") else 0
         return [str(number).zfill(width) for number in range(first, last + 1, step)]
     if "," not in text:
-        raise UserError(f"{pattern}: {{{text}}} is neither a range {{0..9}} nor a choice {{a,b}}")
+        raise GoogLeNetError(
+            f"{pattern}: {{{text}}} is neither a range {{0..9}} nor a choice {{a,b}}"
+        )
     return text.split(",")

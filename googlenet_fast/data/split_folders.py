@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from googlenet_fast.data.folders import TOOLS_OWN, is_image_name
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -24,7 +24,7 @@ def split_folders(dataset: Path) -> dict[str, Path]:
     are beside it: `train` is also a vehicle.
 
     Raises:
-        UserError: two folders of one split.
+        GoogLeNetError: two folders of one split.
     """
     found: dict[str, Path] = {}
     for folder in _folders_in(dataset):
@@ -32,7 +32,9 @@ def split_folders(dataset: Path) -> dict[str, Path]:
         if split is None or _holds_images_only(folder):
             continue
         if other := found.get(split):
-            raise UserError(f"{dataset}: both {other.name} and {folder.name}; keep one of them")
+            raise GoogLeNetError(
+                f"{dataset}: both {other.name} and {folder.name}; keep one of them"
+            )
         found[split] = folder
     return found
 
@@ -41,7 +43,7 @@ def refuse_splits_as_classes(dataset: Path) -> None:
     """Refuse class folders whose names are those of splits, like `training_set` and `test_set`.
 
     Raises:
-        UserError: names the folders.
+        GoogLeNetError: names the folders.
     """
     folders = _folders_in(dataset)
     matches = [_LOOKS_LIKE.search(folder.name.lower()) for folder in folders]
@@ -49,13 +51,13 @@ def refuse_splits_as_classes(dataset: Path) -> None:
     if not splits or None in matches:
         return
     if all(map(_holds_images_only, folders)) and any(f.name.lower() in SPLITS for f in folders):
-        raise UserError(
+        raise GoogLeNetError(
             f"{folders[0]}: holds images, but no class folders; "
             f"expected {folders[0]}/CLASS/IMAGE.jpg"
         )
     if len(splits) > 1:
         names = ", ".join(folder.name for folder in folders)
-        raise UserError(
+        raise GoogLeNetError(
             f"{dataset}: its folders {names} look like splits, not like classes; "
             "name them train, val and test"
         )
@@ -66,7 +68,7 @@ def _folders_in(dataset: Path) -> list[Path]:
         with os.scandir(dataset) as entries:
             return sorted(Path(entry) for entry in entries if _is_visible_folder(entry))
     except OSError as error:
-        raise UserError(f"{dataset}: cannot be listed ({error.strerror})") from None
+        raise GoogLeNetError(f"{dataset}: cannot be listed ({error.strerror})") from None
 
 
 def _is_visible_folder(entry: "os.DirEntry[str]") -> bool:

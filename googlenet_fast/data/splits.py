@@ -21,7 +21,7 @@ from googlenet_fast.data.shards import (
     shards_of_split,
 )
 from googlenet_fast.data.split_folders import refuse_splits_as_classes, split_folders
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 HELD_OUT = 0.1
 """Share of each class held out for validation if a dataset has no validation images."""
@@ -63,16 +63,18 @@ def open_splits(
         class_names: File with one class name per line, in the order of the class indices.
 
     Raises:
-        UserError: names the argument, file or folder that does not fit.
+        GoogLeNetError: names the argument, file or folder that does not fit.
     """
     names = None if class_names is None else read_class_names(Path(class_names))
     if train_list is None:
         if val_list is not None:
-            raise UserError(f"val_list {val_list}: needs a train_list beside it")
+            raise GoogLeNetError(f"val_list {val_list}: needs a train_list beside it")
         folder = sample_dataset() if path is None else Path(path)
         return _splits_of_folder(folder, root, delimiter, relabel, names)
     if path is not None:
-        raise UserError(f"train_list {train_list}: give either it or the dataset folder {path}")
+        raise GoogLeNetError(
+            f"train_list {train_list}: give either it or the dataset folder {path}"
+        )
     train = read_images(train_list, root, delimiter)
     val = None if val_list is None else read_images(val_list, val_root or root, delimiter)
     return _splits_of_lists(train, val, relabel, names)
@@ -88,7 +90,7 @@ def find_splits(path: Path | str) -> Splits:
     `path` can also be a pattern of shards, see `find_shards`.
 
     Raises:
-        UserError: names the file or folder that does not fit.
+        GoogLeNetError: names the file or folder that does not fit.
     """
     return open_splits(path)
 
@@ -115,7 +117,7 @@ def open_dataset(
             default: the classes of the dataset.
 
     Raises:
-        UserError: names the file or folder that does not fit.
+        GoogLeNetError: names the file or folder that does not fit.
     """
     path = Path(path)
     if is_shards(path) or holds_shards(path):
@@ -168,7 +170,7 @@ def _splits_of_folder(
     if is_shards(path):
         return _splits_of_lists(read_images(path), None, relabel, class_names)
     if not path.is_dir():
-        raise UserError(f"{path}: no such dataset folder")
+        raise GoogLeNetError(f"{path}: no such dataset folder")
     if holds_shards(path):
         return _splits_of_lists(*_shards_of_folder(path), relabel, class_names)
     train_list, val_list = path / "train_list.txt", path / "val_list.txt"
@@ -182,7 +184,7 @@ def _splits_of_folder(
         return _hold_out(ImageDataset.from_folder(path, class_names=class_names))
     if "train" not in folders:
         found = " and ".join(folders)
-        raise UserError(
+        raise GoogLeNetError(
             f"{path}: holds {found} images, but none to train on (data shard --split reads them)"
         )
     dataset = ImageDataset.from_folder(folders["train"], class_names=class_names)
@@ -199,7 +201,7 @@ def _shards_of_folder(path: Path) -> tuple[ImageList, ImageList | None]:
     train, val = shards_of_split(path, "train"), shards_of_split(path, "val")
     train = train or [shard for shard in shards_in(path) if shard not in val]
     if not train:
-        raise UserError(f"{path}: holds validation shards only; to train on them, name them")
+        raise GoogLeNetError(f"{path}: holds validation shards only; to train on them, name them")
     return read_shards(path, train), read_shards(path, val) if val else None
 
 
@@ -218,7 +220,7 @@ def _splits_of_lists(
     if unknown.size:
         index = int(unknown[0])
         place = place_in(val.source, val.files[index])
-        raise UserError(
+        raise GoogLeNetError(
             f"{place} has label {val.labels[index]}, which no image of {train.source} has"
         )
     return _checked(dataset, ImageDataset.from_image_list(val, classes, dataset.class_names))
@@ -253,7 +255,7 @@ def _hold_out(dataset: ImageDataset) -> Splits:
 
 def _checked(train: ImageDataset, val: ImageDataset) -> Splits:
     if len(np.unique(train.labels)) < 2:
-        raise UserError(
+        raise GoogLeNetError(
             f"{train.source}: has images of one class only; a classifier needs two or more"
         )
     return Splits(replace(train, split="train"), replace(val, split="val"))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_fast.data.waiting import waiting_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 class Location(NamedTuple):
@@ -82,7 +82,7 @@ class TarMembers:
                 maps.append(_mapped(shard, shard.stat().st_ctime_ns))
             except OSError as error:
                 hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
-                raise UserError(f"{shard}: cannot be read ({error.strerror}){hint}") from None
+                raise GoogLeNetError(f"{shard}: cannot be read ({error.strerror}){hint}") from None
         return maps
 
 

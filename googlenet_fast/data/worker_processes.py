@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from googlenet_fast.data.tar_members import Location
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 CHUNK = 32
 """Images that a process is given at a time."""
@@ -50,7 +50,7 @@ def parallel_map(
     """Yield the function's values in order; few images are processed in this process.
 
     Raises:
-        UserError: a process was killed, for example because memory ran out.
+        GoogLeNetError: a process was killed, for example because memory ran out.
     """
     processes = min(processes, len(images) // CHUNK)
     if processes < 2:
@@ -66,7 +66,7 @@ def parallel_map(
         yield from results
         workers.clear()
     except BrokenProcessPool:
-        raise UserError(
+        raise GoogLeNetError(
             f"one of {processes} processes that read images was killed (out of memory?); "
             "choose fewer workers or a smaller max_pixels"
         ) from None

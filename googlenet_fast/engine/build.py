@@ -1,6 +1,7 @@
 """Build the parts of a run from its configuration: data, network, training step."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,13 +18,14 @@ from googlenet_fast.engine.optimizer import build_optimizer
 from googlenet_fast.engine.parts import freeze_parts
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.weight_average import WeightAverage
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.preprocessing import Preprocessing, default_resize_size
 from googlenet_fast.model.presets import PRESETS
 from googlenet_fast.model.weights.load import read_weights
 from googlenet_fast.ops.sgd_step import why_not_fused
+from googlenet_fast.pretrained import is_remote
 
 
 def open_data(data: DataConfig) -> Splits:
@@ -44,10 +46,13 @@ def with_resize(config: TrainConfig) -> TrainConfig:
     """Return the configuration with a filter for images: its own, or that of its weights.
 
     Raises:
-        UserError: the weights cannot be read.
+        GoogLeNetError: the weights cannot be read.
     """
-    weights, resuming = config.model.weights, config.resume is not None
-    if config.data.resize is not None or weights is None or (resuming and not weights.is_file()):
+    weights = config.model.weights
+    if config.data.resize is not None or weights is None:
+        return config
+    is_here = is_remote(weights) or Path(weights).is_file()
+    if config.resume is not None and not is_here:
         return config
     resize = read_weights(weights).preprocessing.resize
     return replace(config, data=replace(config.data, resize=resize))
@@ -72,7 +77,7 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     """Build an initialised network in channels_last on `device`.
 
     Raises:
-        UserError: labels beyond the number of classes, an image size or option that the preset
+        GoogLeNetError: labels beyond the number of classes, an image size or option that the preset
             does not support.
     """
     options = config.model
@@ -92,9 +97,9 @@ def build_model(config: TrainConfig, splits: Splits, device: torch.device) -> Go
     model.preset.check_input_size(config.data.eval_size or config.data.image_size, aux=False)
     if options.sync_bn:
         if not model.preset.batch_norm:
-            raise UserError(f"--model.sync_bn: preset {options.preset} has no batch norm")
+            raise GoogLeNetError(f"--model.sync_bn: preset {options.preset} has no batch norm")
         if device.type == "cpu":
-            raise UserError(
+            raise GoogLeNetError(
                 "--model.sync_bn: needs GPUs; PyTorch's SyncBatchNorm does not support CPUs"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.weights.archive import check_archive
 from googlenet_fast.model.weights.weight_file import CHECKPOINT_FORMAT
@@ -28,7 +28,7 @@ def save_checkpoint(
         copies: more files for `state`. They are written first, so `path` is never newer.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        GoogLeNetError: the disk is full, or the folder cannot be written to.
     """
     buffer = io.BytesIO()
     torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
@@ -41,23 +41,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: no such file, or not a complete googlenet_fast checkpoint.
+        GoogLeNetError: no such file, or not a complete googlenet_fast checkpoint.
     """
     try:
         with path.open("rb") as file:
             check_archive(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"checkpoint {path}: no such file") from None
+        raise GoogLeNetError(f"checkpoint {path}: no such file") from None
     except (
         Exception
     ) as error:  # zipfile's and torch.load's errors on bad bytes have no common class
-        raise UserError(
+        raise GoogLeNetError(
             f"checkpoint {path}: cannot be read ({type(error).__name__}); "
             "it is damaged or not a checkpoint"
         ) from None
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(
+        raise GoogLeNetError(
             f"checkpoint {path}: not a googlenet_fast checkpoint; "
             "start from other weights with --model.weights"
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.data.imagenet import readable_names
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def match_classes(
@@ -30,7 +30,7 @@ def match_classes(
         The images with the network's labels, and a note for the user or None.
 
     Raises:
-        UserError: a label that the network does not have, class folders that differ from the
+        GoogLeNetError: a label that the network does not have, class folders that differ from the
             network's classes in both names and number, or some unknown names among known ones
             that have other numbers.
     """
@@ -48,7 +48,7 @@ def match_classes(
         reason = (
             "are not among them" if known else "cannot be matched: the weights have no class names"
         )
-        raise UserError(
+        raise GoogLeNetError(
             f"{dataset.source}: the network has {num_classes} classes and the {len(names)} class "
             f"folders ({shown}) {reason}; give the network's names with --class-names, or labels "
             "in a list with --list"
@@ -64,7 +64,7 @@ def match_classes(
     for label, name in zip(present.tolist(), names, strict=True):
         if known.count(name) == 1 and known[label] != name:
             unknown = next(other for other in names if known.count(other) != 1)
-            raise UserError(
+            raise GoogLeNetError(
                 f"{dataset.source}: class {name} is number {label} here, {known.index(name)} in "
                 f"the network, because {unknown} is not one of its classes; give that the "
                 "network's name or remove it, or give labels in a list with --list"

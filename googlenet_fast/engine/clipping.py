@@ -9,15 +9,15 @@ from googlenet_fast.engine.fused_sgd import FusedSGD
 
 
 def clip_gradients(optimizer: optim.Optimizer, largest: float) -> None:
-    """Scale the gradients down in each step of an optimizer whose norm, over all, is too large.
+    """In each step of an optimizer, scale the gradients down if their norm, over all, is too large.
 
     As `torch.nn.utils.clip_grad_norm_` does, but the gradients are divided in the optimizer's own
-    pass: by what it takes as the loss scale. Nothing waits for the device. Gradients that are not
+    pass, by what it takes for the loss scale. Nothing waits for the device. Gradients that are not
     finite give no finite step, as without clipping; the loss scaler skips it.
 
     Args:
         optimizer: a fused one, which reads `grad_scale`.
-        largest: norm of the gradients, those of the loss without its scale.
+        largest: norm of the gradients of the unscaled loss.
     """
 
     def divide(optimizer: optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -14,12 +14,11 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from googlenet_fast.choices import PARTS, Initialization, PresetName
+from googlenet_fast.choices import PARTS, BadImages, Initialization, PresetName
 from googlenet_fast.cli import (
     Amp,
     AtLeastOne,
-    ConfigFormatter,
-    ConfigParser,
+    Autotune,
     Decay,
     Device,
     Fraction,
@@ -29,12 +28,16 @@ from googlenet_fast.cli import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    Resize,
+    add_config_flags,
     check_ranges,
+    config_flags,
     program,
 )
-from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.errors import GoogLeNetError, suggestion
 from googlenet_fast.limits import MAX_PIXELS
 from googlenet_fast.paddleclas import read_document, translate
+from googlenet_fast.parser import Parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,10 @@ class ModelConfig:
     5a, 5b, aux, fc; or backbone, which is all but the heads aux and fc."""
     sync_bn: bool = False
     """Batch norm over the batches of all processes; for GPUs and presets with batch norm."""
-    weights: Path | None = None
+    weights: str | None = None
     """Weights to start from: .safetensors, .pth, .pdparams, .caffemodel or a googlenet_fast
-    checkpoint."""
+    checkpoint; or what is downloaded once: caffe, torchvision, paddleclas, a URL,
+    hf://owner/name[/file]."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "model.")
@@ -81,7 +85,7 @@ class DataConfig:
     path: Path | None = None
     """Dataset folder with train/ and val/ class folders, with train_list.txt and val_list.txt, with
     class folders alone or with WebDataset shards; or a pattern of shards, 'train-{000..127}.tar'.
-    Default: the embedded handwritten digits. Short flag: --data."""
+    Default: the embedded handwritten digits."""
     train_list: Path | None = None
     """List of training images, one "relative/path label" per line, instead of `path`; or a pattern
     of shards."""
@@ -97,15 +101,16 @@ class DataConfig:
     """Renumber the labels of the lists from 0, in sorted order."""
     class_names: Path | None = None
     """File with one class name per line, in label order."""
-    loader: Literal["auto", "dali", "torchvision", "synthetic"] = "auto"
-    """What reads the images; auto is DALI where it is installed."""
+    loader: Literal["auto", "dali", "pillow", "torchvision", "synthetic"] = "auto"
+    """What reads the images; auto is DALI where it is installed, else Pillow. torchvision is the
+    old name of pillow."""
     image_size: PositiveInt = 224
     """Side of the network's square input in training, in pixels."""
     eval_size: PositiveInt | None = None
     """The same in evaluation; default: image_size."""
     resize_size: PositiveInt | None = None
     """Short side before the centre crop of evaluation; default: eval_size * 256 / 224."""
-    resize: Literal["antialias", "cv2", "pillow"] | None = None
+    resize: Resize | None = None
     """Bilinear filter of images and crops: with antialiasing, cv2's without, or in Pillow's two
     8-bit passes; default: that of the weights to start from, cv2 for PaddleClas's and Caffe's, else
     antialias."""
@@ -117,15 +122,14 @@ class DataConfig:
     """Drop the training images that do not fill an epoch's last step. Otherwise that step is
     smaller, and fewer images than there are processes are repeated to share it evenly."""
     num_workers: NonNegativeInt = 2
-    """Decoding threads (DALI) or processes (torchvision) of each process."""
+    """Decoding threads (DALI) or processes (Pillow) of each process."""
     prefetch: PositiveInt = 2
-    """Batches made ahead (torchvision: by each worker)."""
+    """Batches made ahead (Pillow: by each of its processes)."""
     hw_decoder_load: Fraction | None = None
     """Share of the JPEGs that a GPU's decoder engine takes; default: depends on the GPU."""
-    bad_images: Literal["error", "skip"] = "error"
+    bad_images: BadImages = "error"
     """What to do about unreadable images: stop at the first one, or read all images once before
-    training and drop the unreadable ones, listed in bad_images.txt of the run. Short flag:
-    --bad-images."""
+    training and drop the unreadable ones, listed in bad_images.txt of the run."""
     max_pixels: PositiveInt = MAX_PIXELS
     """An image with more pixels counts as unreadable."""
     min_area: PositiveFraction = 0.08
@@ -170,7 +174,7 @@ class OptimizerConfig:
         for part, scale in self.lr_scale.items():
             _check_part("--optimizer.lr_scale", part, PARTS)
             if not (math.isfinite(scale) and scale >= 0):
-                raise UserError(f"--optimizer.lr_scale {part}: {scale}: must be 0 or more")
+                raise GoogLeNetError(f"--optimizer.lr_scale {part}: {scale}: must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +207,12 @@ class ScheduleConfig:
         if self.name != "piecewise":
             return
         if len(self.values) != len(self.boundaries) + 1:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--schedule.values {self.values}: piecewise needs one more than "
                 f"--schedule.boundaries {self.boundaries}"
             )
         if self.boundaries != sorted(self.boundaries):
-            raise UserError(f"--schedule.boundaries {self.boundaries}: must rise")
+            raise GoogLeNetError(f"--schedule.boundaries {self.boundaries}: must rise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +220,8 @@ class TrainConfig:
     """A training run.
 
     Raises:
-        UserError: names the flag of a value out of its range, or of values that exclude each other.
+        GoogLeNetError: names the flag of a value out of its range, or of values that exclude each
+            other.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -243,7 +248,7 @@ class TrainConfig:
     graph: Graph = "auto"
     """Capture the training step and the network in CUDA graphs after a few steps and replay them;
     auto: on a GPU."""
-    autotune: Literal["auto", "on", "off"] = "auto"
+    autotune: Autotune = "auto"
     """Measure on the GPU, before training, which backend of each op is fastest, then whether whole
     steps are faster in plain PyTorch or through torch.compile, and take what is. The results are
     cached. auto: in runs of 2000 steps or more; compiled candidates from 50,000 steps on."""
@@ -271,7 +276,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.accumulate > 1 and not self.data.drop_last:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--data.drop_last false: excludes --accumulate {self.accumulate}, whose steps are "
                 "all of the same size; leave one out"
             )
@@ -280,27 +285,17 @@ class TrainConfig:
 def _check_part(flag: str, part: str, parts: Sequence[str]) -> None:
     if part not in parts:
         nearest = suggestion(part, parts) or f"; choose from {', '.join(parts)}"
-        raise UserError(f"{flag}: {part!r} is no part of the network{nearest}")
+        raise GoogLeNetError(f"{flag}: {part!r} is no part of the network{nearest}")
 
 
-_ALIASES = {
-    "data": "data.path",
-    "bad_images": "data.bad_images",
-    "batch_size": "data.batch_size",
-    "image_size": "data.image_size",
-    "workers": "data.num_workers",
-    "preset": "model.preset",
-    "weights": "model.weights",
-    "lr": "optimizer.lr",
-    "momentum": "optimizer.momentum",
-    "weight_decay": "optimizer.weight_decay",
-    "freeze": "model.freeze",
-    "warmup_epochs": "schedule.warmup_epochs",
-    # Names that recipes and runs of older versions have.
-    "exhaustive_search": "autotune",
-    "max_bad_steps": "max_nonfinite_steps",
-}
-"""Short and old names of flags -> the field."""
+_OLD_NAMES = {"exhaustive_search": "autotune", "max_bad_steps": "max_nonfinite_steps"}
+"""Names that recipes and runs of older versions have -> the field."""
+_SECTION_FIELDS = ("path", "name")
+"""Fields whose short flag is the section's name: --data is --data.path."""
+
+
+_SOURCE = re.compile(r"--(data([._-]path)?|(data\.)?train[_-]list)(=|$)")
+"""A flag that names the images to train on."""
 
 
 def load_config(arguments: Sequence[str]) -> TrainConfig:
@@ -311,29 +306,20 @@ def load_config(arguments: Sequence[str]) -> TrainConfig:
     overrides it as in PaddleClas. Without a recipe and without data the recipe is `digits`.
 
     Raises:
-        UserError: an unknown key, a bad value, a recipe that cannot be read.
+        GoogLeNetError: an unknown key, a bad value, a recipe that cannot be read.
     """
-    short = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    short.add_argument("-c", "--config")
-    short.add_argument("-o", "--override", action="append", default=[])
-    try:
-        named, overrides = short.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    if named.override and named.config is None:
-        raise UserError(f"-o {named.override[0]}: overrides a PaddleClas configuration; give -c")
-    overrides = [_full_name(argument) for argument in overrides]
-    if named.config is None and not any(
-        re.match(r"--data\.(path|train_list)\b", argument) for argument in overrides
-    ):
-        named.config = "digits"
+    config, overrides, arguments = config_flags(arguments)
+    if overrides and config is None:
+        raise GoogLeNetError(f"-o {overrides[0]}: overrides a PaddleClas configuration; give -c")
+    if config is None and not any(_SOURCE.match(argument) for argument in arguments):
+        config = Path("digits")
     parser = _parser()
-    values = None
-    if named.config is not None:
-        values = _read_recipe(parser, _find_recipe(named.config), named.override)
-    config = parser.instantiate(parser.parse_args(overrides, namespace=values))
+    if config is not None:
+        recipe = _read_recipe(parser, _find_recipe(config), overrides)
+        parser.set_defaults(dict(recipe.items()))
+    values = parser.instantiate(parser.parse_args(arguments))
     fields = dataclasses.fields(TrainConfig)
-    return TrainConfig(**{field.name: config[field.name] for field in fields})
+    return TrainConfig(**{field.name: values[field.name] for field in fields})
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -346,22 +332,13 @@ def config_values(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _full_name(argument: str) -> str:
-    """Spell a flag as the parser knows it: --log-interval is --log_interval, --data --data.path."""
-    if not argument.startswith("--"):
-        return argument
-    name, *value = argument.removeprefix("--").split("=", 1)
-    name = name.replace("-", "_")
-    return "=".join([f"--{_ALIASES.get(name, name)}", *value])
-
-
-def _find_recipe(name: str) -> Path:
-    """Return the YAML file of `-c name`: a path, or a recipe of the package."""
-    if Path(name).is_file():
-        return Path(name)
-    recipes = _recipes()
+def _find_recipe(file: Path) -> Path:
+    """Return the YAML file of `-c FILE`: a path, or a recipe of the package."""
+    if file.is_file():
+        return file
+    name, recipes = str(file), _recipes()
     if name not in recipes:
-        raise UserError(
+        raise GoogLeNetError(
             f"--config {name}: no such file, and the recipes are {', '.join(recipes)}"
             + suggestion(name, recipes)
         )
@@ -374,23 +351,22 @@ def _recipes() -> dict[str, Path]:
     return {recipe.stem: recipe for recipe in sorted(folder.glob("*.yaml"))}
 
 
-def _read_recipe(
-    parser: ConfigParser, recipe: Path, overrides: Sequence[str]
-) -> jsonargparse.Namespace:
+def _read_recipe(parser: Parser, recipe: Path, overrides: Sequence[str]) -> jsonargparse.Namespace:
     """Parse a recipe, which may be a PaddleClas configuration; its mistakes have its name."""
     document = read_document(recipe, overrides)
     if document is not None:
         return parser.parse_object(translate(document).train_values())
     text = recipe.read_text(encoding="utf-8-sig")
-    for alias, name in _ALIASES.items():
-        if "." not in name:
-            text = re.sub(rf"^{alias}\s*:", f"{name}:", text, flags=re.MULTILINE)
+    for old, name in _OLD_NAMES.items():
+        text = re.sub(rf"^{old}\s*:", f"{name}:", text, flags=re.MULTILINE)
     if re.search(r"^config\s*:", text, re.MULTILINE):
-        raise UserError(f"{recipe}: config: a recipe cannot name another; write all into one file")
+        raise GoogLeNetError(
+            f"{recipe}: config: a recipe cannot name another; write all into one file"
+        )
     try:
         return parser.parse_string(text)
-    except UserError as error:
-        raise UserError(f"{recipe}: {error}") from None
+    except GoogLeNetError as error:
+        raise GoogLeNetError(f"{recipe}: {error}") from None
 
 
 def _described_recipes() -> str:
@@ -406,27 +382,31 @@ def _described_recipes() -> str:
     )
 
 
-def _short_names() -> str:
-    names = {short: name for short, name in _ALIASES.items() if "." in name}
-    return ", ".join(f"--{short.replace('_', '-')} (--{name})" for short, name in names.items())
-
-
-def _parser() -> ConfigParser:
-    parser = ConfigParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=program("train"),
-        usage="%(prog)s [-c RECIPE] [--data PHOTOS] [--FIELD VALUE ...]",
-        description=f"Train GoogLeNet. With no arguments: on embedded handwritten digits.\n\n"
-        f"Recipes:\n{_described_recipes()}\n\nShort names: {_short_names()}.",
-        formatter_class=ConfigFormatter,
+        usage="%(prog)s [-c RECIPE] [--data PHOTOS] [--FLAG VALUE ...]",
+        description="Train GoogLeNet. With no arguments: on embedded handwritten digits.\n\n"
+        f"Recipes:\n{_described_recipes()}\n\n"
+        "The defaults below are those of this command line: without -c and --data the recipe "
+        "digits, else of -c RECIPE, else the package's own. A recipe has the long names, as "
+        "sections.",
     )
-    parser.add_argument("-c", "--config", help="A YAML file, or a recipe of the package.")
+    add_config_flags(parser, "a YAML file, or a recipe of the package")
     parser.add_class_arguments(TrainConfig, as_group=False)
     sections = {
         field.name
         for field in dataclasses.fields(TrainConfig)
         if field.default_factory is not dataclasses.MISSING
     }
-    for action in parser._actions:  # a file for a section: --data means its path
-        if action.dest in sections:
-            action.help = argparse.SUPPRESS
+    for section in sections:  # jsonargparse's own, a file for a section: --data means its path
+        parser._option_string_actions.pop(f"--{section}").help = argparse.SUPPRESS
+    for action in list(parser._actions):
+        section, _, name = action.dest.partition(".")
+        if name:
+            short = section if name in _SECTION_FIELDS else name
+            parser.add_alias(f"--{short.replace('_', '-')}", action.option_strings[0])
+    parser.add_alias("--workers", "--data.num_workers")
+    for old, name in _OLD_NAMES.items():
+        parser.add_alias(f"--{old.replace('_', '-')}", f"--{name}", shown=False)
     return parser

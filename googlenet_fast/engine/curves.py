@@ -1,18 +1,19 @@
-"""Plot the metrics of runs over the epochs."""
+"""Plot the metrics of runs over the epochs. matplotlib is imported where it draws."""
 
 import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Metrics = Sequence[Mapping[str, Any]]
 """The lines of a metrics.jsonl."""
@@ -40,14 +41,18 @@ def curves_svg(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> str:
     drawn = {k: v for k, v in panels.items() if any(series(m, "train", k) for m in runs.values())}
     if not drawn:
         return ""
+    import matplotlib
+
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         draw_curves(runs, drawn).savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> Figure:
+def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> "Figure":
     """Draw one panel per key: training as lines, validation as dots, one colour per run."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (key, title) in zip(row, panels.items(), strict=True):
@@ -63,7 +68,7 @@ def draw_curves(runs: Mapping[str, Metrics], panels: Mapping[str, str]) -> Figur
     return figure
 
 
-def _draw_run(axes: Axes, metrics: Metrics, key: str, name: str | None, colour: str) -> None:
+def _draw_run(axes: "Axes", metrics: Metrics, key: str, name: str | None, colour: str) -> None:
     """Draw the lines of a run; a single run, without a name, has one colour per kind."""
     for kind, style in (("train", "-"), ("val", "o-")):
         if not (points := series(metrics, kind, key)):

@@ -18,7 +18,7 @@ from googlenet_fast.cli import Device
 from googlenet_fast.data.waiting import ending_on_signals
 from googlenet_fast.engine.cudnn import cudnn_benchmark
 from googlenet_fast.engine.memory import keep_freed_memory
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 _LOST_PEER = re.compile(
     "timed out waiting|timeout caused|closed by peer|reset by peer|socket closed|broken pipe"
@@ -93,9 +93,9 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
         timeout: seconds to wait for another process before the run stops.
 
     Raises:
-        UserError: an environment variable of torchrun that is missing or no number, no such device,
-            the rendezvous port is in use, or another process was lost or did
-            not answer in time.
+        GoogLeNetError: an environment variable of torchrun that is missing or no number, no such
+            device, the rendezvous port is in use, or another process was lost or did not answer in
+            time.
     """
     _check_environment()
     local_rank = _number("LOCAL_RANK", 0)
@@ -120,7 +120,7 @@ def distributed(device: Device = "auto", timeout: float = 600.0) -> Iterator[Pro
         rendezvous_lost = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
         if not rendezvous_lost and not _LOST_PEER.search(str(error)):
             raise
-        raise UserError(
+        raise GoogLeNetError(
             f"process {process.rank} of {process.world_size}: another process ended, or hangs and "
             f"did not answer for {timeout:g} s (--timeout); see its own messages; --resume auto "
             f"continues a run from the last checkpoint ({str(error).splitlines()[0]})"
@@ -134,7 +134,7 @@ def world_size() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun.
 
     Raises:
-        UserError: WORLD_SIZE is not such a number.
+        GoogLeNetError: WORLD_SIZE is not such a number.
     """
     return _number("WORLD_SIZE", 1, least=1)
 
@@ -144,7 +144,7 @@ def _number(variable: str, default: int, least: int = 0) -> int:
     if text is None:
         return default
     if not (text.isascii() and text.isdecimal() and int(text) >= least):
-        raise UserError(
+        raise GoogLeNetError(
             f"environment variable {variable}={text}: must be a whole number of {least} or more, "
             "as torchrun sets it; unset it to run without torchrun"
         )
@@ -155,14 +155,14 @@ def _check_environment() -> None:
     """Check what torchrun sets, before PyTorch reads it."""
     processes, rank = world_size(), _number("RANK", 0)
     if rank >= processes:
-        raise UserError(
+        raise GoogLeNetError(
             f"environment variable RANK={rank}: must be below WORLD_SIZE, which is {processes}; "
             "start with torchrun, or unset RANK to run without it"
         )
     _number("MASTER_PORT", 0)
     for variable in ("RANK", "MASTER_ADDR", "MASTER_PORT") if processes > 1 else ():
         if variable not in os.environ:
-            raise UserError(
+            raise GoogLeNetError(
                 f"environment variable {variable} is not set, but WORLD_SIZE={processes}; start "
                 "with torchrun, or unset WORLD_SIZE to run without it"
             )
@@ -175,7 +175,7 @@ def _choose_device(device: Device, local_rank: int) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise UserError(
+        raise GoogLeNetError(
             f"--device cuda: process {local_rank} of this machine has no GPU ({count} found); "
             "start fewer processes (--nproc-per-node) or use --device cpu"
         )
@@ -204,7 +204,7 @@ def _join(process: Process, timeout: float) -> None:
         )
     except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UserError(
+        raise GoogLeNetError(
             f"cannot meet the other processes at {address}: {str(error).splitlines()[0]}; "
             "if the port is in use, choose another with torchrun --master-port"
         ) from None

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
 from googlenet_fast import cli
-from googlenet_fast.choices import Split
-from googlenet_fast.engine.config import TrainConfig
-from googlenet_fast.errors import long_imports
+from googlenet_fast.choices import BadImages, Split
+from googlenet_fast.engine.run_options import parse_with_run
 from googlenet_fast.paddleclas import read_config
+from googlenet_fast.parser import Parser
+
+if TYPE_CHECKING:
+    from googlenet_fast.engine.config import TrainConfig
 
 
 class EvaluateOptions(cli.ClassifierOptions):
@@ -20,23 +23,24 @@ class EvaluateOptions(cli.ClassifierOptions):
     delimiter: str
     relabel: bool
     split: Split | None
-    bad_images: Literal["error", "skip"]
+    bad_images: BadImages
     output: Path | None
     json: bool
-    run: TrainConfig | None = None
+    run: "TrainConfig | None" = None
     """The run whose folder was named as the weights."""
 
 
 def parse(arguments: Sequence[str]) -> EvaluateOptions:
-    """Parse the command line; raise `UserError` for a mistake."""
-    parser = cli.Parser(
+    """Parse the command line; raise `GoogLeNetError` for a mistake."""
+    parser = Parser(
         prog=cli.program("evaluate"),
         description="Top-1 and top-5 accuracy, loss and the confusion matrix of trained weights. "
         "Runs in one process, or in several under torchrun.",
     )
-    paddleclas = read_config(*cli.add_paddleclas_flags(parser, arguments))
-    if paddleclas is None:
-        cli.add_weights(parser)
+    config, overrides, arguments = cli.config_flags(arguments)
+    paddleclas = read_config(config, overrides)
+    cli.add_weights(parser, positional=paddleclas is None)
+    cli.add_config_flags(parser, "a PaddleClas configuration, which names weights and images too")
     cli.add_classifier_flags(parser)
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
@@ -52,19 +56,19 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
         "--list", type=Path, metavar="FILE", help='a list, one "relative/path label" per line'
     )
     cli.add_list_flags(data)
-    data.add_argument("--relabel", action="store_true", help="renumber the list's labels from 0")
+    cli.add_relabel(data)
     data.add_argument(
         "--split",
-        choices=get_args(Split),
+        type=Split,
         help="which images; default: the validation images, where the dataset or the run of the "
         "checkpoint has them apart, else all",
     )
     data.add_argument(
         "--bad-images",
-        choices=("error", "skip"),
+        type=BadImages,
         default="error",
-        help="what to do about unreadable images: stop at the first one (default), or skip and "
-        "count all of them; --output lists them in bad_images.txt",
+        help="what to do about unreadable images: stop at the first one, or skip and count all of "
+        "them; --output lists them in bad_images.txt",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -75,28 +79,12 @@ def parse(arguments: Sequence[str]) -> EvaluateOptions:
         "default: write nothing",
     )
     cli.add_json(output)
-    if paddleclas is None:
-        options = parser.parse_args(arguments, namespace=EvaluateOptions())
-        return _with_run(parser, arguments, options) if options.weights.is_dir() else options
-    parser.set_defaults(**paddleclas.evaluate_options())
-    options = parser.parse_args(arguments, namespace=EvaluateOptions())
-    if options.data is None and options.list is None:
+    if paddleclas is not None:
+        parser.set_defaults(**paddleclas.evaluate_options())
+    options, run = parse_with_run(parser, arguments, EvaluateOptions)
+    options.run = run
+    if paddleclas is not None and options.data is None and options.list is None:
         for key, value in paddleclas.evaluate_data().items():
             if getattr(options, key) == parser.get_default(key):
                 setattr(options, key, value)
-    return options
-
-
-def _with_run(
-    parser: cli.Parser, arguments: Sequence[str], options: EvaluateOptions
-) -> EvaluateOptions:
-    """Take weights, images and how they are read from a run's folder, where no flag says else."""
-    with long_imports():
-        from googlenet_fast.engine.run_evaluation import options_of, read_run_config
-        from googlenet_fast.engine.run_folder import best_of
-
-    best, run = best_of(options.weights), read_run_config(options.weights)
-    parser.set_defaults(bad_images=run.data.bad_images, **options_of(run))
-    options = parser.parse_args(arguments, namespace=EvaluateOptions())
-    options.weights, options.run = best, run
     return options

@@ -13,14 +13,12 @@ from typing import Any
 from tqdm import tqdm
 
 from googlenet_fast.classifier.classifier import Classifier
-from googlenet_fast.classifier.display_names import shortened
 from googlenet_fast.data import open_dataset, open_splits, sample_dataset
 from googlenet_fast.engine.build import open_data
 from googlenet_fast.engine.choosing import compute_fastest
 from googlenet_fast.engine.confusion import (
     ClassResult,
     class_results,
-    confusion_png,
     write_class_results,
     write_confusion,
 )
@@ -29,13 +27,16 @@ from googlenet_fast.engine.evaluate_options import EvaluateOptions
 from googlenet_fast.engine.evaluated_images import EvaluatedImages, choose_images
 from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError, printable
+from googlenet_fast.errors import GoogLeNetError, printable
+from googlenet_fast.extras import missing
 from googlenet_fast.files import write_atomically
+from googlenet_fast.pretrained import local_file
+from googlenet_fast.tables import shortened, table
 
 MAX_ROWS = 20
 """Rows of the table on the terminal; of more classes it shows the worst and the best ten."""
 LONGEST_NAME = 36
-"""Characters of a class name in the table."""
+"""Columns of a class name in the table, of which a Chinese character takes two."""
 
 
 def evaluate_weights(options: EvaluateOptions) -> None:
@@ -75,7 +76,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
+        raise GoogLeNetError(
             f"--output {folder}: cannot be written to ({error.strerror}); choose another folder"
         ) from None
 
@@ -86,7 +87,7 @@ def _choose_images(
     """Open the images, with the labels of the network."""
     source = options.list or options.data
     if options.list is not None and not options.list.is_file():
-        raise UserError(f"--list {options.list}: no such file")
+        raise GoogLeNetError(f"--list {options.list}: no such file")
     how: dict[str, Any] = {
         "root": options.root,
         "delimiter": options.delimiter,
@@ -99,7 +100,7 @@ def _choose_images(
         opened = open_dataset(source or sample_dataset(), **how)
         find_splits = partial(open_splits, source or sample_dataset(), **how)
         if source is None and opened.num_classes != classifier.num_classes:
-            raise UserError(
+            raise GoogLeNetError(
                 f"{options.weights} has {classifier.num_classes} classes, the embedded digits "
                 f"{opened.num_classes}; name the images to evaluate on with --data or --list"
             )
@@ -107,7 +108,7 @@ def _choose_images(
         opened,
         find_splits,
         options.split,
-        options.weights,
+        local_file(options.weights),
         classifier.num_classes,
         classifier.class_names,
     )
@@ -136,7 +137,7 @@ def _report(
 ) -> None:
     """Print and write the results."""
     if not math.isfinite(evaluation.loss):
-        raise UserError(
+        raise GoogLeNetError(
             f"{options.weights}: the loss is {evaluation.loss}; the weights are damaged, or "
             "overflow in mixed precision (--amp off)"
         )
@@ -171,7 +172,7 @@ def _report(
         write_atomically(options.output / "results.json", f"{document}\n".encode())
         write_class_results(classes, options.output / "per_class.csv")
         write_confusion(evaluation.confusion, names, options.output / "confusion.csv")
-        write_atomically(options.output / "confusion.png", confusion_png(evaluation, names))
+        drawn = _draw_confusion(evaluation, names, options.output)
         if options.bad_images == "skip":
             save_unreadable(bad_images, options.output)
     if options.json:
@@ -181,19 +182,29 @@ def _report(
     if bad_images:
         print(f"{len(bad_images)} images cannot be read and were skipped")
     if options.output is not None:
-        print(
-            f"results.json, per_class.csv, confusion.csv and confusion.png in "
-            f"{printable(options.output)}"
-        )
+        print(f"results.json, per_class.csv, confusion.csv{drawn} in {printable(options.output)}")
     print(f"RESULT {json.dumps(result)}", flush=True)
+
+
+def _draw_confusion(evaluation: Evaluation, names: Sequence[str], folder: Path) -> str:
+    """Draw confusion.png if matplotlib is installed; return words for the list of files."""
+    if (reason := missing(["matplotlib"])) is not None:
+        return f" (no confusion.png: {reason})"
+    from googlenet_fast.engine.confusion_image import confusion_png
+
+    write_atomically(folder / "confusion.png", confusion_png(evaluation, names))
+    return ", confusion.png"
 
 
 def _summary(evaluation: Evaluation) -> str:
     images = evaluation.images
-    return (
-        f"top-1 {evaluation.top1:6.2f} %  ({evaluation.top1_count}/{images})\n"
-        f"top-5 {evaluation.top5:6.2f} %  ({evaluation.top5_count}/{images})\n"
-        f"loss  {evaluation.loss:7.4f}"
+    return table(
+        [
+            ["top-1", f"{evaluation.top1:.2f} %", f"({evaluation.top1_count}/{images})"],
+            ["top-5", f"{evaluation.top5:.2f} %", f"({evaluation.top5_count}/{images})"],
+            ["loss", f"{evaluation.loss:.4f}", ""],
+        ],
+        right=(1,),
     )
 
 
@@ -208,13 +219,20 @@ def class_table(classes: Sequence[ClassResult], images: str) -> str:
         rows.sort(key=lambda r: (r.top1, -r.images))
         rows = rows[: MAX_ROWS // 2] + rows[-MAX_ROWS // 2 :]
         heading += ": the worst and the best ten"
-    width = min(LONGEST_NAME, max(len(r.name) for r in rows))
-    lines = [heading, f"{'class':{width}}  {'top-1':>7}  {'images':>7}  most often confused with"]
-    lines += [
-        f"{shortened(r.name, width):{width}}  {r.top1:5.1f} %  {r.images:7}  "
-        f"{shortened(r.confused_with, LONGEST_NAME)}".rstrip()
-        for r in rows
-    ]
+    shown = table(
+        [
+            [
+                shortened(r.name, LONGEST_NAME),
+                f"{r.top1:.1f} %",
+                str(r.images),
+                shortened(r.confused_with, LONGEST_NAME),
+            ]
+            for r in rows
+        ],
+        ["class", "top-1", "images", "most often confused with"],
+        right=(1, 2),
+    )
+    lines = [heading, *shown.splitlines()]
     if len(classes) > MAX_ROWS:
         lines.insert(2 + MAX_ROWS // 2, "...")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from googlenet_fast.data import ImageDataset, Splits
 from googlenet_fast.data.splits import hold_out
 from googlenet_fast.engine.class_matching import match_classes
 from googlenet_fast.engine.held_out import HeldOut
-from googlenet_fast.errors import UserError, printable
+from googlenet_fast.errors import GoogLeNetError, printable
 
 BY_THE_RUN = " (held out by the run)"
 AS_IN_TRAINING = " (held out as training does)"
@@ -54,7 +54,7 @@ def choose_images(
         class_names: the network's classes by index, if known.
 
     Raises:
-        UserError: the dataset has no such images, or classes that the network does not have.
+        GoogLeNetError: the dataset has no such images, or classes that the network does not have.
     """
     notes: list[str] = []
 
@@ -95,6 +95,8 @@ def choose_images(
 
 def _described(dataset: ImageDataset, how: str, notes: list[str]) -> EvaluatedImages:
     if not len(dataset):
-        raise UserError(f"{dataset.source}: none of its images are {_KINDS[dataset.split]}{how}")
+        raise GoogLeNetError(
+            f"{dataset.source}: none of its images are {_KINDS[dataset.split]}{how}"
+        )
     which = f"{_KINDS[dataset.split]} of {dataset.source}{how}"
     return EvaluatedImages(dataset, which, notes)

@@ -13,7 +13,7 @@ from googlenet_fast.data import ImageDataset, Splits
 from googlenet_fast.data.identity import digest, image_keys
 from googlenet_fast.data.splits import HELD_OUT, hold_out, split_by
 from googlenet_fast.engine.checkpoint import load_checkpoint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 ALIKE = 0.9
 """A dataset with this share of a run's validation images, by name, is taken for the run's."""
@@ -71,7 +71,7 @@ class HeldOut:
         try:
             described = load_checkpoint(weights)["held_out"]
             return None if described is None else cls(**described)
-        except (UserError, KeyError, TypeError):
+        except (GoogLeNetError, KeyError, TypeError):
             raise LookupError(f"{weights}: does not say what it was trained on") from None
 
     def state(self) -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""Log a run while it trains: lines or a progress bar, metrics.jsonl, TensorBoard."""
+"""Log a run while it trains: lines or a progress bar, metrics.jsonl, TensorBoard if it is there."""
 
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from googlenet_fast.engine.event_file import EventFile
 from googlenet_fast.engine.run_folder import RunFolder
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
+from googlenet_fast.extras import missing
+
+if TYPE_CHECKING:
+    from googlenet_fast.engine.event_file import EventFile
 
 try:
     import resource
@@ -28,9 +31,11 @@ class MetricsLogger:
         try:
             # Without a buffer nothing is left to write, and to fail again, in `close`.
             self._metrics = folder.metrics.open("ab", buffering=0)
-            self._tensorboard = EventFile(folder.path, start_step)
+            self._tensorboard = _event_file(folder, start_step)
         except OSError as error:
-            raise UserError(f"cannot write to {folder.path}: {error.strerror or error}") from None
+            raise GoogLeNetError(
+                f"cannot write to {folder.path}: {error.strerror or error}"
+            ) from None
         self._folder = folder.path
         self._total_steps, self._start_step = total_steps, start_step
         self._bar: tqdm[Any] | None = None
@@ -47,9 +52,10 @@ class MetricsLogger:
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         try:
             self._metrics.write(f"{json.dumps(record)}\n".encode())
-            self._tensorboard.add(kind, step, values)
+            if self._tensorboard is not None:
+                self._tensorboard.add(kind, step, values)
         except OSError as error:
-            raise UserError(
+            raise GoogLeNetError(
                 f"cannot write to {self._folder}: {error.strerror or error}; free space and "
                 "continue with --resume auto"
             ) from None
@@ -73,8 +79,18 @@ class MetricsLogger:
         """Flush and close everything."""
         if self._bar is not None:
             self._bar.close()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         self._metrics.close()
+
+
+def _event_file(folder: RunFolder, start_step: int) -> "EventFile | None":
+    """Open TensorBoard's file; return None if TensorBoard is not installed."""
+    if missing(["tensorboard"]):
+        return None
+    from googlenet_fast.engine.event_file import EventFile
+
+    return EventFile(folder.path, start_step)
 
 
 def format_time(seconds: float) -> str:

@@ -10,7 +10,7 @@ from googlenet_fast.engine.config import OptimizerConfig
 from googlenet_fast.engine.fused_sgd import FusedSGD
 from googlenet_fast.engine.half_weights import HalfWeights
 from googlenet_fast.engine.parts import DEPTHS, part_of
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.ops.sgd_step import why_not_fused
 
 CLASSIFIERS = ("fc.", "aux1.fc2.", "aux2.fc2.")
@@ -50,12 +50,13 @@ def build_optimizer(
     optimizer = make(
         [
             {
-                "params": parameters,
+                "params": [parameter for _, parameter in named],
+                "param_names": [name for name, _ in named],  # pairs need torch 2.6
                 "weight_decay": weight_decay,
                 "lr": torch.zeros((), device=device),
                 "lr_scale": lr_scale,
             }
-            for (weight_decay, lr_scale), parameters in groups.items()
+            for (weight_decay, lr_scale), named in groups.items()
         ],
         lr=config.lr,
         momentum=config.momentum,
@@ -102,7 +103,7 @@ def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
     The groups and their settings stay those of `optimizer`.
 
     Raises:
-        UserError: a checkpoint of an older version, which has no names, with other groups.
+        GoogLeNetError: a checkpoint of an older version, which has no names, with other groups.
     """
     groups = [group["param_names"] for group in optimizer.param_groups]
     if all("param_names" in group for group in saved["param_groups"]):
@@ -110,7 +111,7 @@ def load_momentum(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
     elif [len(g) for g in groups] == [len(group["params"]) for group in saved["param_groups"]]:
         saved_groups = groups
     else:
-        raise UserError(
+        raise GoogLeNetError(
             "--resume: the checkpoint is of an older version and of a run with other "
             "--optimizer.classifier_lr_scale or --optimizer.decay_bias_and_norm; set them as there"
         )

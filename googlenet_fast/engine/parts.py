@@ -5,7 +5,7 @@ from collections.abc import Collection
 from torch import nn
 
 from googlenet_fast.choices import PARTS
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 HEADS = ("aux", "fc")
 DEPTHS = {part: len(PARTS) - len(HEADS) - i for i, part in enumerate(PARTS) if part not in HEADS}
@@ -33,11 +33,13 @@ def freeze_parts(model: nn.Module, parts: Collection[str]) -> None:
         parts: of `PARTS`, or `backbone` for all but the heads.
 
     Raises:
-        UserError: nothing is left to train.
+        GoogLeNetError: nothing is left to train.
     """
     for name, child in model.named_children():
         part = part_of(name)
         if part in parts or ("backbone" in parts and part in PARTS and part not in HEADS):
             child.eval().requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"--model.freeze {','.join(parts)}: leaves nothing to train; leave fc out")
+        raise GoogLeNetError(
+            f"--model.freeze {','.join(parts)}: leaves nothing to train; leave fc out"
+        )

@@ -8,7 +8,8 @@ import jinja2
 from markupsafe import Markup
 
 from googlenet_fast import __version__
-from googlenet_fast.engine.confusion import ClassResult, class_results, confusion_png
+from googlenet_fast.engine.confusion import ClassResult, class_results
+from googlenet_fast.engine.confusion_image import confusion_png
 from googlenet_fast.engine.curves import LEARNING, THROUGHPUT, curves_svg
 from googlenet_fast.engine.run_evaluation import RunEvaluation, data_uri
 from googlenet_fast.engine.run_record import RunRecord, differences

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 NETWORK = ("preset", "num_classes", "aux", "lrn")
 """Settings that decide which tensors a network has, and what they mean."""
@@ -17,11 +17,11 @@ def check_same_network(path: Path, saved: Mapping[str, Any], own: Mapping[str, A
     """Compare what describes the networks of a checkpoint and of this run.
 
     Raises:
-        UserError: names the first setting that differs.
+        GoogLeNetError: names the first setting that differs.
     """
     for key in NETWORK:
         if saved[key] != own[key]:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--resume {path}: that run has {key} {saved[key]}, this one {own[key]}; "
                 f"set --model.{key} {saved[key]}, or start a run with --model.weights"
             )
@@ -36,11 +36,11 @@ def check_same_classes(path: Path, saved: Sequence[str] | None, own: Sequence[st
         own: those of this run's images.
 
     Raises:
-        UserError: names the first class that differs.
+        GoogLeNetError: names the first class that differs.
     """
     for i, (old, new) in enumerate(zip(saved or (), own, strict=False)):
         if old != new:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--resume {path}: class {i} of that run is {old}, of this one {new}; give the "
                 f"classes their names back, or start a run with --model.weights {path}"
             )

@@ -20,7 +20,7 @@ from googlenet_fast.engine.evaluation import Evaluation, evaluate
 from googlenet_fast.engine.mistakes import Mistake, Mistakes
 from googlenet_fast.engine.run_folder import best_of
 from googlenet_fast.engine.unreadable_images import drop_unreadable
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def evaluate_run(folder: Path, max_mistakes: int, device: Device = "auto") -> Ru
     """Evaluate best.pt on the validation images of the run's configuration.
 
     Raises:
-        UserError: the configuration, the images or the checkpoint are missing or do not match.
+        GoogLeNetError: the configuration, the images or the checkpoint are missing or do not match.
     """
     run, best = read_run_config(folder), best_of(folder)
     splits = open_data(run.data)
@@ -84,11 +84,11 @@ def read_run_config(folder: Path) -> TrainConfig:
     """Return the configuration of the run in a folder.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        GoogLeNetError: there is none, or it cannot be read.
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{folder}: is not the folder of a run (no config.yaml)")
+        raise GoogLeNetError(f"{folder}: is not the folder of a run (no config.yaml)")
     return load_config(["-c", str(file)])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import remove_unfinished, write_atomically
 
 try:
@@ -35,8 +35,8 @@ class RunFolder:
     same command again after a worker failed or the number of nodes changed.
 
     Raises:
-        UserError: the folder cannot be written to, holds a run and `resuming` is false, or another
-            process is training in it.
+        GoogLeNetError: the folder cannot be written to, holds a run and `resuming` is false, or
+            another process is training in it.
     """
 
     def __init__(self, path: Path | None, *, resuming: bool) -> None:
@@ -58,13 +58,13 @@ class RunFolder:
             for unfinished in remove_unfinished(self.path):
                 _log.warning("%s was not written completely: removed", unfinished)
         except OSError as error:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--output {path or 'runs'}: cannot be written to ({error.strerror}); "
                 "choose another folder with --output"
             ) from None
         if self._holds_a_run and not resuming and not self.restarted:
             self.close()
-            raise UserError(
+            raise GoogLeNetError(
                 f"--output {self.path} holds a run already; continue it with --resume auto "
                 "or choose another folder"
             )
@@ -77,7 +77,7 @@ class RunFolder:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):  # depends on the system
                 lock.close()
-                raise UserError(
+                raise GoogLeNetError(
                     f"--output {self.path}: another run is training here; "
                     "wait for it or choose another folder"
                 ) from None
@@ -138,7 +138,7 @@ class RunFolder:
         try:
             if load_checkpoint(best)["best_top1"] != top1:
                 return False
-        except UserError:
+        except GoogLeNetError:
             return False
         write_atomically(self.best, best.read_bytes())
         return True
@@ -149,16 +149,16 @@ class RunFolder:
         It is last.pt, else previous.pt, else the best one or one that is kept for an epoch.
 
         Raises:
-            UserError: there are checkpoints, but none can be read.
+            GoogLeNetError: there are checkpoints, but none can be read.
         """
         if not self._holds_a_run:
             return None
         for path in (self.last, self.previous, *self._others()):
             try:
                 return path, load_checkpoint(path)
-            except UserError as error:
+            except GoogLeNetError as error:
                 _log.warning("%s", error)
-        raise UserError(
+        raise GoogLeNetError(
             f"{self.path}: none of its checkpoints can be read; choose another folder with --output"
         )
 
@@ -179,7 +179,7 @@ def best_of(weights: Path) -> Path:
     """Return the best checkpoint of a run for its folder; other paths are returned unchanged.
 
     Raises:
-        UserError: a folder without a best checkpoint.
+        GoogLeNetError: a folder without a best checkpoint.
     """
     if not weights.is_dir():
         return weights
@@ -187,8 +187,10 @@ def best_of(weights: Path) -> Path:
     if best.is_file():
         return best
     if (weights / "last.pt").is_file():
-        raise UserError(f"{weights}: the run has no best.pt yet; name {weights / 'last.pt'}")
-    raise UserError(f"{weights}: is not the folder of a run (no best.pt); name a file of weights")
+        raise GoogLeNetError(f"{weights}: the run has no best.pt yet; name {weights / 'last.pt'}")
+    raise GoogLeNetError(
+        f"{weights}: is not the folder of a run (no best.pt); name a file of weights"
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -209,7 +211,7 @@ def _new_folder() -> Path:
         except FileExistsError:
             continue
         return path
-    raise UserError(f"cannot find a free folder name in runs/ for {stamp}; give --output")
+    raise GoogLeNetError(f"cannot find a free folder name in runs/ for {stamp}; give --output")
 
 
 def _launcher() -> str | None:

@@ -10,7 +10,7 @@ from googlenet_fast.engine.curves import Metrics, series
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.environment import devices, versions
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import write_atomically
 from googlenet_fast.plain_yaml import read_yaml
 
@@ -67,11 +67,11 @@ def read_run(path: Path) -> RunRecord:
     """Read a run folder.
 
     Raises:
-        UserError: not a run folder.
+        GoogLeNetError: not a run folder.
     """
     run = RunRecord(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such run folder")
+        raise GoogLeNetError(f"{path}: no such run folder")
     for part, file, read in (
         ("metrics", "metrics.jsonl", _read_metrics),
         ("config", "config.yaml", _read_config),
@@ -85,7 +85,9 @@ def read_run(path: Path) -> RunRecord:
             reason = " ".join(str(error).split())[:200]
             run.missing[part] = f"{file} cannot be read ({reason})"
     if "metrics" in run.missing and "config" in run.missing:
-        raise UserError(f"{path}: is not the folder of a run (no metrics.jsonl, no config.yaml)")
+        raise GoogLeNetError(
+            f"{path}: is not the folder of a run (no metrics.jsonl, no config.yaml)"
+        )
     return run
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import get_total_norm
 
 from googlenet_fast import __version__
 from googlenet_fast.capture import capturer_for
@@ -47,7 +46,8 @@ from googlenet_fast.engine.schedule import learning_rate
 from googlenet_fast.engine.step import TrainStep
 from googlenet_fast.engine.stop_signal import Stopped, StopSignal
 from googlenet_fast.engine.unreadable_images import drop_unreadable, save_unreadable
-from googlenet_fast.errors import UserError, printable
+from googlenet_fast.errors import GoogLeNetError, printable
+from googlenet_fast.extras import missing
 from googlenet_fast.model.calls import calls_of
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.graphed import GraphedNetwork
@@ -55,6 +55,8 @@ from googlenet_fast.model.precision import amp_dtype
 from googlenet_fast.model.weights import load_weights
 from googlenet_fast.selfcheck.autotune import is_search_wanted, search
 
+OPTIONAL_FILES = {"tensorboard": "TensorBoard file", "matplotlib": "curves.png"}
+"""Package -> the file of a run that needs it."""
 STEPS_PER_AVERAGE = 5
 """A run of fewer steps than this times those that the average spans gets a note."""
 
@@ -69,7 +71,8 @@ class Trainer:
     world size or batch size.
 
     Raises:
-        UserError: data, weights, checkpoint or output folder cannot be used; no GPU to capture on.
+        GoogLeNetError: data, weights, checkpoint or output folder cannot be used; no GPU to capture
+            on.
     """
 
     def __init__(self, config: TrainConfig, process: Process) -> None:
@@ -89,7 +92,7 @@ class Trainer:
         self.train_loader, self.val_loader = map(build_loader, self.splits, options)
         self.steps_per_epoch = len(self.train_loader) // config.accumulate
         if self.steps_per_epoch == 0:
-            raise UserError(
+            raise GoogLeNetError(
                 f"--accumulate {config.accumulate}: an epoch has only {len(self.train_loader)} "
                 "batches; accumulate fewer"
             )
@@ -158,14 +161,15 @@ class Trainer:
         """
         try:
             return self._run()
-        except (OSError, UserError):
+        except (OSError, GoogLeNetError):
             if self.folder is None or self.folder.path.is_dir():
                 raise
-        raise UserError(f"{self.folder.path}: was deleted while the run was training in it")
+        raise GoogLeNetError(f"{self.folder.path}: was deleted while the run was training in it")
 
     def _run(self) -> dict[str, Any] | None:
         self._log(self._description())
         self._note_a_long_average()
+        self._note_files_left_out()
         if self.folder is not None:
             write_environment(self.folder.path, self.process)
         self._autotune()
@@ -197,6 +201,12 @@ class Trainer:
             f"note: --ema_decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and the run "
             f"has {steps:,}: the average may lag behind; {suits:.2g} or less would suit it"
         )
+
+    def _note_files_left_out(self) -> None:
+        """Say which files the run goes without, because an optional package is not installed."""
+        left_out = [file for package, file in OPTIONAL_FILES.items() if missing([package])]
+        if left_out and self.folder is not None:
+            self._log(f"note: no {' and no '.join(left_out)}: {missing(OPTIONAL_FILES)}")
 
     def _autotune(self) -> None:
         config, device = self.config, self.process.device
@@ -333,10 +343,10 @@ class Trainer:
             line += f" mem {values['memory_gib']:.1f}GiB"
         return line
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, what: str) -> GoogLeNetError:
         """Return the error that ends a run with non-finite numbers."""
         fp16 = self.train_step.amp_dtype == torch.float16
-        return UserError(
+        return GoogLeNetError(
             f"step {self.step}: {what} not finite; the likely causes are a learning rate that is "
             f"too high (--optimizer.lr {self.config.optimizer.lr:g}) or warmed up too quickly, "
             f"{'values beyond the range of fp16 (try --amp bf16), ' if fp16 else ''}"
@@ -441,7 +451,8 @@ class Trainer:
     def _check_weights(self) -> None:
         """Stop all processes if the weights of any of them are not finite."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        greatest = get_total_norm([t.detach() for t in tensors if t.is_floating_point()], math.inf)
+        weights = [t.detach() for t in tensors if t.is_floating_point()]
+        greatest = torch.stack(torch._foreach_norm(weights, math.inf)).max()
         if self.process.max((~greatest.isfinite()).float()).item():
             raise self._diverged("weights or batch-norm statistics are")
 
@@ -592,7 +603,7 @@ class Trainer:
 
     def _result(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """Plot the curves in the main process, and return the numbers of a finished run."""
-        if self.folder is not None:
+        if self.folder is not None and not missing(["matplotlib"]):
             plot_curves(self.folder.metrics, self.folder.path / "curves.png")
         return {
             "top1": round(evaluation.top1, 3),

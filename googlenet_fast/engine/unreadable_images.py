@@ -10,7 +10,7 @@ from tqdm import tqdm
 from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
 from googlenet_fast.data.unreadable import ReadableImages, Reasons, find_unreadable, signatures
 from googlenet_fast.engine.distributed import Process
-from googlenet_fast.errors import UserError, printable
+from googlenet_fast.errors import GoogLeNetError, printable
 from googlenet_fast.files import write_atomically
 
 BATCH = 16
@@ -26,7 +26,7 @@ def drop_unreadable(
     the results. Images are read by the loader, processes and max_pixels of `options`.
 
     Raises:
-        UserError: no image can be read.
+        GoogLeNetError: no image can be read.
     """
     options = replace(
         options, train=False, batch_size=BATCH, image_size=1, resize_size=None, rank=0, world_size=1
@@ -49,7 +49,7 @@ def drop_unreadable(
     bad: Reasons = {index: reason for reasons, _ in parts for index, reason in reasons.items()}
     lines = [f"{dataset.path(i)}\t{bad[i]}" for i in sorted(bad)]
     if len(bad) == len(dataset) > 0:
-        raise UserError(
+        raise GoogLeNetError(
             f"{dataset.source}: none of its {len(dataset)} images can be read; of "
             f"{dataset.path(0)}: {bad[0]}"
         )

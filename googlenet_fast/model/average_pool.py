@@ -42,8 +42,8 @@ def adaptive_avg_pool2d(x: Tensor, grid: int) -> Tensor:
 def product_pays(x: Tensor) -> bool:
     """Return True on a GPU, for plain tensors: `torch.compile` has its own kernels for pools."""
     return (
-        x.is_cuda
-        and type(x) is Tensor
+        type(x) is Tensor
+        and x.is_cuda
         and not torch.compiler.is_compiling()
         and not (transforms_active())
     )

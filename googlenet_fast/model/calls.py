@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,13 @@ from torch.func import functional_call
 
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.registry import Call, Op, call_of, record_calls, use_impl
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Return a context in which `torch.compile` is off; torch before 2.6 has none."""
+    if not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -82,7 +89,7 @@ def count_calls(
         with (
             use_impl("reference"),  # it makes no calls of ops
             torch.set_grad_enabled(training),
-            torch.compiler.set_stance("force_eager"),  # a compiled network calls no ops
+            _uncompiled(),  # a compiled network calls no ops
             torch.autocast(device.type, amp, enabled=amp is not None, cache_enabled=False),
         ):
             functional_call(model, state, (images,))

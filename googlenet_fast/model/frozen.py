@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from googlenet_fast import extension
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import folding
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.model.inception import Inception
@@ -44,8 +44,9 @@ class Frozen:
 
     @property
     def num_classes(self) -> int:
-        """Length of the logits."""
-        return self._network.fc.weight.size(0)
+        """Length of the logits; 0 without a classifier."""
+        weight = getattr(self._network.fc, "weight", None)
+        return 0 if weight is None else weight.size(0)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class Frozen:
                 fastest in channels_last.
 
         Raises:
-            UserError: the preset does not take images of this size.
+            GoogLeNetError: the preset does not take images of this size.
         """
         return self._network(images)
 
@@ -64,6 +65,11 @@ class Frozen:
     def features(self, images: Tensor) -> Tensor:
         """Return the output of the last block, (N, 1024, H / 32, W / 32)."""
         return self._network.forward_features(images)
+
+    @torch.no_grad()
+    def head(self, features: Tensor) -> Tensor:
+        """Return the logits of `features`, (N, num_classes)."""
+        return self._network.forward_head(features)
 
     @property
     def classifier_weight(self) -> Tensor:
@@ -82,11 +88,13 @@ def freeze(model: GoogLeNet, dtype: torch.dtype | None = None) -> Frozen:
             CPUs they stay as they are: the kernels multiply bf16 images by fp32 weights.
 
     Raises:
-        UserError: a layer has hooks or a type that the copy could not reproduce; names it.
+        GoogLeNetError: a layer has hooks or a type that the copy could not reproduce; names it.
     """
     for name, module in model.named_modules():
         if has_hooks(module) and not name.startswith("aux"):
-            raise UserError(f"cannot freeze {name or 'the network'}: it has hooks; remove them")
+            raise GoogLeNetError(
+                f"cannot freeze {name or 'the network'}: it has hooks; remove them"
+            )
     network = copy.copy(model)
     modules = {
         name: None if name.startswith("aux") else _leaf(name, module, dtype)
@@ -139,8 +147,8 @@ def _copy(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
     return copied if dtype is None or copied.device.type == "cpu" else copied.to(dtype)
 
 
-def _refusal(name: str, module: nn.Module) -> UserError:
-    return UserError(
+def _refusal(name: str, module: nn.Module) -> GoogLeNetError:
+    return GoogLeNetError(
         f"cannot freeze {name}: {type(module).__name__} is not a layer of GoogLeNet as it was built"
     )
 

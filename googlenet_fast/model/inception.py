@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from googlenet_fast import extension
@@ -25,6 +26,9 @@ from googlenet_fast.ops import (
     pack_inception,
 )
 from googlenet_fast.ops.packed_weights import PackedWeights, can_pack
+
+torch.fx.wrap("concat_bias_relu")  # nodes of their own in a symbolic trace
+torch.fx.wrap("max_pool")
 
 
 class Widths(NamedTuple):
@@ -55,13 +59,14 @@ class Inception(nn.Module):
         self.project = Conv(preset, in_channels, widths.pool_project, 1)
         self.reduce_relu = preset.conv_relu
         self._packed: PackedWeights[Packed] = PackedWeights()
-        self.register_state_dict_post_hook(_split_on_save)
-        self.register_load_state_dict_pre_hook(_merge_on_load)
+        # The names of torch before 2.5, which later ones keep beside those without underscore.
+        self._register_state_dict_hook(_split_on_save)
+        self._register_load_state_dict_pre_hook(_merge_on_load, with_module=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the concatenated branches after ReLU; channels_last in and out."""
         convs = (self.conv_in, self.conv3, self.conv5, self.project)
-        path = path_of(convs)
+        path = path_of(convs, x)
         if path is Path.WEIGHTS:
             parameters, packed = self._inference_weights(x, convs)
             arguments: list[Any] = [x, *parameters, self.reduce_relu, packed]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -31,6 +32,8 @@ Weights = tuple[Tensor, Tensor | None, Sequence[Tensor]]
 Packed = tuple[Sequence[Tensor], list[Tensor]]
 """Weights and biases in turn with batch norm folded in, nothing without one; packed weights."""
 
+
+torch.fx.wrap("bias_relu_pool")  # a node of its own in a symbolic trace
 
 NORMS = (NoneType, nn.BatchNorm2d, nn.SyncBatchNorm)
 """Types of a layer's norm that the fused ops know."""
@@ -69,7 +72,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output after ReLU, where the preset has one."""
-        path = path_of((self,))
+        path = path_of((self,), x)
         if path is Path.COMPOSED:
             x = self.conv(x)
             x = x if self.bn is None else self.bn(x)
@@ -82,7 +85,7 @@ class Conv(nn.Module):
 
     def pooled(self, x: Tensor, ceil_mode: bool) -> Tensor:
         """Return the 3x3/2 maxima of `forward(x)`; the pool's op applies bias and ReLU."""
-        path = path_of((self,))
+        path = path_of((self,), x)
         if path is Path.BATCH_STATS and self.bn is not None and self.relu:
             y = conv_bias_relu(x, self.conv.weight, None, False, self.conv.stride[0])
             return bn_relu_pool(y, self.bn, ceil_mode, group_of(self.bn))
@@ -134,14 +137,16 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def path_of(convs: Sequence[nn.Module]) -> Path:
-    """Return how a fused op may compute convolutions, if at all.
+def path_of(convs: Sequence[nn.Module], x: Any) -> Path:
+    """Return how a fused op may compute convolutions of `x`, if at all.
 
     Where a child has hooks, a parametrization, another type or another geometry, or the layers
-    treat batch norm differently, each child must be called.
+    treat batch norm differently, each child must be called. So it is where torch.fx traces symbols
+    in place of tensors: the graph has PyTorch's own layers.
     """
     if (
-        nn_module._global_forward_hooks
+        not isinstance(x, Tensor)
+        or nn_module._global_forward_hooks
         or nn_module._global_forward_pre_hooks
         or nn_module._global_backward_hooks
         or nn_module._global_backward_pre_hooks

@@ -39,22 +39,42 @@ class Plain(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         x = _pool(_conv(network.conv1, x), preset.ceil_mode)
         if preset.lrn:
-            x = _response_norm(x)
+            x = self.response_norm(x)
         x = _conv(network.conv3, _conv(network.conv2, x))
         if preset.lrn:
-            x = _response_norm(x)
-        x = _block(network.inception3a, _pool(x, preset.ceil_mode))
-        x = _pool(_block(network.inception3b, x), preset.ceil_mode)
-        after_4a = x = _block(network.inception4a, x)
-        x = _block(network.inception4c, _block(network.inception4b, x))
-        after_4d = x = _block(network.inception4d, x)
-        x = _pool(_block(network.inception4e, x), preset.ceil_mode, preset.last_pool)
-        x = _block(network.inception5b, _block(network.inception5a, x))
-        logits = network.fc(network.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1)))
+            x = self.response_norm(x)
+        x = self._block(network.inception3a, _pool(x, preset.ceil_mode))
+        x = _pool(self._block(network.inception3b, x), preset.ceil_mode)
+        after_4a = x = self._block(network.inception4a, x)
+        x = self._block(network.inception4c, self._block(network.inception4b, x))
+        after_4d = x = self._block(network.inception4d, x)
+        x = _pool(self._block(network.inception4e, x), preset.ceil_mode, preset.last_pool)
+        x = self._block(network.inception5b, self._block(network.inception5a, x))
+        logits = network.fc(network.dropout(self.means(x)))
         if not network.training or network.aux1 is None or network.aux2 is None:
             return logits
         aux1, aux2 = _head(network.aux1, after_4a), _head(network.aux2, after_4d)
         return GoogLeNetOutputs(logits, aux1, aux2)
+
+    def response_norm(self, x: Tensor) -> Tensor:
+        """Return the local response normalisation of `x`, of its shape."""
+        return F.local_response_norm(x, 5, 1e-4, 0.75, 1.0)
+
+    def siblings(self, block: Inception, x: Tensor) -> list[Tensor]:
+        """Return the outputs of the 1x1 convolutions that read a block's input `x`."""
+        return _stacked(block, x)
+
+    def means(self, x: Tensor) -> Tensor:
+        """Return the mean over all pixels, (N, C)."""
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def _block(self, block: Inception, x: Tensor) -> Tensor:
+        branches = self.siblings(block, x)
+        branches[1] = _conv(block.conv3, branches[1])
+        branches[2] = _conv(block.conv5, branches[2])
+        branches.append(_conv(block.project, F.max_pool2d(x, 3, 1, 1)))
+        y = torch.cat(branches, 1)
+        return y if block.project.relu else F.relu(y, inplace=True)
 
 
 def _conv(layer: Conv, x: Tensor) -> Tensor:
@@ -66,19 +86,6 @@ def _conv(layer: Conv, x: Tensor) -> Tensor:
 
 def _pool(x: Tensor, ceil_mode: bool, kernel: int = 3) -> Tensor:
     return F.max_pool2d(x, kernel, 2, ceil_mode=ceil_mode)
-
-
-def _response_norm(x: Tensor) -> Tensor:
-    return F.local_response_norm(x, 5, 1e-4, 0.75, 1.0)
-
-
-def _block(block: Inception, x: Tensor) -> Tensor:
-    branches = _stacked(block, x)
-    branches[1] = _conv(block.conv3, branches[1])
-    branches[2] = _conv(block.conv5, branches[2])
-    branches.append(_conv(block.project, F.max_pool2d(x, 3, 1, 1)))
-    y = torch.cat(branches, 1)
-    return y if block.project.relu else F.relu(y, inplace=True)
 
 
 def _stacked(block: Inception, x: Tensor) -> list[Tensor]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from googlenet_fast.choices import Initialization
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 MIN_SIZE = 64
 """Smallest input side in pixels; below it the last blocks have no pixel left."""
@@ -72,17 +72,17 @@ class Preset:
         """Check that the network accepts images of `size` pixels, a side or (H, W).
 
         Raises:
-            UserError: a side is too small, or does not give the grid of the auxiliary heads.
+            GoogLeNetError: a side is too small, or does not give the grid of the auxiliary heads.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < MIN_SIZE:
-            raise UserError(
+            raise GoogLeNetError(
                 f"image size {height}x{width}: preset {self.name} takes {MIN_SIZE} pixels a side"
                 " or more"
             )
         if aux and not (self._aux_takes(height) and self._aux_takes(width)):
             sides = [side for side in range(MIN_SIZE, _SEARCH_LIMIT) if self._aux_takes(side)]
-            raise UserError(
+            raise GoogLeNetError(
                 f"image size {height}x{width}: preset {self.name} with auxiliary heads takes"
                 f" {sides[0]} to {sides[-1]} pixels a side; choose such a size, switch the"
                 " auxiliary heads off, or use preset torchvision"
@@ -169,8 +169,8 @@ def get_preset(name: str) -> Preset:
     """Return the preset called `name`.
 
     Raises:
-        UserError: there is no such preset.
+        GoogLeNetError: there is no such preset.
     """
     if name not in PRESETS:
-        raise UserError(f"preset {name!r}: there is none; choose one of {', '.join(PRESETS)}")
+        raise GoogLeNetError(f"preset {name!r}: there is none; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

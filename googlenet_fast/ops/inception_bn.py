@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.ops.bn_relu_concat import (
     Normalized,
     bn_relu_concat_reference,
@@ -249,7 +249,7 @@ def _kernels(x: Tensor, weight: Tensor) -> Kernels | None:
         return None
     try:
         return CONV_BIAS_RELU.choose(x, weight, None, False, 1, ()).kernels
-    except UserError:  # what was requested for this op cannot take the convolution
+    except GoogLeNetError:  # what was requested for this op cannot take the convolution
         return None
 
 

@@ -81,7 +81,9 @@ def sgd_step(
         found_inf,
         average_weight,
     )
-    torch.autograd.graph.increment_version([*parameters, *momenta, *copies, *averages])
+    changed = [*parameters, *momenta, *copies, *averages]
+    for each in [changed] if torch.__version__ >= "2.10" else changed:  # torch 2.4 takes no list
+        torch.autograd.graph.increment_version(each)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from googlenet_fast.errors import UserError, suggestion
+from googlenet_fast.errors import GoogLeNetError, suggestion
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -32,7 +32,7 @@ class Document:
         """Refuse the keys that were not taken.
 
         Raises:
-            UserError: names the first one, and a known key that resembles it.
+            GoogLeNetError: names the first one, and a known key that resembles it.
         """
         for section in self.sections:
             section.refuse_rest()
@@ -85,8 +85,8 @@ class Section:
         self._document.ignored[self._at(key)] = because
 
     def refuse(self, key: str, reason: str) -> NoReturn:
-        """Raise the `UserError` that this key cannot be used."""
-        raise UserError(f"{self._document.file}: {self._at(key)}: {reason}")
+        """Raise the `GoogLeNetError` that this key cannot be used."""
+        raise GoogLeNetError(f"{self._document.file}: {self._at(key)}: {reason}")
 
     def section(self, key: str) -> "Section":
         """Return the mapping under a key; an empty one if the key is absent."""

@@ -39,7 +39,7 @@ _IGNORED_GLOBAL = {
 }
 
 
-def read_global(section: Section) -> tuple[Fields, Path | None]:
+def read_global(section: Section) -> tuple[Fields, Path | str | None]:
     """Return fields of `TrainConfig`, and the weights to start from or to evaluate."""
     section.fixed("eval_mode", ["classification"], "this trains classifiers")
     section.fixed("train_mode", [], "this trains classifiers")

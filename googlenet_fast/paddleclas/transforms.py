@@ -28,7 +28,7 @@ def training_options(split: Section, key: str) -> Options:
     """Return the options of a list of training transforms.
 
     Raises:
-        UserError: names the path of a transform or an argument that is not supported.
+        GoogLeNetError: names the path of a transform or an argument that is not supported.
     """
     readers = {
         "DecodeImage": _decode, "RandCropImage": _random_crop, "RandFlipImage": _flip,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.paddleclas.document import Document, Section
 from googlenet_fast.paddleclas.optimizer import read_optimizer
 from googlenet_fast.paddleclas.reading import read_document
@@ -38,7 +38,7 @@ class PaddleClasConfig:
     run: Fields
     """Fields of `TrainConfig`."""
     num_classes: int
-    weights: Path | None
+    weights: Path | str | None
     eval_amp: str
     optimizer: tuple[Fields, Fields] | None
     """Fields of `OptimizerConfig` and `ScheduleConfig`."""
@@ -53,7 +53,7 @@ class PaddleClasConfig:
         val = self._need(self.eval, "DataLoader.Eval")
         for key in ("delimiter", "relabel"):
             if getattr(train, key) != getattr(val, key):
-                raise UserError(
+                raise GoogLeNetError(
                     f"{self.file}: DataLoader.Eval.dataset.{key}: must be the same as in "
                     "DataLoader.Train"
                 )
@@ -112,7 +112,7 @@ class PaddleClasConfig:
 
     def _need(self, part: T | None, path: str) -> T:
         if part is None:
-            raise UserError(f"{self.file}: {path}: is missing; this command needs it")
+            raise GoogLeNetError(f"{self.file}: {path}: is missing; this command needs it")
         return part
 
 
@@ -120,15 +120,18 @@ def read_config(file: Path | None, overrides: Sequence[str]) -> PaddleClasConfig
     """Read and translate the configuration in a file, if one is given.
 
     Raises:
-        UserError: it is not a PaddleClas configuration, cannot be used, or overrides come alone.
+        GoogLeNetError: it is not a PaddleClas configuration, cannot be used, or overrides come
+            alone.
     """
     if file is None:
         if overrides:
-            raise UserError(f"-o {overrides[0]}: overrides a PaddleClas configuration; give -c")
+            raise GoogLeNetError(
+                f"-o {overrides[0]}: overrides a PaddleClas configuration; give -c"
+            )
         return None
     document = read_document(file, overrides)
     if document is None:
-        raise UserError(f"{file}: is not a PaddleClas configuration; name the weights instead")
+        raise GoogLeNetError(f"{file}: is not a PaddleClas configuration; name the weights instead")
     return translate(document)
 
 
@@ -136,7 +139,7 @@ def translate(document: Document) -> PaddleClasConfig:
     """Translate the whole document, and log which keys have no effect.
 
     Raises:
-        UserError: names the path of a key or value that is not supported.
+        GoogLeNetError: names the path of a key or value that is not supported.
     """
     top = document.top
     overall = top.section("Global")

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from googlenet_fast.download import is_url
+
 
 def literal(text: str) -> Any:
     """Return the Python literal that a text spells, else the text; nothing is evaluated."""
@@ -88,6 +90,11 @@ def path(value: Any) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("a path")
     return Path(value)
+
+
+def path_or_url(value: Any) -> Path | str:
+    """Read a path, or a URL as it is."""
+    return value if is_url(value) else path(value)
 
 
 def numbers(value: Any) -> list[float]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.kernels.configs import tf32_allowed
 from googlenet_fast.registry import OPS, UNKNOWN, Backend, Call, Op, record_calls
 from googlenet_fast.selfcheck.cases import OpCall, activations, make_arguments, resized, with_dtype
@@ -214,7 +214,7 @@ def auto(op: Op, arguments: Sequence[Any]) -> tuple[str | None, dict[str, str]]:
         skipped[backend.name] = reason
     try:
         return op.choose(*arguments).name, skipped
-    except UserError:
+    except GoogLeNetError:
         return None, skipped
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from googlenet_fast.kernels.configs import tf32_allowed
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 """Where Linux tells the release of NVIDIA's driver, on its first line."""
+
+_PACKAGE = Path(__file__).parents[1]
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -69,8 +70,8 @@ def _machine(device: str) -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         "triton": _version("triton"),
         "googlenet_fast": _version("googlenet-fast"),
-        "kernels": _digest_of("googlenet_fast.kernels"),
-        "ops": _digest_of("googlenet_fast.ops"),
+        "kernels": sources_digest(_PACKAGE / "kernels"),
+        "ops": sources_digest(_PACKAGE / "ops"),
         "csrc": extension.BUILD_INFO.get("csrc", "none"),
     }
     if torch.device(device).type == "cuda":
@@ -117,13 +118,6 @@ def decode(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     raise ValueError(f"{value!r} in a call")
-
-
-def _digest_of(package: str) -> str:
-    """Hash a package's sources."""
-    found = find_spec(package)
-    folders = found.submodule_search_locations if found else None
-    return "".join(sources_digest(Path(folder)) for folder in folders or [])
 
 
 def _driver() -> str:

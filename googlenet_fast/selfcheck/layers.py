@@ -23,6 +23,11 @@ from googlenet_fast.selfcheck.timing import interleaved_medians
 
 BATCH = 32
 """Images of a timing."""
+COLUMNS = (
+    "GPU", "op", "layer", "", "backend", "error", "us", "GB/s", "TFLOP/s", "of roofline", "note"
+)  # fmt: skip
+NUMBERS = (5, 6, 7, 8, 9)
+"""Columns of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,19 +140,24 @@ def describe(call: Call) -> str:
     return f"{channels}x{height}x{width}" + (f", {filters}" if filters else "")
 
 
-def line(time: LayerTime) -> str:
-    """Return one line of the report."""
-    mark = "*" if time.auto else " "
-    head = f"{time.op:20} {time.layer:52} {mark} {time.backend:10}"
+def row(time: LayerTime) -> list[str]:
+    """Return a backend's row in the table of layers, under `COLUMNS`."""
+    head = [time.device, time.op, time.layer, "*" if time.auto else "", time.backend]
     if time.failure is not None:
-        return f"{head} FAILED: {time.failure}"
+        return [*head, "", "", "", "", "", f"FAILED: {time.failure}"]
     seconds = time.seconds
     if seconds is None:
-        return f"{head} not timed: a CUDA graph cannot hold it"
+        return [*head, "", "", "", "", "", "not timed: a CUDA graph cannot hold it"]
     gbps, tflops = time.work.bytes / seconds / 1e9, time.work.operations / seconds / 1e12
-    rates = f"{seconds * 1e6:9.1f} us {gbps:7.0f} GB/s {tflops:6.1f} TFLOP/s"
-    limit = "limits unknown" if time.share is None else f"{time.share:5.0%} of the roofline"
-    skipped = f"; auto skips it: {time.skipped}" if time.skipped else ""
-    fewer = f"; {time.batch} images" if time.batch != BATCH else ""
+    fewer = f"{time.batch} images" if time.batch != BATCH else None
+    skipped = f"auto skips it: {time.skipped}" if time.skipped else None
     (error,) = time.errors.values()
-    return f"{head} error {error:.1e} {rates} {limit}{fewer}{skipped}"
+    return [
+        *head,
+        f"{error:.1e}",
+        f"{seconds * 1e6:.1f}",
+        f"{gbps:.0f}",
+        f"{tflops:.1f}",
+        "unknown" if time.share is None else f"{time.share:.0%}",
+        "; ".join(filter(None, (fewer, skipped))),
+    ]

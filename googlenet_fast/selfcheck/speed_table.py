@@ -199,5 +199,5 @@ def _work(op: str, call: Call) -> float:
 
 def committed() -> list[dict[str, Any]]:
     """Return the entries of the package's table."""
-    table = resources.files("googlenet_fast.selfcheck") / "speed_table.json"
+    table = resources.files(__package__) / "speed_table.json"
     return json.loads(table.read_text())["entries"]

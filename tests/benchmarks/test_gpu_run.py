@@ -19,7 +19,7 @@ from benchmarks.gpu_run.plan import MACHINE, STAGES, stages
 from benchmarks.gpu_run.results import FAILED, OK, OUT_OF_TIME, SKIPPED, Results
 from benchmarks.gpu_run.runner import Stage, run_limited, run_stages
 from benchmarks.gpu_run.setting import Setting
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 HANGS = """
 import signal, time
@@ -250,11 +250,11 @@ def test_a_tree_that_lost_its_link_gets_it_again(tmp_path: Path, lost: str) -> N
 def test_an_extension_of_other_sources_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(GoogLeNetError, match="no such file"):
         tree.environment(tmp_path, tmp_path / "carried", dry_run=False, inherited={})
     library = tmp_path / "_C.abi3.so"
     library.write_bytes(b"of other sources")
-    with pytest.raises(UserError, match="other C\\+\\+ sources"):
+    with pytest.raises(GoogLeNetError, match="other C\\+\\+ sources"):
         tree.environment(tmp_path, tmp_path, dry_run=False, inherited={})
     monkeypatch.setattr(tree, "sources_digest", lambda folder: "of other sources")
     (tmp_path / "wheels").mkdir()
@@ -270,28 +270,35 @@ def test_an_extension_of_other_sources_is_refused(
 def test_what_is_carried_has_a_limit(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(100))
     assert carry.check_size(tmp_path, 100) == 100
-    with pytest.raises(UserError, match="large"):
+    with pytest.raises(GoogLeNetError, match="large"):
         carry.check_size(tmp_path, 99)
 
 
 def test_the_carried_extension_is_of_one_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[tuple[list[str], dict[str, str]]] = []
+    names = list(tree.CARRIED_LIBRARIES)
 
     def run(command: list[Any], **options: Any) -> subprocess.CompletedProcess[str]:
-        ran.append((list(map(str, command)), options.get("env", {})))
-        return subprocess.CompletedProcess(command, len(ran) > 2)
+        assert list(map(str, command[1:4])) == ["setup.py", "-q", "build_ext"]
+        variables = options["env"]
+        built = Path(command[command.index("--build-lib") + 1], "googlenet_fast")
+        built.mkdir()
+        for name in names:
+            (built / name).write_text(variables["TORCH_CUDA_ARCH_LIST"])
+        return subprocess.CompletedProcess(command, variables["TORCH_CUDA_ARCH_LIST"] == "1.0")
 
     monkeypatch.setattr(carry.subprocess, "run", run)
-    carry.build(tmp_path / "carried" / "_C.abi3.so", "9.0")
-    (build, variables), (strip, _) = ran
-    assert build[1:4] == ["setup.py", "-q", "build_ext"]
-    assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    built = Path(build[build.index("--build-lib") + 1], "googlenet_fast", "_C.abi3.so")
-    assert strip[-2:] == [str(tmp_path / "carried" / "_C.abi3.so"), str(built)]
-    with pytest.raises(UserError, match="does not build"):
-        carry.build(tmp_path / "_C.abi3.so", "9.0")
+    carried = tmp_path / "carried"
+    carry.build(carried, "9.0")
+    assert {path.name: path.read_text() for path in carried.iterdir()} == dict.fromkeys(
+        names, "9.0"
+    )
+    with pytest.raises(GoogLeNetError, match="does not build"):
+        carry.build(carried, "1.0")
+    del names[1]
+    with pytest.raises(GoogLeNetError, match=r"_C_cuda\.abi3\.so: no such file"):
+        carry.build(carried, "9.0")
 
 
 def test_mistakes_are_one_line(

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.tools.overview import OURS, cpu_panels, draw, gpu_panels
 from benchmarks.tools.pages import GENERATED, ROOT
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def test_bars_are_the_figures_of_the_pages(tmp_path: Path) -> None:
@@ -23,5 +23,5 @@ def test_bars_are_the_figures_of_the_pages(tmp_path: Path) -> None:
 def test_a_page_without_tables(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A page\n")
-    with pytest.raises(UserError, match=r"page\.md: has no table of training"):
+    with pytest.raises(GoogLeNetError, match=r"page\.md: has no table of training"):
         cpu_panels(page)

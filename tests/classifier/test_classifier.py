@@ -12,9 +12,11 @@ from PIL import ExifTags, Image
 import googlenet_fast
 from googlenet_fast.classifier import Classifier
 from googlenet_fast.classifier.prediction import FilePrediction, predict
-from googlenet_fast.errors import UserError
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
+from tests.http_server import Server
 
 NAMES = ["ape", "bee", "cat"]
 
@@ -51,6 +53,16 @@ def test_every_kind_of_image_is_the_same_image(classify: Classifier, photo: Path
     assert sum(score.probability for score in first) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_url_is_an_image(classify: Classifier, photo: Path, server: Server) -> None:
+    url = server.add("/a.png", photo.read_bytes())
+    assert classify([url])[0] == classify([photo])[0]
+    with pytest.raises(GoogLeNetError, match=f"{server.root}/b.png: cannot be downloaded"):
+        classify(f"{server.root}/b.png")
+    bad = server.add("/c.png", b"no PNG")
+    with pytest.raises(GoogLeNetError, match=f"{bad}: cannot be read as an image"):
+        classify(bad)
+
+
 def test_the_best_class_has_names_of_its_own(classify: Classifier, photo: Path) -> None:
     (found,) = classify(photo, top=1)
     assert len(found.scores) == 1
@@ -62,7 +74,7 @@ def test_the_best_class_has_names_of_its_own(classify: Classifier, photo: Path) 
 
 def test_it_says_what_the_command_says(classify: Classifier, photo: Path) -> None:
     pytest.importorskip("torchvision")
-    (expected,) = predict(classify, [photo], 3)
+    (expected,) = predict(classify, [Location("a", str(photo))], 3)
     assert isinstance(expected, FilePrediction)
     (found,) = classify(photo, top=3)
     assert [s.index for s in found.scores] == [s.index for s in expected.scores]
@@ -95,15 +107,16 @@ def test_grey_and_turned_images(classify: Classifier) -> None:
         (np.zeros((5, 5, 3), np.float32), r"float32 \(5, 5, 3\) is no image: give uint8"),
         (np.zeros((3, 5, 5), np.uint8), r"uint8 \(3, 5, 5\) is no image"),
         (np.zeros((0, 5, 3), np.uint8), r"no pixels"),
+        (Image.new("RGB", (0, 5)), r"image of 0x5 has no pixels"),
         (torch.zeros(5), r"is no image"),
         (7, r"a int is no image: give a path"),
         ("no such file.jpg", r"no such file\.jpg: cannot be read"),
         (Image.new("F", (5, 5)), r"floating-point"),
     ],
-    ids=["floats", "planes", "no pixels", "vector", "number", "no file", "mode F"],
+    ids=["floats", "planes", "no pixels", "no width", "vector", "number", "no file", "mode F"],
 )
 def test_what_is_no_image_is_refused(classify: Classifier, image: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(GoogLeNetError, match=message):
         classify([image])
 
 
@@ -137,7 +150,7 @@ def test_an_explanation_is_grad_cam(classify: Classifier, model: GoogLeNet, phot
     torch.testing.assert_close(found.heat, expected / expected.max(), rtol=1e-3, atol=1e-3)
     assert found.photo.size == found.overlay.size == (64, 64)
     assert classify.explain(photo).label == classify(photo)[0].label
-    with pytest.raises(UserError, match="class 3: choose from 0 to 2"):
+    with pytest.raises(GoogLeNetError, match="class 3: choose from 0 to 2"):
         classify.explain(photo, index=3)
 
 

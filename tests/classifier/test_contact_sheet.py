@@ -15,12 +15,13 @@ from googlenet_fast.classifier.contact_sheet import (
 )
 from googlenet_fast.classifier.prediction import FilePrediction
 from googlenet_fast.classifier.scores import ClassScore
-from googlenet_fast.errors import UserError
+from googlenet_fast.data.tar_members import Location
+from googlenet_fast.errors import GoogLeNetError
 
 
 def prediction(path: Path, probability: float = 0.7, name: str = "barn") -> FilePrediction:
     scores = [ClassScore(3, name, probability), ClassScore(0, "ape", 1 - probability)]
-    return FilePrediction(scores, path)
+    return FilePrediction(scores, Location(str(path), str(path)))
 
 
 def photo(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (400, 300)) -> Path:
@@ -88,5 +89,5 @@ def test_saved(suffix: str, tmp_path: Path) -> None:
     with Image.open(tmp_path / f"sheet.{suffix}") as sheet:
         assert sheet.format == {"png": "PNG", "JPG": "JPEG"}[suffix]
         assert sheet.size == draw_contact_sheet([prediction(path)]).size
-    with pytest.raises(UserError, match="cannot save"):
+    with pytest.raises(GoogLeNetError, match="cannot save"):
         save_contact_sheet([prediction(path)], tmp_path / "no folder" / "sheet.png")

@@ -1,8 +1,6 @@
 """Names of classes for people."""
 
-import pytest
-
-from googlenet_fast.classifier.display_names import display_names, shortened
+from googlenet_fast.classifier.display_names import display_names
 from googlenet_fast.data.imagenet import imagenet_classes
 
 
@@ -16,15 +14,3 @@ def test_imagenet() -> None:
 
 def test_names_of_others_stay() -> None:
     assert display_names(["n0", "b"]) == ("n0", "b")
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("black swan", "black swan"),
-        ("black swan, Cygnus atratus", "black swan…"),
-        ("Staffordshire bullterrier", "Staffordshire bu…"),
-    ],
-)
-def test_shortened(name: str, expected: str) -> None:
-    assert shortened(name, 17) == expected

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from googlenet_fast.classifier.prediction import find_images
+from googlenet_fast.classifier.sources import find_images
+from googlenet_fast.data.tar_members import Location
 
 
 def test_files_folders_and_what_is_neither(
@@ -16,9 +17,9 @@ def test_files_folders_and_what_is_neither(
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
     found, missing = find_images(
-        [tmp_path / name for name in ("a", "b.gif", "a/pipe.jpg", "gone.jpg")]
+        [tmp_path / name for name in ("a", "b.gif", "a/pipe.jpg", "gone.jpg")], tmp_path
     )
-    assert found == [tmp_path / "a" / "1.JFIF", tmp_path / "b.gif"]
+    assert found == [Location(str(tmp_path / f), str(tmp_path / f)) for f in ("a/1.JFIF", "b.gif")]
     assert [image.reason for image in missing] == [
         f"{tmp_path}/a/pipe.jpg: is not a regular file",
         f"{tmp_path}/gone.jpg: no such file or folder",

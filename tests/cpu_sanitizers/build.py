@@ -6,35 +6,25 @@ AMX is emulated: sanitizers do not see what its tiles load and store.
 import json
 from pathlib import Path
 
-from tests.compiler import compile_all, run_compiler
+from tests.compiler import build_library
+from tests.raw_kernels.build import cpu_kernels
 from tests.sanitizers import SANITIZE
 from tests.setup_script import setup
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def build(folder: Path) -> Path:
-    """Compile and link it into a folder, unless it is there; return its path."""
-    target = folder / "cpu-sanitized.so"
-    if target.exists():
-        return target
+    """Build it in a folder; return its path."""
     torch = setup().describe_torch()
     info = json.dumps(json.dumps({"torch": torch.version}))
-    flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE, *setup().WARNINGS]
-    flags += [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include)]
-    flags.append(f"-DGOOGLENET_FAST_BUILD_INFO={info}")
-    commands = {}
-    for source in (ROOT / "csrc").glob("bindings/*.cpp"):
-        built = folder / f"{source.stem}-bindings.o"
-        commands[built] = [*flags, "-O0", "-c", str(source), f"-o{built}"]
-    for source in [*(ROOT / "csrc").glob("cpu/*.cpp"), HERE / "pool_into.cpp"]:
-        for _, isa in setup().translation_units(str(source)):
-            own = [] if isa in (None, "amx") else setup().INSTRUCTION_SETS[isa]
-            built = folder / f"{source.stem}-{isa}.o"
-            own = [*own, f"-DGOOGLENET_FAST_ISA={isa}"]
-            commands[built] = [*flags, *own, "-c", str(source), f"-o{built}"]
-    compile_all(commands.values())
-    libraries = [f"-L{torch.lib}", "-ltorch_cpu", "-lc10"]
-    run_compiler(["-shared", *SANITIZE, *map(str, commands), *libraries, f"-o{target}"])
-    return target
+    flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *SANITIZE, *setup().WARNINGS, "-Werror"]
+    headers = [f"-isystem{header}" for header in torch.include]
+    binding = [*flags, *setup().STABLE_ABI, *headers, f"-DGOOGLENET_FAST_BUILD_INFO={info}", "-O0"]
+    objects = {
+        folder / f"{source.stem}-bindings.o": (source, binding)
+        for source in (ROOT / "csrc").glob("bindings/*.cpp")
+    }
+    kernels = cpu_kernels(folder, [*flags, *headers], amx=False)
+    libraries = [*SANITIZE, f"-L{torch.lib}", "-ltorch_cpu", "-lc10"]
+    return build_library(folder / "cpu-sanitized.so", {**objects, **kernels}, libraries)

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tests.compiler import COMPILER, compile_all, has_compiler, run_compiler
+from tests.compiler import COMPILER, Objects, build_library, has_compiler
+from tests.raw_kernels.build import SHARED, bindings
 from tests.sanitizers import SANITIZE
 from tests.setup_script import setup
 
@@ -15,11 +16,12 @@ Build = Callable[[int, str], Path]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+RAW = ROOT / "tests" / "raw_kernels"
+SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 
 COMMON = [
     *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
     *("-DUSE_CUDA", "-DGOOGLENET_FAST_CUDA_EMULATOR"),
-    f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps({'emulates': 'cuda'}))}",
 ]
 KINDS = {
     "sanitized": SANITIZE,
@@ -50,49 +52,59 @@ def build_kernels(folder: Path, lanes: int, kind: str) -> Path:
             memory access is followed.
     """
     torch = setup().describe_torch()
-    csrc = ROOT / "csrc"
-    sources = sorted(csrc.glob("cuda/*.cu"))
-    names = ["build_info", *(source.stem for source in sources)]
+    names = ["build_info", *(source.stem for source in SOURCES)]
     flags = [*setup().STABLE_ABI, *(f"-isystem{header}" for header in torch.include), "-O0"]
-    bindings = {
-        folder / f"{name}-bindings.o": [*flags, "-c", str(csrc / f"bindings/{name}.cpp")]
+    info = f"-DGOOGLENET_FAST_BUILD_INFO={json.dumps(json.dumps({'emulates': 'cuda'}))}"
+    own = {
+        folder / f"{name}-bindings.o": (
+            ROOT / f"csrc/bindings/{name}.cpp",
+            [*_common(), *flags, info],
+        )
         for name in names
     }
-    kernels = _kernels(folder, lanes, kind, [*sources, HERE / "into_slices.cpp"])
     libraries = [f"-L{torch.lib}", "-ltorch_cpu", "-lc10"]
-    target = folder / f"kernels-{kind}{lanes}.so"
-    return _link(target, kind, {**kernels, **bindings}, libraries)
+    kernels = _kernels(folder, lanes, kind, SOURCES)
+    return _link(folder / f"kernels-{kind}{lanes}.so", kind, {**kernels, **own}, libraries)
+
+
+def build_raw(folder: Path, lanes: int, kind: str) -> Path:
+    """Build the kernels as a module of functions of NumPy arrays, without torch."""
+    sources = [RAW / f"{name}.cpp" for name in ("sgd_step", *SHARED)]
+    sanitizers = SANITIZE if kind == "sanitized" else ["-O1"]
+    own = bindings(folder, f"{kind}{lanes}", sources, [*_common(), *sanitizers])
+    kernels = _kernels(folder, lanes, kind, SOURCES)
+    return _link(folder / f"raw_kernels-{kind}{lanes}.so", kind, {**kernels, **own})
 
 
 def build_samples(folder: Path, lanes: int, kind: str) -> Path:
     """Build the kernels of samples.cu in the same way."""
     objects = _kernels(folder, lanes, kind, [HERE / "samples.cu"])
-    return _link(folder / f"samples-{kind}{lanes}.so", kind, objects, [])
+    return _link(folder / f"samples-{kind}{lanes}.so", kind, objects)
 
 
-def _kernels(folder: Path, lanes: int, kind: str, sources: Iterable[Path]) -> dict[Path, list[str]]:
-    """Return the objects of kernels and emulator, each with the arguments that compile it."""
+def _common() -> list[str]:
+    """Return flags of all sources."""
+    return [
+        *COMMON,
+        *setup().WARNINGS,
+        "-Werror",
+        f"-isystem{setup().find_toolkit(os.environ).root}/include",
+    ]
+
+
+def _kernels(folder: Path, lanes: int, kind: str, sources: Iterable[Path]) -> Objects:
+    """Return the objects of kernels and emulator."""
     warp = f"-DGOOGLENET_FAST_WARP_SIZE={lanes}"
     device = ["-xc++", "-Wno-unknown-pragmas", f"-include{HERE / 'cuda_emulator.h'}"]
-    commands = {source: [*device, warp, *KINDS[kind]] for source in sources}
+    flags = {source: [*device, warp, *KINDS[kind]] for source in sources}
     emulator = ["-O2"] if kind == "traced" else KINDS[kind]
-    commands |= {HERE / name: [warp, *emulator] for name in ("fibers.cpp", "memory.cpp")}
+    flags |= {HERE / name: [warp, *emulator] for name in ("fibers.cpp", "memory.cpp")}
     return {
-        folder / f"{source.stem}-{kind}{lanes}.o": [*flags, "-c", str(source)]
-        for source, flags in commands.items()
+        folder / f"{source.stem}-{kind}{lanes}.o": (source, [*_common(), *own])
+        for source, own in flags.items()
     }
 
 
-def _link(
-    target: Path, kind: str, objects: dict[Path, list[str]], libraries: Sequence[str]
-) -> Path:
-    """Compile the objects that are missing, and link. A library that exists may be in use."""
-    if target.exists():
-        return target
-    headers = setup().find_toolkit(os.environ).root / "include"
-    flags = [*COMMON, *setup().WARNINGS, f"-isystem{headers}"]
-    missing = [path for path in objects if not path.exists()]
-    compile_all([*flags, *objects[path], f"-o{path}"] for path in missing)
+def _link(target: Path, kind: str, objects: Objects, libraries: Sequence[str] = ()) -> Path:
     sanitizers = KINDS[kind] if kind == "sanitized" else []
-    run_compiler(["-shared", *sanitizers, *map(str, objects), *libraries, f"-o{target}"])
-    return target
+    return build_library(target, objects, [*sanitizers, *libraries])

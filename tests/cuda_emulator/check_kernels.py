@@ -21,7 +21,6 @@ from googlenet_fast.ops import (
     use_impl,
 )
 from tests.cuda_emulator.calls import CALLS, Function, results
-from tests.helpers import sparse_tensor
 from tests.ops.test_inception import make_arguments, plain_block
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -229,17 +228,6 @@ def test_empty_tensors(op: str, empty: tuple[int, ...]) -> None:
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
 
 
-def test_rows_further_apart_than_32_bits_count() -> None:
-    stride = 2**31
-    values = sparse_tensor(stride + 16, torch.float16)
-    x = values.as_strided((1, 16, 1, 2), (2 * stride, 1, 2 * stride, stride))
-    x.copy_(torch.randn(1, 16, 1, 2))
-    dense = x.contiguous(memory_format=torch.channels_last)
-    with use_impl("native"):
-        for function in (lambda x: concat_bias_relu([x]), max_pool, local_response_norm):
-            assert torch.equal(function(x), function(dense))
-
-
 def column_sums(branches: list[Tensor], y: Tensor, grad: Tensor) -> list[Tensor]:
     """What the kernels sum over all pixels: of biases, statistics and gradients of batch norm."""
     ops = torch.ops.googlenet_fast
@@ -295,43 +283,3 @@ def test_statistics_in_one_pass_are_as_exact_as_in_two(kind: str) -> None:
     assert mean_error <= 2e-7 * pixels.abs().max()
     allowed = 2 * (two_passes - variance).abs().max() + 1e-6 * variance.max()
     assert (actual[1] - variance).abs().max() <= allowed
-
-
-def test_launches_beyond_the_slots_of_counters_bring_their_own() -> None:
-    x = torch.randn(70, 16)
-    sum_columns = ctypes.CDLL(str(extension.PATH)).sum_columns
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    sum_columns.argtypes = [pointer, size, size, pointer, pointer, pointer, pointer]
-    partial, sums, grad = torch.empty(200), torch.empty(16), torch.empty_like(x)
-    for stream in [*range(140), *range(120, 140)]:
-        sums.fill_(float("nan"))
-        partial.fill_(float("nan"))
-        pointers = (partial.data_ptr(), sums.data_ptr(), stream)
-        sum_columns(x.data_ptr(), 70, 16, grad.data_ptr(), *pointers)
-        torch.testing.assert_close(sums, x.sum(0), atol=1e-4, rtol=1e-5)
-
-
-PLAIN: dict[str, Function] = {
-    "concat_bias_relu": lambda x: concat_bias_relu([x], relu=False),
-    "bias_relu_pool": lambda x: bias_relu_pool(x, relu=False),
-    "max_pool": max_pool,
-    "local_response_norm": local_response_norm,
-}
-
-
-@pytest.mark.parametrize(("before", "after"), [(8, 4), (3, 2)])
-@pytest.mark.parametrize("op", PLAIN)
-def test_kernels_can_fill_slices(op: str, before: int, after: int) -> None:
-    x = inside_wider(torch.randn(2, 24, 7, 5), 8, 8)
-    with use_impl("reference"):
-        expected = PLAIN[op](x)
-    y = inside_wider(torch.full_like(expected, float("nan")), before, after)
-    run_into = ctypes.CDLL(str(extension.PATH)).run_into
-    size, stride, pointer = (ctypes.c_int,) * 3, ctypes.c_int64, ctypes.c_void_p
-    run_into.argtypes = [ctypes.c_char_p, *size, stride, pointer, stride, pointer, stride]
-    run_into(op.encode(), 2, 7, 5, 24, x.data_ptr(), x.stride(3), y.data_ptr(), y.stride(3))
-    torch.testing.assert_close(y, expected)
-    wide = y._base
-    assert wide is not None
-    assert wide[..., :before].isnan().all()
-    assert wide[..., before + 24 :].isnan().all()

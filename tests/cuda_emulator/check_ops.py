@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.ops import local_response_norm, use_impl
 from tests.cuda_emulator.calls import CALLS, results
 
@@ -105,5 +105,5 @@ def test_unsupported_arguments_are_refused(call: Callable[[], Any], message: str
 
 def test_other_windows_are_refused() -> None:
     x = torch.randn(1, 8, 3, 3)
-    with use_impl("native"), pytest.raises(UserError, match="windows of 5 channels, not 3"):
+    with use_impl("native"), pytest.raises(GoogLeNetError, match="windows of 5 channels, not 3"):
         local_response_norm(x, size=3)

@@ -6,13 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests import helpers
-from tests.cuda_emulator.build import Build, build_kernels, build_samples, missing
+from tests.cuda_emulator.build import Build, build_kernels, build_raw, build_samples, missing
 
 
 @pytest.fixture(scope="session")
 def kernels(session_folder: Path) -> Build:
     """Library of the extension's kernels, given the lanes of a warp and the kind of build."""
     return built_once(session_folder / "cuda_emulator", build_kernels)
+
+
+@pytest.fixture(scope="session")
+def raw_kernels(session_folder: Path) -> Build:
+    """Module of the kernels without torch, likewise."""
+    return built_once(session_folder / "cuda_emulator", build_raw)
 
 
 @pytest.fixture(scope="session")

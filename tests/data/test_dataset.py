@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from googlenet_fast.data import ImageDataset, open_splits, read_class_names
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def touch(root: Path, *files: str) -> None:
@@ -49,7 +49,7 @@ class TestLists:
         dataset = ImageDataset.from_list(path)
         assert dataset.files == ["é x/a.jpg", "é x/b.jpg", "y/c.jpg"]
         assert dataset.class_names[::7] == ("é x", "y")
-        with pytest.raises(UserError, match=r"line 3: y/c.jpg has label 7"):
+        with pytest.raises(GoogLeNetError, match=r"line 3: y/c.jpg has label 7"):
             dataset.check_labels(2)
         path.write_text(f"{tmp_path}/y/c.jpg 0\n")
         assert ImageDataset.from_list(path, "/").path(0) == f"/{tmp_path}/y/c.jpg"
@@ -112,7 +112,7 @@ class TestLists:
         os.mkfifo(tmp_path / "pipe.jpg")
         (tmp_path / "loop.jpg").symlink_to("loop.jpg")
         path = write_list(tmp_path, f"fine.jpg 0\n\n{line}\n", create=False)
-        with pytest.raises(UserError, match=message) as error:
+        with pytest.raises(GoogLeNetError, match=message) as error:
             ImageDataset.from_list(path)
         assert f"{path}, line 3: " in str(error.value)
         assert "\n" not in str(error.value)
@@ -149,10 +149,10 @@ class TestLists:
         touch(tmp_path, "a.jpg", "\udce9.jpg")
         assert ImageDataset.from_list(path).files == ["a.jpg", "\udce9.jpg"]
         (tmp_path / "\udce9.jpg").rename(tmp_path / "é.jpg")
-        with pytest.raises(UserError, match=r"list.txt, line 2: .*the list is not in UTF-8"):
+        with pytest.raises(GoogLeNetError, match=r"list.txt, line 2: .*the list is not in UTF-8"):
             ImageDataset.from_list(path)
         path.write_bytes("a.jpg 0\n".encode("utf-16-le"))
-        with pytest.raises(UserError, match=r"list.txt: is not a text file in UTF-8"):
+        with pytest.raises(GoogLeNetError, match=r"list.txt: is not a text file in UTF-8"):
             ImageDataset.from_list(path)
 
     @pytest.mark.parametrize(
@@ -173,18 +173,20 @@ class TestLists:
     def test_missing_files_are_counted(self, tmp_path: Path) -> None:
         touch(tmp_path, "x/a.jpg")
         path = write_list(tmp_path, "x/a.jpg 0\nz/b.jpg 1\ny/c.jpg 1\nx/d.jpg 1\n", create=False)
-        with pytest.raises(UserError, match=r"line 2: .*z/b.jpg \(nor those of 2 other lines\)"):
+        with pytest.raises(
+            GoogLeNetError, match=r"line 2: .*z/b.jpg \(nor those of 2 other lines\)"
+        ):
             ImageDataset.from_list(path)
 
     def test_other_errors(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"none.txt: cannot be read"):
+        with pytest.raises(GoogLeNetError, match=r"none.txt: cannot be read"):
             ImageDataset.from_list(tmp_path / "none.txt")
-        with pytest.raises(UserError, match="holds no image"):
+        with pytest.raises(GoogLeNetError, match="holds no image"):
             ImageDataset.from_list(write_list(tmp_path, "\n"))
-        with pytest.raises(UserError, match="nowhere: the image root"):
+        with pytest.raises(GoogLeNetError, match="nowhere: the image root"):
             ImageDataset.from_list(write_list(tmp_path, "a 0\n"), tmp_path / "nowhere")
         (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(UserError, match="not a text file"):
+        with pytest.raises(GoogLeNetError, match="not a text file"):
             ImageDataset.from_list(tmp_path / "binary.txt")
 
     def test_label_out_of_range(self, tmp_path: Path) -> None:
@@ -192,15 +194,15 @@ class TestLists:
         dataset = ImageDataset.from_list(path)
         dataset.check_labels(6)
         with pytest.raises(
-            UserError, match=r"list.txt, line 2: b.jpg has label 5, but there are 5 classes"
+            GoogLeNetError, match=r"list.txt, line 2: b.jpg has label 5, but there are 5 classes"
         ):
             dataset.check_labels(5)
-        with pytest.raises(UserError, match=r"b.jpg has label 5, but there are 2 classes"):
+        with pytest.raises(GoogLeNetError, match=r"b.jpg has label 5, but there are 2 classes"):
             ImageDataset.from_list(path, class_names=["one", "two"])
 
     def test_a_label_too_large_to_count_up_to(self, tmp_path: Path) -> None:
         path = write_list(tmp_path, "a.jpg 0\nb.jpg 999999999999\n")
-        with pytest.raises(UserError, match=r"b.jpg has label 999999999999.*relabel"):
+        with pytest.raises(GoogLeNetError, match=r"b.jpg has label 999999999999.*relabel"):
             ImageDataset.from_list(path)
 
 
@@ -221,10 +223,10 @@ def test_class_names_file(tmp_path: Path) -> None:
     path.write_text("0\n1\n")
     assert read_class_names(path) == ("0", "1")
     path.write_bytes("tench\n\nMönch\n".encode("latin-1"))
-    with pytest.raises(UserError, match="line 3: is not in UTF-8"):
+    with pytest.raises(GoogLeNetError, match="line 3: is not in UTF-8"):
         read_class_names(path)
     path.write_text("\n")
-    with pytest.raises(UserError, match="holds no class name"):
+    with pytest.raises(GoogLeNetError, match="holds no class name"):
         read_class_names(path)
 
 
@@ -244,16 +246,16 @@ class TestFolders:
         dataset = ImageDataset.from_folder(tmp_path, class_names=["d", "c", "b"])
         assert dataset.labels.tolist() == [2, 0]
         assert dataset.num_classes == 3
-        with pytest.raises(UserError, match="d: a class that is not among the 2"):
+        with pytest.raises(GoogLeNetError, match="d: a class that is not among the 2"):
             ImageDataset.from_folder(tmp_path, class_names=["a", "b"])
 
     def test_errors(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="missing: no such folder"):
+        with pytest.raises(GoogLeNetError, match="missing: no such folder"):
             ImageDataset.from_folder(tmp_path / "missing")
-        with pytest.raises(UserError, match="holds no class folders"):
+        with pytest.raises(GoogLeNetError, match="holds no class folders"):
             ImageDataset.from_folder(tmp_path)
         touch(tmp_path, "a/1.jpg", "b/notes.txt")
-        with pytest.raises(UserError, match="b: this class folder holds no image"):
+        with pytest.raises(GoogLeNetError, match="b: this class folder holds no image"):
             ImageDataset.from_folder(tmp_path)
 
     def test_a_link_to_a_parent_does_not_loop(self, tmp_path: Path) -> None:

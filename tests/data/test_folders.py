@@ -8,7 +8,7 @@ import pytest
 
 from googlenet_fast.data import folders
 from googlenet_fast.data.folders import list_class_folders, list_images
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import read_checked_json
 
 
@@ -200,7 +200,7 @@ class TestPassedOver:
         monkeypatch.setattr(os, "scandir", scandir)
         line = f"{tmp_path}/b: cannot be listed (Permission denied)"
         assert list_images(tmp_path) == ([tmp_path / "a" / "1.jpg"], [line])
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             list_class_folders(tmp_path)
         assert str(error.value) == line
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.data.odd_images import encoded, png16
 
 ROUNDS = int(os.environ.get("GOOGLENET_FAST_FUZZ", "1"))
@@ -59,7 +59,7 @@ good = [f for f in files if why_unreadable(Location(f, str(root / f)), limit) is
 contents = {f: np.fromfile(root / f, np.uint8) for f in files if f not in set(good)}
 # Pillow decides on the others, so DALI's loader refuses them as well.
 doubtful = [f for f, content in contents.items() if look(content).kind is None]
-dali, other = pixels(good + doubtful, "dali"), pixels(good, "torchvision")
+dali, other = pixels(good + doubtful, "dali"), pixels(good, "pillow")
 lost = [f for f in good if dali[f] is None]
 differing = [
     f for f in good
@@ -153,7 +153,7 @@ def test_mutated_lists(tmp_path: Path) -> None:
         path.write_bytes(mutated(original, generator))
         try:
             dataset = ImageDataset.from_list(path)
-        except UserError as error:
+        except GoogLeNetError as error:
             assert str(path) in str(error)  # noqa: PT017
             continue
         assert {Path(dataset.path(i)).parent for i in range(len(dataset))} <= {tmp_path}
@@ -170,7 +170,7 @@ def test_mutated_checkpoints(tmp_path: Path) -> None:
         path.write_bytes(mutated(generator.choice(originals), generator))
         try:
             state = load_checkpoint(path)
-        except UserError as error:
+        except GoogLeNetError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
             assert isinstance(state, dict)

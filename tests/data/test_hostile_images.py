@@ -104,7 +104,7 @@ def loaded(root: Path, name: str, kind: Kind) -> "np.ndarray | DecodeError":
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_odd_files_are_decoded_right(kind: Kind, tmp_path: Path) -> None:
     files = readable_images()
     for name, content in files.items():
@@ -118,7 +118,7 @@ def test_odd_files_are_decoded_right(kind: Kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_damaged_files_are_refused_with_a_reason(kind: Kind, tmp_path: Path) -> None:
     for name, content in unreadable_images().items():
         (tmp_path / name).write_bytes(content)
@@ -128,7 +128,7 @@ def test_damaged_files_are_refused_with_a_reason(kind: Kind, tmp_path: Path) -> 
 def assert_all_agree(files: list[Path]) -> None:
     """The same files are read by both loaders and called good by `data check`, the same pixels."""
     pytest.importorskip("nvidia.dali")
-    both = zip(all_read(files, "dali"), all_read(files, "torchvision"), strict=True)
+    both = zip(all_read(files, "dali"), all_read(files, "pillow"), strict=True)
     for file, (ours, theirs) in zip(files, both, strict=True):
         checked = inspect(Location(str(file), str(file)), MAX_PIXELS).reason
         if isinstance(ours, str) or isinstance(theirs, str):
@@ -156,7 +156,7 @@ def test_both_loaders_and_the_check_agree_on_collected_files(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_each_collected_file_is_decoded_right_or_refused(kind: Kind, shared_data: Path) -> None:
     root = shared_data / "weird_jpegs"
     with (root / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
@@ -206,7 +206,7 @@ def test_transparency_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp"])
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_other_formats(kind: Kind, suffix: str, mode: str, tmp_path: Path) -> None:
     if kind == "dali":
         pytest.importorskip("nvidia.dali")
@@ -230,7 +230,7 @@ def test_other_formats(kind: Kind, suffix: str, mode: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_the_header_of_a_large_image_is_enough(kind: Kind, train: bool, tmp_path: Path) -> None:
     if kind == "dali":
         pytest.importorskip("nvidia.dali")
@@ -248,7 +248,7 @@ def test_the_header_of_a_large_image_is_enough(kind: Kind, train: bool, tmp_path
 
 
 @pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1)])
-@pytest.mark.parametrize("kind", ["dali", "torchvision"])
+@pytest.mark.parametrize("kind", ["dali", "pillow"])
 def test_a_long_image_takes_no_memory(kind: Kind, size: tuple[int, int], tmp_path: Path) -> None:
     """With a short side of 256 pixels this one would take 13 GB."""
     if kind == "dali":

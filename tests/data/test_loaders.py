@@ -24,8 +24,11 @@ from googlenet_fast.data import (
 )
 from googlenet_fast.data.gpu_decoding import gpu_decoding
 from googlenet_fast.data.loader import Kind
-from googlenet_fast.data.sampling import BatchSampler
-from googlenet_fast.errors import UserError
+from googlenet_fast.data.pillow_loader import _Reader
+from googlenet_fast.data.reading import decode
+from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
+from googlenet_fast.data.scan_damage import dali_decoder
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.presets import CAFFE_BGR, IMAGENET_RGB, Normalization
 from tests.data.conftest import smooth_image
 from tests.data.odd_images import readable_images
@@ -35,7 +38,7 @@ transforms = pytest.importorskip("torchvision.transforms.v2")
 GREY_LEVELS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "RGB")
 """Pixels as they are, so that differences read as grey levels of 0..255."""
 
-KINDS: tuple[Kind, ...] = ("dali", "torchvision")
+KINDS: tuple[Kind, ...] = ("dali", "pillow")
 Make = Callable[..., Loader]
 Batch = tuple[Tensor, Tensor]
 
@@ -61,7 +64,7 @@ def make(request: pytest.FixtureRequest, photos: ImageDataset) -> Make:
 
 
 def both(dataset: ImageDataset, **options: Any) -> tuple[Loader, Loader]:
-    """The same loader on DALI and on torchvision."""
+    """The same loader on DALI and on Pillow."""
     pytest.importorskip("nvidia.dali")
     dali, other = (
         build_loader(dataset, LoaderOptions(kind=kind, num_workers=0, **options)) for kind in KINDS
@@ -256,7 +259,7 @@ def test_a_damaged_file_is_named(
     make: Make, damaged: ImageDataset, train: bool, num_workers: int
 ) -> None:
     loader = make(damaged, train=train, num_workers=num_workers)
-    with pytest.raises(UserError, match="cannot be read as an image") as error:
+    with pytest.raises(GoogLeNetError, match="cannot be read as an image") as error:
         list(loader)
     assert str(error.value).startswith(f"{damaged.path(13)}: ")
     assert "\n" not in str(error.value)
@@ -271,7 +274,7 @@ def test_files_that_vanished_or_hold_no_image_are_named(
         victim.unlink()
     else:
         victim.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as an image") as error:
+    with pytest.raises(GoogLeNetError, match="cannot be read as an image") as error:
         list(make(damaged, train=False))
     assert str(error.value).startswith(f"{victim}: ")
 
@@ -280,7 +283,7 @@ def test_a_loader_goes_on_after_the_file_was_repaired(
     make: Make, photos: ImageDataset, damaged: ImageDataset
 ) -> None:
     loader = make(damaged, train=False)
-    with pytest.raises(UserError):
+    with pytest.raises(GoogLeNetError):
         list(loader)
     shutil.copy(photos.path(13), damaged.path(13))
     assert_same(list(loader), list(make(photos, train=False)))
@@ -368,7 +371,7 @@ def test_workers_do_not_touch_what_their_parent_left_behind(photos: ImageDataset
     code = f"""
         import gc
         from googlenet_fast.data import ImageDataset, LoaderOptions, build_loader
-        from googlenet_fast.data.torchvision_loader import _Reader
+        from googlenet_fast.data.pillow_loader import _Reader
         from tests.data.test_loaders import GREY_LEVELS
 
         read = _Reader._read
@@ -394,7 +397,7 @@ def test_workers_do_not_touch_what_their_parent_left_behind(photos: ImageDataset
         abandoned.append(abandoned)
         del batches, abandoned
         _Reader._read = collect_and_read
-        assert len(list(loader("torchvision"))) == 6
+        assert len(list(loader("pillow"))) == 6
     """
     # In a process of its own, so that a crash is this test's failure and shows its stack.
     run = subprocess.run(
@@ -453,30 +456,55 @@ class TestChoice:
         pytest.importorskip("nvidia.dali")
         assert type(build_loader(photos, LoaderOptions(**self.options))).__name__ == "DaliLoader"
 
-    def test_auto_takes_torchvision_elsewhere(
+    @pytest.mark.parametrize("kind", ["pillow", "torchvision"])
+    def test_pillow_and_its_old_name(self, kind: Kind, photos: ImageDataset) -> None:
+        """Which the configuration of an old run may have."""
+        chosen = build_loader(photos, LoaderOptions(kind=kind, **self.options))
+        assert type(chosen).__name__ == "PillowLoader"
+
+    def test_auto_takes_pillow_elsewhere(
         self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delitem(sys.modules, "googlenet_fast.data.dali", raising=False)
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-        assert (
-            type(build_loader(photos, LoaderOptions(**self.options))).__name__
-            == "TorchvisionLoader"
-        )
-        with pytest.raises(UserError, match="pip install nvidia-dali"):
+        assert type(build_loader(photos, LoaderOptions(**self.options))).__name__ == "PillowLoader"
+        extra = f"dali{(torch.version.cuda or '13').partition('.')[0]}"
+        with pytest.raises(GoogLeNetError, match=rf"pip install 'googlenet-fast\[{extra}\]'"):
             build_loader(photos, LoaderOptions(kind="dali", **self.options))
 
-    def test_without_either(self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("dali", "torchvision_loader"):
-            monkeypatch.delitem(sys.modules, f"googlenet_fast.data.{module}", raising=False)
-        for package in ("nvidia.dali", "torchvision.transforms.v2.functional"):
-            monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match="pip install torchvision"):
-            build_loader(photos, LoaderOptions(**self.options))
+    def test_another_vendors_torch_does_without_dali(
+        self, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Even where DALI is importable: it is for NVIDIA's GPUs."""
+        monkeypatch.setattr(torch, "__version__", "2.7.1+corex.4.4.0")
+        chosen = build_loader(photos, LoaderOptions(**self.options))
+        assert type(chosen).__name__ == "PillowLoader"
+        with pytest.raises(
+            GoogLeNetError, match=r"torch 2\.7\.1\+corex\.4\.4\.0 is not for NVIDIA's"
+        ):
+            build_loader(photos, LoaderOptions(kind="dali", **self.options))
+        with pytest.raises(ImportError, match="DALI is for NVIDIA's GPUs"):
+            dali_decoder()
+
+    def test_crops_are_torchvisions_bit_for_bit(self, photos: ImageDataset) -> None:
+        options = LoaderOptions(**self.options)
+        image = decode(photos.location(0), options.max_pixels)
+        flipped = 0
+        for draws in options.augmentation.draw(seed=1, epoch=0, first=0, count=20):
+            ratios = options.augmentation.aspect_ratio
+            window = crop_window(draws, image.height, image.width, ratios)
+            expected = transforms.functional.resized_crop(image, *window, size=[64, 64])
+            if draws[FLIP]:
+                expected = transforms.functional.horizontal_flip(expected)
+            ours = _Reader(options)._crop_random(image, draws)
+            assert np.array_equal(np.asarray(ours), np.asarray(expected))
+            flipped += int(draws[FLIP])
+        assert 0 < flipped < 20
 
     def test_sizes_and_batches_that_cannot_be(self, photos: ImageDataset) -> None:
-        with pytest.raises(UserError, match="resize_size 63: must be image_size, 64, or more"):
+        with pytest.raises(GoogLeNetError, match="resize_size 63: must be image_size, 64, or more"):
             build_loader(photos, LoaderOptions(resize_size=63, **self.options))
-        with pytest.raises(UserError, match="choose a smaller batch_size"):
+        with pytest.raises(GoogLeNetError, match="choose a smaller batch_size"):
             build_loader(photos, LoaderOptions(**{**self.options, "batch_size": 25}))
 
 

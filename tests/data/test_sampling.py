@@ -13,7 +13,7 @@ from googlenet_fast.data.sampling import (
     BatchSampler,
     crop_window,
 )
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def sampler(
@@ -133,7 +133,9 @@ def test_unshuffled_images_keep_their_order() -> None:
 
 
 def test_too_few_images_for_a_global_batch() -> None:
-    with pytest.raises(UserError, match=r"7 training images .* batch of 4 in each of 2 processes"):
+    with pytest.raises(
+        GoogLeNetError, match=r"7 training images .* batch of 4 in each of 2 processes"
+    ):
         sampler(num_images=7, world_size=2)
     assert len(sampler(num_images=8, world_size=2)) == 1
 
@@ -187,5 +189,5 @@ def test_flip_probability() -> None:
     [{"area": (0.0, 1.0)}, {"area": (0.5, 1.5)}, {"aspect_ratio": (2.0, 1.0)}, {"flip": 1.5}],
 )
 def test_bad_augmentation(bad: dict) -> None:
-    with pytest.raises(UserError, match=next(iter(bad))):
+    with pytest.raises(GoogLeNetError, match=next(iter(bad))):
         Augmentation(**bad)

@@ -221,6 +221,12 @@ def test_several_processes_write_the_same(
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+def test_shards_do_not_go_among_the_images(birds: Path, run_main: Command) -> None:
+    status, _, stderr = run_main(main, "shard", birds, birds)
+    assert status == 2
+    assert stderr == f"error: {birds}: holds the images; choose another folder\n"
+
+
 def test_shards_can_be_written_from_shards(birds: Path, tmp_path: Path, command: Command) -> None:
     assert command(birds, tmp_path / "big")[0] == 0
     assert command(tmp_path / "big", tmp_path / "small", "--shard-size", 5, "--resize", 64)[0] == 0
@@ -249,9 +255,9 @@ def test_mistakes(birds: Path, tmp_path: Path, command: Command) -> None:
         ([tmp_path / "no", tmp_path / "out"], "no: no such dataset folder"),
         ([birds, tmp_path / "done"], "done: holds shards already; choose another folder"),
         ([birds, tmp_path / "file" / "out"], "out: cannot be written to (Not a directory)"),
-        ([birds, tmp_path / "out", "--shard-size", "0"], "argument --shard-size: must be 1 or"),
-        ([birds, tmp_path / "out", "--quality", "101"], "argument --quality: must be 1 to 100"),
-        ([birds, tmp_path / "out", "--resise", "9"], "unrecognized arguments: --resise 9"),
+        ([birds, tmp_path / "out", "--shard-size", "0"], "--shard-size 0: must be more than 0"),
+        ([birds, tmp_path / "out", "--quality", "101"], "--quality 101: must be 1 to 100"),
+        ([birds, tmp_path / "out", "--resise", "9"], "did you mean --resize-size?"),
     ):
         status, _, stderr = command(*arguments)
         assert status == 2

@@ -17,10 +17,10 @@ from googlenet_fast.data.shard_index import index_shard
 from googlenet_fast.data.shard_writer import Shard, write_shard
 from googlenet_fast.data.shards import find_shards
 from googlenet_fast.engine.class_matching import match_classes
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.presets import IMAGENET_RGB
 
-KINDS = ("dali", "torchvision")
+KINDS = ("dali", "pillow")
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -72,7 +72,7 @@ class TestReading:
         sharded: ImageDataset,
     ) -> None:
         """In any part of any epoch, to the bit: order and crops do not depend on the storage."""
-        pytest.importorskip("nvidia.dali" if kind == "dali" else kind)
+        pytest.importorskip("nvidia.dali" if kind == "dali" else "PIL")
         rank, world_size, start = part
         batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
         for dataset in (photos, sharded):
@@ -104,7 +104,7 @@ class TestReading:
     def test_an_image_that_cannot_be_decoded_is_named(
         self, kind: Any, content: bytes | None, photos: ImageDataset, tmp_path: Path
     ) -> None:
-        pytest.importorskip("nvidia.dali" if kind == "dali" else kind)
+        pytest.importorskip("nvidia.dali" if kind == "dali" else "PIL")
         whole = Path(photos.path(0)).read_bytes()
         content = whole[: len(whole) // 2] if content is None else content
         tar(tmp_path / "a.tar", {"0.jpg": whole, "0.cls": b"0", "1.jpg": content, "1.cls": b"0"})
@@ -119,7 +119,7 @@ class TestReading:
                 num_workers=1,
             ),
         )
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             list(loader)
         assert str(error.value).startswith(f"{tmp_path}/a.tar/1.jpg: cannot be read as an image")
 
@@ -216,7 +216,7 @@ class TestLayouts:
         assert len(open_dataset(tmp_path / "val")) == 8
         assert len(open_dataset(tmp_path / "b")) == 2  # held out: the others are to train on
         shards(tmp_path / "c", "c-val-0.tar")
-        with pytest.raises(UserError, match="c: holds validation shards only"):
+        with pytest.raises(GoogLeNetError, match="c: holds validation shards only"):
             open_splits(tmp_path / "c")
 
     def test_a_pattern_for_each_split(self, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ class TestLayouts:
         assert matched.labels.tolist() == [2, 1, 2, 1]
         assert note is not None
         names.write_text("magpie\n")
-        with pytest.raises(UserError, match=r"class_names\.txt: has 1 names, but .* label 1;"):
+        with pytest.raises(GoogLeNetError, match=r"class_names\.txt: has 1 names, but .* label 1;"):
             open_splits(tmp_path)
 
     def test_labels_that_name_nothing_are_taken_as_they_are(self, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ class TestPatterns:
         "source", ["pipe:cat s.tar", "https://x.org/{0..1}.tar", "s3://b/a.tar"]
     )
     def test_shards_that_are_no_files(self, source: str) -> None:
-        with pytest.raises(UserError, match="only files are read"):
+        with pytest.raises(GoogLeNetError, match="only files are read"):
             find_shards(source)
 
     @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ class TestPatterns:
     def test_mistakes(self, pattern: str, reason: str, tmp_path: Path) -> None:
         for i in range(3):
             (tmp_path / f"s-{i:03}.tar").touch()
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             find_shards(tmp_path / pattern)
         assert reason in str(error.value)
 
@@ -356,7 +356,7 @@ class TestIndex:
         self, members: dict[str, bytes], reason: str, tmp_path: Path
     ) -> None:
         path = tar(tmp_path / "a b.tar", members)
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             index_shard(path)
         assert str(error.value).startswith(f"{path}: ")
         assert reason in str(error.value)
@@ -419,7 +419,7 @@ class TestIndex:
         with tarfile.open(tmp_path / "in" / name, mode) as archive:
             archive.addfile(tarfile.TarInfo("0.jpg"))
         for source in (tmp_path / "in" / name, tmp_path / "in"):
-            with pytest.raises(UserError) as error:
+            with pytest.raises(GoogLeNetError) as error:
                 open_splits(source)
             assert str(error.value) == (
                 f"{tmp_path / 'in' / name}: is compressed; unpack it with {program} -d"
@@ -428,9 +428,9 @@ class TestIndex:
     def test_pipes_and_folders_are_not_opened(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "a.tar")
         (tmp_path / "b.tar").mkdir()
-        with pytest.raises(UserError, match=r"a\.tar: cannot be read \(not a regular file\)"):
+        with pytest.raises(GoogLeNetError, match=r"a\.tar: cannot be read \(not a regular file\)"):
             ImageDataset.from_list(tmp_path / "[a]*.tar")
-        with pytest.raises(UserError):
+        with pytest.raises(GoogLeNetError):
             open_splits(tmp_path / "b.tar")
 
     @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ class TestIndex:
     ) -> None:
         path = tar(tmp_path / "a.tar", sample(0, 0) | sample(1, 1))
         path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(UserError, match=r"a\.tar: is (damaged|not a complete)"):
+        with pytest.raises(GoogLeNetError, match=r"a\.tar: is (damaged|not a complete)"):
             index_shard(path)
 
     def test_mutated_files_never_raise_anything_else(self, tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ class TestIndex:
                 index = index_shard(path)
                 size = path.stat().st_size
                 assert all(o + s <= size for o, s in zip(index.offsets, index.sizes, strict=True))
-            except UserError:
+            except GoogLeNetError:
                 refused += 1
         assert refused > 100
 

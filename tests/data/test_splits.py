@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from googlenet_fast.data import Splits, find_splits, open_dataset, open_splits
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def touch(root: Path, *files: str) -> None:
@@ -57,7 +57,7 @@ class TestFolders:
     def test_a_test_split_alone_is_evaluated_on(self, tmp_path: Path) -> None:
         touch(tmp_path, "test/a/1.jpg", "test/b/1.jpg")
         assert open_dataset(tmp_path).root.name == "test"
-        with pytest.raises(UserError, match="holds test images, but none to train on"):
+        with pytest.raises(GoogLeNetError, match="holds test images, but none to train on"):
             find_splits(tmp_path)
 
     @pytest.mark.parametrize(
@@ -68,16 +68,16 @@ class TestFolders:
     ) -> None:
         touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in names for name in "ab"))
         for opened in (find_splits, open_dataset):
-            with pytest.raises(UserError, match="look like splits, not like classes"):
+            with pytest.raises(GoogLeNetError, match="look like splits, not like classes"):
                 opened(tmp_path)
 
     def test_splits_without_class_folders_and_two_of_one_kind_are_refused(
         self, tmp_path: Path
     ) -> None:
         touch(tmp_path, "x/train/1.jpg", "x/val/1.jpg", "y/train/a/1.jpg", "y/Train/a/1.jpg")
-        with pytest.raises(UserError, match="train: holds images, but no class folders"):
+        with pytest.raises(GoogLeNetError, match="train: holds images, but no class folders"):
             find_splits(tmp_path / "x")
-        with pytest.raises(UserError, match="both Train and train; keep one of them"):
+        with pytest.raises(GoogLeNetError, match="both Train and train; keep one of them"):
             find_splits(tmp_path / "y")
 
     def test_a_train_is_a_vehicle_among_others(self, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ class TestFolders:
 
     def test_class_unknown_to_train(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/d/4.jpg")
-        with pytest.raises(UserError, match="val/d: a class that is not among the 2"):
+        with pytest.raises(GoogLeNetError, match="val/d: a class that is not among the 2"):
             find_splits(tmp_path)
 
     @pytest.mark.parametrize("below", ["", "train/"])
@@ -110,13 +110,13 @@ class TestFolders:
     @pytest.mark.parametrize("layout", ["train/a/1.jpg", "a/1.jpg"])
     def test_one_class_only(self, tmp_path: Path, layout: str) -> None:
         touch(tmp_path, layout)
-        with pytest.raises(UserError, match="one class only"):
+        with pytest.raises(GoogLeNetError, match="one class only"):
             find_splits(tmp_path)
 
     def test_no_such_folder_and_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="nowhere: no such dataset folder"):
+        with pytest.raises(GoogLeNetError, match="nowhere: no such dataset folder"):
             find_splits(tmp_path / "nowhere")
-        with pytest.raises(UserError, match="holds no class folders"):
+        with pytest.raises(GoogLeNetError, match="holds no class folders"):
             find_splits(tmp_path)
 
 
@@ -141,7 +141,9 @@ class TestLists:
     @pytest.mark.parametrize("relabel", [False, True])
     def test_label_unknown_to_train(self, tmp_path: Path, relabel: bool) -> None:
         write_lists(tmp_path, ["a/1 0", "b/1 5"], ["a/2 0", "c/1 3"])
-        with pytest.raises(UserError, match=r"val_list.txt, line 2: c/1 has label 3, which no"):
+        with pytest.raises(
+            GoogLeNetError, match=r"val_list.txt, line 2: c/1 has label 3, which no"
+        ):
             open_splits(tmp_path, relabel=relabel)
 
     def test_without_val_list_a_tenth_is_held_out(self, tmp_path: Path) -> None:
@@ -168,13 +170,13 @@ class TestLists:
 
     def test_one_class_only(self, tmp_path: Path) -> None:
         write_lists(tmp_path, ["1 3", "2 3"], ["3 3"])
-        with pytest.raises(UserError, match="one class only"):
+        with pytest.raises(GoogLeNetError, match="one class only"):
             find_splits(tmp_path)
 
     def test_arguments_that_do_not_go_together(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="needs a train_list"):
+        with pytest.raises(GoogLeNetError, match="needs a train_list"):
             open_splits(val_list=tmp_path / "v")
-        with pytest.raises(UserError, match="either"):
+        with pytest.raises(GoogLeNetError, match="either"):
             open_splits(tmp_path, train_list=tmp_path / "t")
 
 
@@ -227,5 +229,5 @@ class TestOpenDataset:
         assert open_dataset(tmp_path, class_names=["a", "b"]).files == splits.val.files
 
     def test_nowhere(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="nowhere: no such folder"):
+        with pytest.raises(GoogLeNetError, match="nowhere: no such folder"):
             open_dataset(tmp_path / "nowhere")

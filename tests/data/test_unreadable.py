@@ -15,9 +15,9 @@ from googlenet_fast.model.presets import IMAGENET_RGB
 BAD = (0, 5, 6, 7, 11)
 
 
-@pytest.fixture(params=["dali", "torchvision"])
+@pytest.fixture(params=["dali", "pillow"])
 def options(request: pytest.FixtureRequest) -> LoaderOptions:
-    pytest.importorskip("nvidia.dali" if request.param == "dali" else request.param)
+    pytest.importorskip("nvidia.dali" if request.param == "dali" else "PIL")
     kind: Kind = request.param
     return LoaderOptions(
         train=False, kind=kind, batch_size=4, image_size=32, normalization=IMAGENET_RGB,

@@ -16,7 +16,7 @@ from googlenet_fast.engine.build import (
 )
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import save_weights
 
@@ -55,7 +55,7 @@ def test_images_are_resized_as_for_the_weights_to_start_from(
         assert loader_options(resolved, alone, train=train).resize == resize
     assert f"(resize={resize})" in str(evaluation_preprocessing(resolved, None))
     weights.unlink()
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(GoogLeNetError, match="No such file"):
         with_resize(config)
     assert with_resize(replace(config, resume="auto")).data.resize is None
     assert with_resize(load_config([])).data.resize is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_failing_disk_keeps_the_previous_checkpoint(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(UserError, match=r"last\.pt: Input/output error; the previous one"):
+    with pytest.raises(GoogLeNetError, match=r"last\.pt: Input/output error; the previous one"):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
@@ -55,7 +55,9 @@ def test_full_disk_keeps_the_previous_checkpoint(
     save_checkpoint(path, {"step": 1})
     monkeypatch.setattr("secrets.randbits", lambda bits: 7)  # the number of the temporary file
     (tmp_path / ".last.pt.7").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"last\.pt: No space left on device; the previous one"):
+    with pytest.raises(
+        GoogLeNetError, match=r"last\.pt: No space left on device; the previous one"
+    ):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
@@ -63,14 +65,14 @@ def test_full_disk_keeps_the_previous_checkpoint(
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    with pytest.raises(UserError, match=r"last\.pt: no such file"):
+    with pytest.raises(GoogLeNetError, match=r"last\.pt: no such file"):
         load_checkpoint(path)
     save_checkpoint(path, {"step": 1, "model": torch.randn(1000)})
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"last\.pt: cannot be read"):
+    with pytest.raises(GoogLeNetError, match=r"last\.pt: cannot be read"):
         load_checkpoint(path)
     torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="not a googlenet_fast checkpoint"):
+    with pytest.raises(GoogLeNetError, match="not a googlenet_fast checkpoint"):
         load_checkpoint(path)
 
 
@@ -89,6 +91,6 @@ def test_hostile_checkpoint_runs_nothing(zipped: bool, tmp_path: Path) -> None:
         torch.save({"format": Hostile(marker)}, path)
     else:
         path.write_bytes(pickle.dumps({"format": Hostile(marker)}, protocol=2))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(GoogLeNetError, match="cannot be read"):
         load_checkpoint(path)
     assert not marker.exists()

@@ -8,7 +8,7 @@ import pytest
 from googlenet_fast.data import ImageDataset
 from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.engine.class_matching import match_classes
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 ANIMALS = ("ape", "bee", "cat", "dog", "elk")
 IMAGENET = tuple(imagenet_classes())
@@ -74,7 +74,7 @@ def test_imagenets_folders_and_names(folder: Path, spelled_out: bool) -> None:
 def test_a_name_that_two_classes_share_decides_nothing(folder: Path) -> None:
     """ImageNet has a bird and a machine called crane."""
     cranes = dataset(folder, ("crane", "goldfish, Carassius auratus"), [0, 1])
-    with pytest.raises(UserError, match="are not among them"):
+    with pytest.raises(GoogLeNetError, match="are not among them"):
         match_classes(cranes, 1000, IMAGENET)
 
 
@@ -96,18 +96,22 @@ def test_other_names_in_the_same_number_are_taken_in_order_and_told(folder: Path
 def test_a_renamed_class_that_moves_others_is_refused(folder: Path) -> None:
     """Taken in order, images of bees would count as apes."""
     moved = (*ANIMALS[1:], "zebra")
-    with pytest.raises(UserError, match="class bee is number 0 here, 1 in the network, because ze"):
+    with pytest.raises(
+        GoogLeNetError, match="class bee is number 0 here, 1 in the network, because ze"
+    ):
         match_classes(dataset(folder, moved, [0, 4]), 5, ANIMALS)
     same = (*ANIMALS[:4], "zebra")
     assert match_classes(dataset(folder, same, [0, 4]), 5, ANIMALS)[0].labels.tolist() == [0, 4]
 
 
 def test_other_names_in_another_number_are_refused(folder: Path, listed: Path) -> None:
-    with pytest.raises(UserError, match=r"5 classes and the 2 class folders \(fox, owl\) are not"):
+    with pytest.raises(
+        GoogLeNetError, match=r"5 classes and the 2 class folders \(fox, owl\) are not"
+    ):
         match_classes(dataset(folder, ("fox", "owl"), [0, 1]), 5, ANIMALS)
     with pytest.raises(
-        UserError, match="the weights have no class names; give the network's names with"
+        GoogLeNetError, match="the weights have no class names; give the network's names with"
     ):
         match_classes(dataset(folder, ("fox", "owl"), [0, 1]), 5, None)
-    with pytest.raises(UserError, match="has label 5, but there are 5 classes"):
+    with pytest.raises(GoogLeNetError, match="has label 5, but there are 5 classes"):
         match_classes(dataset(listed, tuple("012345"), [0, 5]), 5, None)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from googlenet_fast.engine.confusion import (
     class_results,
-    confusion_png,
     write_class_results,
     write_confusion,
 )
+from googlenet_fast.engine.confusion_image import confusion_png
 from googlenet_fast.engine.evaluation import Evaluation
 
 

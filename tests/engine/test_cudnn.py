@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from googlenet_fast import doctor, evaluate, predict, train
+from googlenet_fast import evaluate, predict, train
 from googlenet_fast.engine import distributed as module
-from googlenet_fast.engine import evaluate_weights
+from googlenet_fast.engine import evaluate_weights, machine_report
 from googlenet_fast.engine.cudnn import cudnn_benchmark
 from googlenet_fast.engine.distributed import distributed
 
@@ -73,4 +73,4 @@ def test_the_processes_of_commands_have_it(monkeypatch: pytest.MonkeyPatch) -> N
     with distributed("cuda"):
         assert cudnn.benchmark
     assert not cudnn.benchmark
-    assert doctor.cudnn_benchmark is cudnn_benchmark
+    assert machine_report.cudnn_benchmark is cudnn_benchmark

@@ -10,7 +10,7 @@ import torch
 
 from googlenet_fast.engine import distributed as engine_distributed
 from googlenet_fast.engine.distributed import Process, distributed
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.engine.runs import finish, in_environment, warm_process
 
 
@@ -27,7 +27,7 @@ def test_one_process_needs_no_group() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_asking_for_a_gpu_without_one() -> None:
     with (
-        pytest.raises(UserError, match=r"--device cuda: process 0 .* has no GPU \(0 found\)"),
+        pytest.raises(GoogLeNetError, match=r"--device cuda: process 0 .* has no GPU \(0 found\)"),
         distributed("cuda"),
     ):
         pass

@@ -13,7 +13,7 @@ from googlenet_fast.engine.config import OptimizerConfig, TrainConfig, load_conf
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.optimizer import build_optimizer, load_momentum, optimizer_state
 from googlenet_fast.engine.parts import DEPTHS, freeze_parts, part_of
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.ops import use_impl
 from tests.helpers import relative_error
@@ -135,11 +135,13 @@ def test_a_resumed_run_may_freeze_other_parts() -> None:
     ],
 )
 def test_mistakes(flags: list[str], message: str) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(GoogLeNetError) as error:
         load_config([*flags, "--data", "unused"])
     assert message in str(error.value)
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--model\.freeze backbone,fc: leaves nothing to train"):
+    with pytest.raises(
+        GoogLeNetError, match=r"--model\.freeze backbone,fc: leaves nothing to train"
+    ):
         freeze_parts(make_network(aux=False), ("backbone", "fc"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from googlenet_fast.engine.resuming import changed_images, check_same_classes, check_same_network
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 PATH = Path("last.pt")
 META: dict[str, Any] = {"preset": "paper", "num_classes": 3, "aux": True, "lrn": None}
@@ -18,14 +18,14 @@ META: dict[str, Any] = {"preset": "paper", "num_classes": 3, "aux": True, "lrn":
 def test_other_networks_are_refused(key: str, value: object) -> None:
     check_same_network(PATH, META, {**META, "resize": "cv2"})
     with pytest.raises(
-        UserError, match=f"last.pt: that run has {key} {META[key]}, this one {value}"
+        GoogLeNetError, match=f"last.pt: that run has {key} {META[key]}, this one {value}"
     ):
         check_same_network(PATH, META, {**META, key: value})
 
 
 def test_the_first_other_class_is_named() -> None:
     check_same_classes(PATH, ["a", "b"], ["a", "b"])
-    with pytest.raises(UserError, match="class 1 of that run is b, of this one c; give"):
+    with pytest.raises(GoogLeNetError, match="class 1 of that run is b, of this one c; give"):
         check_same_classes(PATH, ["a", "b", "d"], ["a", "c", "e"])
 
 

@@ -14,7 +14,7 @@ import torch
 from googlenet_fast import files
 from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.run_folder import RunFolder
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.engine.runs import warm_process
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous(
     (tmp_path / "previous.pt").write_bytes(b"")
     assert newest_step(tmp_path) == 2  # of best.pt
     (tmp_path / "best.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="none of its checkpoints can be read"):
+    with pytest.raises(GoogLeNetError, match="none of its checkpoints can be read"):
         newest_step(tmp_path)
     assert "previous.pt: cannot be read" in caplog.text
 
@@ -121,10 +121,10 @@ def test_a_disk_that_is_full_after_the_first_file_of_a_save(
     folder = RunFolder(tmp_path, resuming=False)
     monkeypatch.setattr(files, "_replace", fail)
     of_epoch = None if name == "best.pt" else 1
-    with pytest.raises(UserError, match=r"cannot save .*last\.pt: No space left on device"):
+    with pytest.raises(GoogLeNetError, match=r"cannot save .*last\.pt: No space left on device"):
         folder.save_checkpoint({"step": 1}, best=of_epoch is None, of_epoch=of_epoch)
     folder.close()
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(GoogLeNetError, match="holds a run already"):
         RunFolder(tmp_path, resuming=False)
     assert newest_step(tmp_path) == 1
 
@@ -148,7 +148,7 @@ def test_the_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
     first = warm_process(hold, tmp_path)
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another run is training here"):
+    with pytest.raises(GoogLeNetError, match="another run is training here"):
         RunFolder(tmp_path, resuming=True)
     first.kill()
     first.join()
@@ -173,5 +173,5 @@ def test_a_run_that_torchrun_starts_again_goes_on(
     other = RunFolder(None, resuming=False)
     assert other.path != first.path
     other.close()
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(GoogLeNetError, match="holds a run already"):
         RunFolder(first.path, resuming=False)

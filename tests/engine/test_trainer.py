@@ -31,7 +31,7 @@ from googlenet_fast.engine.event_file import EventFile
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.stop_signal import StopSignal
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.capturers import Tape
 from tests.engine.runs import arguments, assert_same_checkpoint
 
@@ -202,7 +202,7 @@ def test_what_resume_refuses(few_digits: Path, tmp_path: Path) -> None:
         (("--resume", "auto", "--model.preset", "paper"), "that run has preset torchvision"),
         (("--resume", "auto", "--model.num_classes", "12"), "that run has num_classes 10"),
     ):
-        with pytest.raises(UserError, match=expected):
+        with pytest.raises(GoogLeNetError, match=expected):
             make_trainer(few_digits, tmp_path, *more)
 
 
@@ -220,7 +220,7 @@ def test_other_refusals(few_digits: Path, tmp_path: Path) -> None:
         (("--model.preset", "paper", "--model.sync_bn", "true"), "paper has no batch norm"),
         (("--model.preset", "torchvision", "--model.sync_bn", "true"), "needs GPUs"),
     ):
-        with pytest.raises(UserError, match=expected):
+        with pytest.raises(GoogLeNetError, match=expected):
             make_trainer(few_digits, tmp_path / "run", *more)
 
 
@@ -263,7 +263,7 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint(
         ((), "step 20: weights or batch-norm statistics are not finite"),
         (("--checkpoint_interval", "2"), "step 12: weights or batch-norm statistics are not fin"),
     ):
-        with pytest.raises(UserError, match=expected) as error:
+        with pytest.raises(GoogLeNetError, match=expected) as error:
             run(few_digits, tmp_path, *options, *more)
         assert "--optimizer.lr 1e+30" in str(error.value)
         assert "images, labels" in str(error.value)
@@ -297,7 +297,7 @@ def test_skipping_steps_without_end_stops_the_run(few_digits: Path, tmp_path: Pa
     trainer.train_step.scaler = torch.amp.GradScaler("cpu", 2.0**127, backoff_factor=0.999)
     before = {key: tensor.clone() for key, tensor in trainer.model.named_parameters()}
     expected = "step 6: the loss or gradients of 6 steps in a row are not finite"
-    with closing(trainer), pytest.raises(UserError, match=expected):
+    with closing(trainer), pytest.raises(GoogLeNetError, match=expected):
         trainer.run()
     for key, tensor in trainer.model.named_parameters():
         assert torch.equal(tensor, before[key])
@@ -369,14 +369,14 @@ def test_a_disk_that_is_full_at_any_write(
     folder = tmp_path / "run"
     try:
         run(few_digits, folder, *SHORT)
-    except UserError as error:
+    except GoogLeNetError as error:
         assert re.fullmatch(r"cannot save \S+: No space left on device.*", str(error))  # noqa: PT017
         assert writes == write
     monkeypatch.setattr(files, "_replace", replace)
     checkpoints = list(folder.glob("*.pt"))
     assert bool(checkpoints) == (write > 3)
     if checkpoints:
-        with pytest.raises(UserError, match="holds a run already"):
+        with pytest.raises(GoogLeNetError, match="holds a run already"):
             make_trainer(few_digits, folder, *SHORT)
     run(few_digits, folder, *SHORT, "--resume", "auto")
     for name in ("last.pt", "best.pt"):
@@ -396,7 +396,10 @@ def test_a_folder_that_is_deleted_while_it_trains(
         return method(*args)
 
     setattr(trainer, place, delete_first)
-    with closing(trainer), pytest.raises(UserError, match="run: was deleted while the run was"):
+    with (
+        closing(trainer),
+        pytest.raises(GoogLeNetError, match="run: was deleted while the run was"),
+    ):
         trainer.run()
     assert "Traceback" not in capfd.readouterr().err
 
@@ -410,8 +413,12 @@ def test_metrics_that_cannot_be_written(few_digits: Path, tmp_path: Path) -> Non
             if name == "_metrics":
                 trainer._logger._metrics = full
             else:
+                assert trainer._logger._tensorboard is not None
                 trainer._logger._tensorboard._records._writer = full
-            with closing(trainer), pytest.raises(UserError, match="No space left on device; free"):
+            with (
+                closing(trainer),
+                pytest.raises(GoogLeNetError, match="No space left on device; free"),
+            ):
                 trainer.run()
 
 
@@ -457,7 +464,7 @@ def test_other_classes_in_the_same_number_are_refused(
 ) -> None:
     renamed = Path(shutil.copytree(shapes, tmp_path / "shapes"))
     (renamed / "disc").rename(renamed / "square")  # sorted after ring: every label changes
-    with pytest.raises(UserError, match="class 0 of that run is disc, of this one ring"):
+    with pytest.raises(GoogLeNetError, match="class 0 of that run is disc, of this one ring"):
         shape_trainer(renamed, shape_run, "--resume", "auto")
 
 

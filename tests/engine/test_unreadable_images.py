@@ -14,7 +14,7 @@ from googlenet_fast.engine.checkpoint import load_checkpoint
 from googlenet_fast.engine.config import load_config
 from googlenet_fast.engine.distributed import Process
 from googlenet_fast.engine.trainer import Trainer
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from tests.engine.runs import Run
 
 ALONE = Process(0, 1, 0, 1, torch.device("cpu"))
@@ -49,7 +49,7 @@ def make_trainer(photos: Path, output: Path, *more: str) -> Trainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+@pytest.mark.parametrize("loader", ["dali", "pillow"])
 def test_skipped_images_are_counted_and_listed(loader: str, photos: Path, tmp_path: Path) -> None:
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
@@ -111,7 +111,7 @@ def test_what_was_read_is_remembered_until_it_changes(
 def test_without_skipping_the_file_is_named(photos: Path, tmp_path: Path) -> None:
     with (
         closing(make_trainer(photos, tmp_path / "run")) as trainer,
-        pytest.raises(UserError, match=r"(03|00|19)\.jpg: cannot be read as an image"),
+        pytest.raises(GoogLeNetError, match=r"(03|00|19)\.jpg: cannot be read as an image"),
     ):
         trainer.run()
     assert not (tmp_path / "run" / "bad_images.txt").exists()
@@ -120,5 +120,5 @@ def test_without_skipping_the_file_is_named(photos: Path, tmp_path: Path) -> Non
 def test_a_dataset_without_one_good_image(photos: Path, tmp_path: Path) -> None:
     for file in (photos / "val").rglob("*.jpg"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="val: none of its 8 images can be read"):
+    with pytest.raises(GoogLeNetError, match="val: none of its 8 images can be read"):
         make_trainer(photos, tmp_path / "run", "--bad-images", "skip")

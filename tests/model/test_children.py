@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.inception import Inception, Widths
@@ -167,12 +167,12 @@ def test_modules_can_be_inspected(preset: str) -> None:
 def test_freeze_refuses_what_it_cannot_copy_by_name() -> None:
     model = GoogLeNet("paper", 5, aux=False)
     handle = model.inception3a.conv3.register_forward_hook(lambda *_: None)
-    with pytest.raises(UserError, match=r"inception3a\.conv3: it has hooks"):
+    with pytest.raises(GoogLeNetError, match=r"inception3a\.conv3: it has hooks"):
         freeze(model)
     handle.remove()
     freeze(model)
     replace_inner(model.inception4b)
-    with pytest.raises(UserError, match=r"inception4b\.conv3\.conv: LowRank"):
+    with pytest.raises(GoogLeNetError, match=r"inception4b\.conv3\.conv: LowRank"):
         freeze(model)
 
 

@@ -148,9 +148,9 @@ def test_gradients_in_inference_are_those_of_batch_norm(conv: Conv) -> None:
 def test_frozen_batch_norm_in_training(conv: Conv) -> None:
     conv.train()
     assert conv.bn is not None
-    assert path_of((conv,)) is Path.BATCH_STATS
+    assert path_of((conv,), torch.empty(0)) is Path.BATCH_STATS
     conv.bn.eval()
-    assert path_of((conv,)) is Path.WEIGHTS
+    assert path_of((conv,), torch.empty(0)) is Path.WEIGHTS
     before = conv.bn.running_mean
     assert before is not None
     before = before.clone()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.frozen import freeze
 from googlenet_fast.model.presets import PRESETS
@@ -79,7 +79,7 @@ def test_images_of_several_sizes_from_several_threads() -> None:
 
 def test_sizes_that_the_preset_refuses() -> None:
     frozen = freeze(randomized("paper", aux=False))
-    with pytest.raises(UserError, match="63"):
+    with pytest.raises(GoogLeNetError, match="63"):
         frozen(torch.randn(1, 3, 63, 64))
 
 

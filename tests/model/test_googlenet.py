@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import PRESETS, GoogLeNet, GoogLeNetOutputs
 from googlenet_fast.model.layers import Dropout
 from tests.helpers import relative_error
@@ -73,19 +73,19 @@ def test_best_published_recipe() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes 0"),
+        ({"num_classes": -1}, "num_classes -1"),
         ({"dropout": 1.5}, "dropout 1.5"),
         ({"dropout": math.nan}, "dropout nan"),
     ],
 )
 def test_options_out_of_range(options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(GoogLeNetError, match=message):
         GoogLeNet("paper", **options)
 
 
 @pytest.mark.parametrize("shape", [(3, 224, 224), (1, 1, 224, 224), (1, 224, 224, 3)])
 def test_inputs_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected \(N, 3, H, W\)"):
+    with pytest.raises(GoogLeNetError, match=r"expected \(N, 3, H, W\)"):
         GoogLeNet("paper", 2).eval()(torch.zeros(shape))
 
 
@@ -160,7 +160,7 @@ def test_another_initialization_than_the_presets() -> None:
     with torch.no_grad():
         model.fc.weight.zero_()
     model.initialize("fc")
-    with pytest.raises(UserError, match="choose from caffe, he, torchvision"):
+    with pytest.raises(GoogLeNetError, match="choose from caffe, he, torchvision"):
         GoogLeNet("torchvision", 3, init="xavier")  # type: ignore[arg-type]
     assert model.fc.weight.abs().max().item() == pytest.approx(math.sqrt(3 / 1024), rel=0.05)
 

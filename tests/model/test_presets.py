@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import PRESETS, GoogLeNet
 from googlenet_fast.model.presets import get_preset
 
@@ -19,9 +19,9 @@ def test_any_size_from_64_without_auxiliary_heads(preset: str, size: tuple[int, 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_too_small(preset: str) -> None:
-    with pytest.raises(UserError, match=r"63x64: preset \w+ takes 64 pixels a side or more"):
+    with pytest.raises(GoogLeNetError, match=r"63x64: preset \w+ takes 64 pixels a side or more"):
         get_preset(preset).check_input_size((63, 64), aux=False)
-    with pytest.raises(UserError, match="32x32"):
+    with pytest.raises(GoogLeNetError, match="32x32"):
         GoogLeNet(preset, 3).eval()(torch.zeros(1, 3, 32, 32))
 
 
@@ -31,15 +31,15 @@ def test_too_small(preset: str) -> None:
 def test_sizes_with_auxiliary_heads_of_fixed_width(preset: str, first: int, last: int) -> None:
     chosen = get_preset(preset)
     for side in (first - 1, last + 1):
-        with pytest.raises(UserError, match=f"takes {first} to {last} pixels a side"):
+        with pytest.raises(GoogLeNetError, match=f"takes {first} to {last} pixels a side"):
             chosen.check_input_size((224, side), aux=True)
-        with pytest.raises(UserError, match=f"takes {first} to {last} pixels a side"):
+        with pytest.raises(GoogLeNetError, match=f"takes {first} to {last} pixels a side"):
             chosen.check_input_size((side, 224), aux=True)
     chosen.check_input_size((first, last), aux=True)
     model = GoogLeNet(preset, 3).train()
     with torch.no_grad():
         assert all(y.shape == (1, 3) for y in model(torch.randn(1, 3, first, last)))
-        with pytest.raises(UserError, match="auxiliary heads"):
+        with pytest.raises(GoogLeNetError, match="auxiliary heads"):
             model(torch.randn(1, 3, first - 1, last))
         assert model.eval()(torch.randn(1, 3, first - 1, 64)).shape == (1, 3)
 
@@ -51,5 +51,5 @@ def test_torchvision_auxiliary_heads_take_any_size() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(UserError, match=r"'papr'.*paper, paddleclas, torchvision"):
+    with pytest.raises(GoogLeNetError, match=r"'papr'.*paper, paddleclas, torchvision"):
         GoogLeNet("papr")

@@ -87,7 +87,7 @@ def test_training_step(gradients: Gradients) -> None:
 def front(net: Any, x: Tensor) -> Tensor:
     """Means (N, 480) after the stem and the first two blocks of either network."""
     if isinstance(net, GoogLeNet):
-        x = net._stem(x)
+        x = net._stem(x, (), {})
     else:
         x = net.maxpool2(net.conv3(net.conv2(net.maxpool1(net.conv1(x)))))
     return net.inception3b(net.inception3a(x)).mean((2, 3))

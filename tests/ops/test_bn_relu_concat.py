@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
 from googlenet_fast import extension
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.ops import bn_relu_concat, inception_bn, use_impl
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
@@ -320,7 +320,10 @@ def test_arguments_that_do_not_fit_are_refused(
 @needs_extension
 def test_more_branches_than_the_kernel_takes() -> None:
     branches, norms = make_branches((2,) * 5, 3), make_norms((2,) * 5)
-    with use_impl("native"), pytest.raises(UserError, match=r"5 branches.*available: reference"):
+    with (
+        use_impl("native"),
+        pytest.raises(GoogLeNetError, match=r"5 branches.*available: reference"),
+    ):
         bn_relu_concat(branches, norms)
 
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
 from googlenet_fast import extension, registry
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.ops import concat_bias_relu, use_impl
 from googlenet_fast.ops.concat_bias_relu import concat_bias_relu_reference
 
@@ -274,7 +274,10 @@ def test_more_branches_than_the_kernel_takes_fall_back_with_one_warning(
         warnings.simplefilter("error")
         concat_bias_relu(branches)
     torch.testing.assert_close(y, concat_bias_relu_reference(branches, [], True))
-    with use_impl("native"), pytest.raises(UserError, match=r"5 branches.*available: reference"):
+    with (
+        use_impl("native"),
+        pytest.raises(GoogLeNetError, match=r"5 branches.*available: reference"),
+    ):
         concat_bias_relu(branches)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.paddleclas import read_document, translate
 
 GOOGLENET = Path(__file__).with_name("GoogLeNet.yaml")
@@ -170,10 +170,17 @@ def test_each_key_is_honoured_or_named_or_refused(
         named = key.partition(".0.")[0] if key.startswith("Loss.Eval") else key
         assert f"  {named}: ignored because " in caplog.text
     else:
-        with pytest.raises(UserError) as error:
+        with pytest.raises(GoogLeNetError) as error:
             translated(f"{key}={value}")
         assert str(error.value).startswith(f"{GOOGLENET}: {key}")
         assert fate in str(error.value)
+
+
+def test_weights_may_be_a_url() -> None:
+    url = "https://paddle.invalid/GoogLeNet_pretrained.pdparams"
+    values = translated(f"Global.pretrained_model={url}")
+    commands = ("train.model", "evaluate", "predict")
+    assert [values[f"{command}.weights"] for command in commands] == [url] * 3
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_a_metric_may_name_one_number(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if not leaf.endswith("ToCHWImage")])
 def test_a_misspelt_key_is_refused_anywhere(leaf: str) -> None:
     parent, _, key = leaf.rpartition(".")
-    with pytest.raises(UserError, match="is not supported") as error:
+    with pytest.raises(GoogLeNetError, match="is not supported") as error:
         translated(f"{parent}.{key}_x=1")
     assert f"{parent}.{key}_x: " in str(error.value)
 
@@ -227,7 +234,7 @@ def test_a_misspelt_key_is_refused_anywhere(leaf: str) -> None:
         ("Global.output_dir=[1]", "Global.output_dir: [1] is not a path"),
         ("Global.device=npu", "choose one of gpu, cpu"),
         ("Global.checkpoints=no/such", "looked for no/such, no/such.pt"),
-        ("Global.pretrained_model=https://a/b.pdparams", "nothing is downloaded"),
+        ("Global.checkpoints=https://a/b.pdparams", "runs continue from files"),
         ("AMP.scale_loss=" + "9" * 400, "AMP.scale_loss: "),
         ("AMP.scale_loss=nan", "AMP.scale_loss: 'nan' is not a number"),
         ("AMP.level=O3", "'O3' is not O1 or O2"),
@@ -250,7 +257,7 @@ def test_a_misspelt_key_is_refused_anywhere(leaf: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_its_path(override: str, expected: str) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(GoogLeNetError) as error:
         translated(override)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
@@ -279,7 +286,7 @@ LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in ran
 def test_hostile_yaml_is_refused_in_a_line(tmp_path: Path, text: str, expected: str) -> None:
     file = tmp_path / "évil name.yaml"
     file.write_text(f"{text}\n", encoding="utf-8")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(GoogLeNetError) as error:
         translated(file=file)
     assert str(error.value).startswith(f"{file}: ")
     assert expected in str(error.value)

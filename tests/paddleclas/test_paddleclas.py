@@ -15,7 +15,7 @@ from googlenet_fast import evaluate, predict, train
 from googlenet_fast.engine.config import ScheduleConfig, TrainConfig, load_config
 from googlenet_fast.engine.run_folder import read_metrics
 from googlenet_fast.engine.schedule import learning_rate
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.paddleclas.document import Document
 from googlenet_fast.paddleclas.optimizer import read_optimizer
 from tests.engine.runs import start_torchrun
@@ -115,7 +115,7 @@ def test_the_filter_is_that_of_the_backend(
         assert "backend" not in caplog.text
     else:
         assert noted in caplog.text
-    with pytest.raises(UserError, match=r"ResizeImage\.backend: 'dali' is not supported"):
+    with pytest.raises(GoogLeNetError, match=r"ResizeImage\.backend: 'dali' is not supported"):
         load(f"{EVAL_RESIZE}.backend=dali")
 
 
@@ -144,7 +144,7 @@ def test_what_has_no_effect_is_told_once_by_the_first_process(
 
 def test_a_checkpoint_of_paddle_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "latest.pdparams").touch()
-    with pytest.raises(UserError, match="start from its weights with Global"):
+    with pytest.raises(GoogLeNetError, match="start from its weights with Global"):
         load(f"Global.checkpoints={tmp_path / 'latest'}")
     (tmp_path / "last.pt").touch()
     (tmp_path / "latest.pdparams").unlink()
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_paddle_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_overrides_need_a_configuration_of_paddleclas() -> None:
-    with pytest.raises(UserError, match=r"-o a=1: .*is not a PaddleClas configuration"):
+    with pytest.raises(GoogLeNetError, match=r"-o a=1: .*is not a PaddleClas configuration"):
         load_config(["-c", "digits", "-o", "a=1"])
 
 

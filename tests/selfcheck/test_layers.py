@@ -9,7 +9,7 @@ from googlenet_fast.registry import OPS, Backend, Call
 from googlenet_fast.selfcheck import layers
 from googlenet_fast.selfcheck.accuracy import Comparison
 from googlenet_fast.selfcheck.cases import OpCall
-from googlenet_fast.selfcheck.layers import describe, line, measure_all
+from googlenet_fast.selfcheck.layers import COLUMNS, describe, measure_all, row
 
 F32 = torch.float32
 
@@ -34,10 +34,10 @@ def test_layers_are_checked_and_timed(name: str, known: bool) -> None:
     for time in found:
         assert time.work.operations == operations
         assert time.failure is None
-        text = line(time)
-        assert f"{operations / 1e-3 / 1e12:.1f} TFLOP/s" in text
-        assert "16x5x5, 24 of 3x3" in text
-        assert ("of the roofline" if known else "limits unknown") in text
+        shown = dict(zip(COLUMNS, row(time), strict=True))
+        assert shown["TFLOP/s"] == f"{operations / 1e-3 / 1e12:.1f}"
+        assert shown["layer"] == "16x5x5, 24 of 3x3"
+        assert shown["of roofline"] == (f"{time.share:.0%}" if known else "unknown")
         if known:
             bound = max(operations / 312e12, time.work.bytes / 2.039e12)
             assert time.share == pytest.approx(bound / 1e-3)
@@ -51,7 +51,8 @@ def test_a_wrong_layer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "check", aten_is_wrong)
     found = {t.backend: t for t in measure_all("cpu", "A100", [layer(1)], fixed_medians)}
     assert found["aten"].seconds is None
-    assert line(found["aten"]).endswith("FAILED: relative error 5.0e-01")
+    assert row(found["aten"])[-1] == "FAILED: relative error 5.0e-01"
+    assert len(row(found["aten"])) == len(COLUMNS)
     assert found["reference"].seconds == 1e-3
 
 
@@ -67,7 +68,7 @@ def test_a_batch_too_large_for_the_memory_is_halved() -> None:
     for time in measure_all("cpu", "A100", [layer(8)], small_memory):
         assert (time.batch, time.seconds) == (2, 1e-3)
         assert time.work == OPS[op].work(call)
-        assert "; 2 images" in line(time)
+        assert row(time)[-1] == "2 images"
 
 
 def test_a_layer_that_fails_at_full_size_does_not_stop_the_others(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights.weight_file import Description, WeightFile
 
 FORMAT = "googlenet_fast.description"
@@ -30,14 +30,14 @@ def with_description_beside(file: WeightFile, content: bytes) -> WeightFile:
     """Return a weight file with the description beside it, if there is one.
 
     Raises:
-        UserError: the description is damaged, or of other weights.
+        GoogLeNetError: the description is damaged, or of other weights.
     """
     path = beside(file.path)
     values = _read(path)
     if values is None:
         return file
     if values.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {file.path}: is damaged, or {path.name} describes other weights; export "
             f"again, or remove {path.name} if the weights are good"
         )
@@ -45,7 +45,7 @@ def with_description_beside(file: WeightFile, content: bytes) -> WeightFile:
     if described.preset is None:
         described = replace(described, preset=file.description.preset)
     if file.description.preset not in (None, described.preset):
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: field preset cannot be {described.preset}, {file.path.name} is of"
             f" preset {file.description.preset}"
         )
@@ -56,7 +56,7 @@ def remove_description(file: Path) -> None:
     """Remove the description beside a weight file, but no other program's file."""
     try:
         described = _read(beside(file)) is not None
-    except UserError:  # damaged
+    except GoogLeNetError:  # damaged
         return
     if described:
         beside(file).unlink()
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             return None
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: cannot be read ({type(error).__name__}); repair or remove it"
         ) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:

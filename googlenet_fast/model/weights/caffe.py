@@ -1,24 +1,20 @@
 """Caffe weights: `.caffemodel`, a NetParameter protocol buffer.
 
-The few fields used are described here, so neither Caffe nor a protocol compiler is needed. Field
-numbers are from BVLC Caffe's caffe.proto. The protobuf library writes files. It does not read them,
-because a stranger's file could make it fill the memory.
+The few fields used are read and written here, so neither Caffe nor protobuf is needed. Field
+numbers are from BVLC Caffe's caffe.proto. protobuf would read a stranger's file unsafely: it builds
+an object for each message, and a file of 2-byte messages takes 50 times its size.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights.names import BLOCKS, BRANCHES, is_linear, key_of
 from googlenet_fast.model.weights.weight_file import MOST_AXES, shown
 
@@ -40,57 +36,6 @@ MODULES = {
 }
 """Our module name -> layer name in BVLC's bvlc_googlenet."""
 
-_FIELDS = {
-    "BlobShape": [("dim", 1, "repeated int64")],
-    "BlobProto": [
-        ("num", 1, "int32"),
-        ("channels", 2, "int32"),
-        ("height", 3, "int32"),
-        ("width", 4, "int32"),
-        ("shape", 7, "BlobShape"),
-        # Packed floats are encoded like bytes; read as bytes, they need no Python object each.
-        ("data", 5, "bytes"),
-    ],
-    "V1LayerParameter": [("name", 4, "string"), ("blobs", 6, "repeated BlobProto")],
-    "LayerParameter": [
-        ("name", 1, "string"),
-        ("type", 2, "string"),
-        ("blobs", 7, "repeated BlobProto"),
-    ],
-    "NetParameter": [
-        ("name", 1, "string"),
-        ("layers", 2, "repeated V1LayerParameter"),
-        ("layer", 100, "repeated LayerParameter"),
-    ],
-}
-
-
-@cache
-def net_parameter() -> type[Message]:
-    """Return the message class of a whole `.caffemodel`."""
-    field_type = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="googlenet_fast/caffe.proto", package="googlenet_fast.caffe", syntax="proto2"
-    )
-    for message_name, fields in _FIELDS.items():
-        message = file.message_type.add(name=message_name)
-        for name, number, declaration in fields:
-            repeated = declaration.startswith("repeated ")
-            kind = declaration.removeprefix("repeated ")
-            field = message.field.add(name=name, number=number)
-            field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
-            if kind in _FIELDS:
-                field.type = field_type.TYPE_MESSAGE
-                field.type_name = f".{file.package}.{kind}"
-            else:
-                field.type = getattr(field_type, f"TYPE_{kind.upper()}")
-                field.options.packed = repeated
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName(f"{file.package}.NetParameter")
-    )
-
 
 def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
     """Return the state dict, under our keys, of a BVLC GoogLeNet.
@@ -99,14 +44,14 @@ def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
     may have other names, as in networks that were fine-tuned.
 
     Raises:
-        UserError: not a `.caffemodel`, or a layer with weights that GoogLeNet does not have.
+        GoogLeNetError: not a `.caffemodel`, or a layer with weights that GoogLeNet does not have.
     """
     try:
         layers = [layer for layer in _read_layers(content) if layer.blobs]
     except (ValueError, IndexError):
         layers = []
     if not layers:
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: not a file of weights, or damaged; supported are PyTorch .pth,"
             " .safetensors, PaddleClas .pdparams and Caffe .caffemodel"
         )
@@ -115,7 +60,9 @@ def read_caffemodel(path: Path, content: bytes) -> dict[str, Tensor]:
     state = {}
     for layer in layers:
         if layer.name not in modules:
-            raise UserError(f"weights {path}: layer {shown(layer.name)} is not one of GoogLeNet's")
+            raise GoogLeNetError(
+                f"weights {path}: layer {shown(layer.name)} is not one of GoogLeNet's"
+            )
         module = modules[layer.name]
         for blob, kind in zip(layer.blobs, ("weight", "bias"), strict=False):
             ndim = 1 if kind == "bias" else 2 if is_linear(module) else 4
@@ -160,18 +107,19 @@ def _renamed_classifiers(layers: list[_Layer], modules: Mapping[str, str]) -> di
 
 def write_caffemodel(state: dict[str, Tensor]) -> bytes:
     """Return the `.caffemodel` file of a `paper` network's state dict."""
-    net: Any = net_parameter()(name="GoogleNet")
+    net = [_field(1, b"GoogleNet")]
     for module, name in MODULES.items():
         if key_of(module, "weight") not in state:
             continue
-        layer = net.layer.add(
-            name=name, type="InnerProduct" if is_linear(module) else "Convolution"
-        )
-        for kind in ("weight", "bias"):
-            tensor = state[key_of(module, kind)].float()
-            blob = layer.blobs.add(data=tensor.numpy().astype("<f4").tobytes())
-            blob.shape.dim.extend(tensor.shape)
-    return net.SerializeToString()
+        kind = b"InnerProduct" if is_linear(module) else b"Convolution"
+        layer = _field(1, name.encode()) + _field(2, kind)
+        for part in ("weight", "bias"):
+            tensor = state[key_of(module, part)].float()
+            shape = _field(1, b"".join(map(_encoded, tensor.shape)))
+            values = tensor.numpy().astype("<f4").tobytes()
+            layer += _field(7, _field(5, values) + _field(7, shape))
+        net.append(_field(100, layer))
+    return b"".join(net)
 
 
 def _to_tensor(path: Path, name: str, blob: _Blob, ndim: int) -> Tensor:
@@ -183,15 +131,14 @@ def _to_tensor(path: Path, name: str, blob: _Blob, ndim: int) -> Tensor:
     while len(shape) > ndim and shape[0] == 1:
         del shape[0]
     if min(shape, default=1) < 0 or math.prod(shape) * 4 != len(blob.data):
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: {name} declares shape {tuple(shape)} but holds"
             f" {len(blob.data) // 4} values"
         )
     return torch.from_numpy(np.frombuffer(blob.data, "<f4").astype(np.float32).reshape(shape))
 
 
-# The wire format of protocol buffers, https://protobuf.dev/programming-guides/encoding. The library
-# builds an object for each message, and a file of 2-byte messages takes 50 times its size.
+# The wire format of protocol buffers, https://protobuf.dev/programming-guides/encoding.
 
 _MOST_FIELDS = 200_000
 """Fields that are read in a file; GoogLeNet's with its layers' settings has about 3,000."""
@@ -281,3 +228,17 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
             value &= (1 << 64) - 1
             return value - (value >> 63 << 64), at + place + 1
     raise ValueError("no integer")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of any number of bytes."""
+    return _encoded(number << 3 | _BYTES) + _encoded(len(content)) + content
+
+
+def _encoded(value: int) -> bytes:
+    """Return an integer >= 0 in groups of 7 bits, the lowest first."""
+    groups = bytearray()
+    while value > 127:
+        groups.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*groups, value])

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
+from googlenet_fast.limits import MOST_WEIGHT_BYTES
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.model.preprocessing import Preprocessing
 from googlenet_fast.model.weights.beside import beside, with_description_beside
@@ -16,9 +17,7 @@ from googlenet_fast.model.weights.caffe import read_caffemodel
 from googlenet_fast.model.weights.paddle import read_pdparams
 from googlenet_fast.model.weights.pytorch import read_safetensors, read_torch
 from googlenet_fast.model.weights.weight_file import Description, WeightFile
-
-MOST_BYTES = 1 << 30
-"""Bytes of the largest file that is read; a checkpoint for 22,000 classes takes less."""
+from googlenet_fast.pretrained import is_remote, local_file, no_such_name
 
 _log = logging.getLogger("googlenet_fast")
 
@@ -62,14 +61,15 @@ class ModelInfo:
 
 
 def load_weights(model: GoogLeNet, path: str | Path) -> LoadReport:
-    """Load a weight file into `model`, all or nothing.
+    """Load a weight file, or what to download, into `model`, all or nothing.
 
     The format is detected from the content. Classifiers are initialised again if the file has
-    another number of classes, and so are auxiliary heads that the file lacks. `transform_input` of
-    the model is set if the file says what its weights expect.
+    another number of classes, and so are auxiliary heads that the file lacks. A model without a
+    classifier, `num_classes=0`, takes the rest of the file. `transform_input` of the model is set
+    if the file says what its weights expect.
 
     Raises:
-        UserError: the file cannot be read, has another preset, or has a missing, unknown or
+        GoogLeNetError: the file cannot be read, has another preset, or has a missing, unknown or
             misshapen key; the model is unchanged.
     """
     return _load_into(model, read_weights(path))
@@ -81,20 +81,23 @@ def load_model(
     """Build the network of a weight file, without auxiliary heads, in eval mode.
 
     Args:
-        path: weights in any supported format.
+        path: weights in any supported format, or what to download, as for `read_weights`.
         preset: which network; default: what the file says, or what its tensor names suggest.
         num_classes: the expected number of classes.
 
     Raises:
-        UserError: as for `load_weights`, or the file holds another preset or number of classes.
+        GoogLeNetError: as for `load_weights`, or the file holds another preset or number of
+            classes.
     """
     file = read_weights(path)
     description, preprocessing = file.description, file.preprocessing
     if num_classes is not None and file.num_classes != num_classes:
-        raise UserError(f"weights {path}: for {file.num_classes} classes, not {num_classes}")
+        raise GoogLeNetError(f"weights {path}: for {file.num_classes} classes, not {num_classes}")
     names = preprocessing.class_names
     if names is not None and len(names) != file.num_classes:
-        raise UserError(f"weights {path}: {len(names)} class names for {file.num_classes} classes")
+        raise GoogLeNetError(
+            f"weights {path}: {len(names)} class names for {file.num_classes} classes"
+        )
     model = GoogLeNet(
         preset or file.preset,
         file.num_classes,
@@ -114,10 +117,26 @@ def load_model(
 def read_weights(path: str | Path) -> WeightFile:
     """Read a weight file; detect its format from its content.
 
+    Args:
+        path: the file, the folder of a run for its best.pt, or what `local_file` takes, such as
+            "torchvision" or a URL.
+
     Raises:
-        UserError: no such file, an unknown format, or a damaged or hostile file.
+        GoogLeNetError: no such file, an unknown format, or a damaged or hostile file.
     """
-    path = Path(path)
+    named, path = path, local_file(path)
+    if (best := path / "best.pt").is_file():  # the folder of a run
+        path = best
+    try:
+        return _read(path)
+    except GoogLeNetError as error:
+        if not is_remote(named):
+            raise
+        path.unlink(missing_ok=True)  # else it would be taken for good
+        raise GoogLeNetError(f"{error}; from {named}, and not kept") from None
+
+
+def _read(path: Path) -> WeightFile:
     content = _content(path)
     if content.startswith((_ZIP, _TORCH_PICKLE)):
         file = WeightFile(path, "PyTorch", *read_torch(path, content))
@@ -139,15 +158,15 @@ def _content(path: Path) -> bytes:
     """Return the bytes of a regular file that is not too large to hold GoogLeNet's weights."""
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_WEIGHT_BYTES:
             return path.read_bytes()
     except OSError as error:
-        raise UserError(f"weights {path}: {error.strerror}") from None
+        raise GoogLeNetError(f"weights {path}: {error.strerror}{no_such_name(path)}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"weights {path}: not a file")
-    raise UserError(
+        raise GoogLeNetError(f"weights {path}: not a file")
+    raise GoogLeNetError(
         f"weights {path}: {status.st_size:,} bytes are more than GoogLeNet's weights take,"
-        f" {MOST_BYTES:,} with all that a checkpoint holds"
+        f" {MOST_WEIGHT_BYTES:,} with all that a checkpoint holds"
     )
 
 
@@ -159,7 +178,7 @@ def _is_safetensors(content: bytes) -> bool:
 def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
     description = file.description
     if file.known_preset not in (None, model.preset.name):
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {file.path}: of preset {file.known_preset}, the model's is"
             f" {model.preset.name}; choose preset {file.known_preset} (--model.preset in training,"
             " else --preset)"
@@ -168,6 +187,8 @@ def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
     in_file = [head for head in heads if any(key.startswith(f"{head}.") for key in file.state)]
     fresh = [head for head in heads if model.aux and not in_file]
     ignored = [] if model.aux else in_file
+    if model.num_classes == 0:
+        ignored.append("fc")
     if file.num_classes != model.num_classes:
         fresh += [name for name in model.classifiers() if name.partition(".")[0] not in fresh]
 
@@ -177,12 +198,12 @@ def _load_into(model: GoogLeNet, file: WeightFile) -> LoadReport:
         if key not in state and key.endswith(".num_batches_tracked"):
             state[key] = torch.zeros_like(value)  # older PyTorch did not count, nor do converters
         if key not in state:
-            raise UserError(f"weights {file.path}: key {key} is missing")
+            raise GoogLeNetError(f"weights {file.path}: key {key} is missing")
     for key, value in state.items():
         if key not in expected:
-            raise UserError(f"weights {file.path}: key {key} is not one of the model's")
+            raise GoogLeNetError(f"weights {file.path}: key {key} is not one of the model's")
         if value.shape != expected[key].shape:
-            raise UserError(
+            raise GoogLeNetError(
                 f"weights {file.path}: key {key} has shape {tuple(value.shape)},"
                 f" the model's is {tuple(expected[key].shape)}"
             )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights.names import BLOCKS, BRANCHES, is_linear, key_of
 from googlenet_fast.model.weights.unpickler import (
     Foreign,
@@ -64,21 +64,21 @@ def read_pdparams(path: Path, content: bytes) -> dict[str, Tensor]:
     """Return the state dict, under our keys, of a PaddleClas GoogLeNet.
 
     Raises:
-        UserError: not a dict of float arrays, or a name that GoogLeNet does not have.
+        GoogLeNetError: not a dict of float arrays, or a name that GoogLeNet does not have.
     """
     try:
         entries = Unpickler(io.BytesIO(content), _globals(len(content))).load()
     except RefusedError as refused:
-        raise UserError(f"weights {path}: refused, {refused}") from None
+        raise GoogLeNetError(f"weights {path}: refused, {refused}") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: cannot be read as .pdparams ({type(error).__name__}); it is damaged"
             " or not a file of weights"
         ) from None
     if isinstance(entries, Foreign):
-        raise UserError(f"weights {path}: refused, it asks for {entries.name}, not an array")
+        raise GoogLeNetError(f"weights {path}: refused, it asks for {entries.name}, not an array")
     if not isinstance(entries, dict):
-        raise UserError(f"weights {path}: holds no dict of arrays")
+        raise GoogLeNetError(f"weights {path}: holds no dict of arrays")
     keys = {theirs: ours for ours, theirs in paddle_names().items()}
     state = {}
     left = len(content)
@@ -86,11 +86,11 @@ def read_pdparams(path: Path, content: bytes) -> dict[str, Tensor]:
         if name == NAME_TABLE:
             continue
         if name not in keys:
-            raise UserError(f"weights {path}: {shown(name)} is not a parameter of GoogLeNet")
+            raise GoogLeNetError(f"weights {path}: {shown(name)} is not a parameter of GoogLeNet")
         tensor = _to_tensor(path, name, entry, transpose=is_linear(_module(keys[name])))
         left -= len(entry.data)
         if left < 0:
-            raise UserError(f"weights {path}: refused, its arrays overlap")
+            raise GoogLeNetError(f"weights {path}: refused, its arrays overlap")
         state[keys[name]] = tensor
     return state
 
@@ -177,7 +177,7 @@ _FLOATS = ("f2", "f4", "f8")
 def _to_tensor(path: Path, name: str, entry: Any, *, transpose: bool) -> Tensor:
     """Check every part of an unpickled stand-in and return it as a float32 tensor."""
     if isinstance(entry, Foreign):
-        raise UserError(f"weights {path}: refused, it asks for {entry.name}, not an array")
+        raise GoogLeNetError(f"weights {path}: refused, it asks for {entry.name}, not an array")
     try:
         if entry.dtype.code not in _FLOATS:
             raise TypeError
@@ -192,7 +192,7 @@ def _to_tensor(path: Path, name: str, entry: Any, *, transpose: bool) -> Tensor:
         array = np.frombuffer(entry.data, dtype)
         array = array.reshape(shape, order="F" if entry.is_fortran else "C")
     except (AttributeError, TypeError, ValueError):
-        raise UserError(f"weights {path}: {name} is not a whole array of floats") from None
+        raise GoogLeNetError(f"weights {path}: {name} is not a whole array of floats") from None
     if transpose and array.ndim == 2:
         array = array.T
     return torch.from_numpy(array.astype(np.float32, order="C"))

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights.archive import check_archive
 from googlenet_fast.model.weights.torch_file import SavedFile, SavedTensor
 from googlenet_fast.model.weights.unpickler import Foreign, RefusedError
@@ -53,24 +53,26 @@ def read_torch(path: Path, content: bytes) -> tuple[dict[str, Tensor], Descripti
     nothing in the file runs.
 
     Raises:
-        UserError: the file is damaged, or has no state dict of tensors.
+        GoogLeNetError: the file is damaged, or has no state dict of tensors.
     """
     try:
         file = SavedFile(content)
         if content.startswith(b"PK"):
             check_archive(io.BytesIO(content))
     except RefusedError as refused:
-        raise UserError(f"weights {path}: refused, {refused}") from None
+        raise GoogLeNetError(f"weights {path}: refused, {refused}") from None
     except Exception as error:  # damaged zip archives and pickles raise errors of any class
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: cannot be read ({type(error).__name__}); it is damaged or not a file"
             " of weights"
         ) from None
     values, state = _find_state_dict(path, file.saved, content)
     if not isinstance(state, dict) or not isinstance(values, dict):
         if isinstance(state, Foreign):
-            raise UserError(f"weights {path}: holds a {state.name}; save its state_dict() instead")
-        raise UserError(f"weights {path}: holds no state dict")
+            raise GoogLeNetError(
+                f"weights {path}: holds a {state.name}; save its state_dict() instead"
+            )
+        raise GoogLeNetError(f"weights {path}: holds no state dict")
     tensors = {
         key: _read_tensor(path, file, key, value) for key, value in _network_keys(state).items()
     }
@@ -111,16 +113,18 @@ def _network_keys(state: dict[Any, Any]) -> dict[str, Any]:
 
 def _read_tensor(path: Path, file: SavedFile, key: str, value: Any) -> Tensor:
     if isinstance(value, Foreign):
-        raise UserError(f"weights {path}: refused, {key:.80} asks for {value.name}, not a tensor")
+        raise GoogLeNetError(
+            f"weights {path}: refused, {key:.80} asks for {value.name}, not a tensor"
+        )
     if not isinstance(value, SavedTensor):
-        raise UserError(f"weights {path}: {key:.80} is not a tensor but {shown(value)}")
+        raise GoogLeNetError(f"weights {path}: {key:.80} is not a tensor but {shown(value)}")
     try:
         return file.tensor(value)
     except RefusedError as refused:
-        raise UserError(f"weights {path}: refused, {refused}") from None
+        raise GoogLeNetError(f"weights {path}: refused, {refused}") from None
     except Exception as error:  # a damaged zip archive raises errors of any class
         reason = str(error) if isinstance(error, ValueError) else "is damaged or missing"
-        raise UserError(f"weights {path}: {key:.80} {reason}") from None
+        raise GoogLeNetError(f"weights {path}: {key:.80} {reason}") from None
 
 
 def write_torch(state: dict[str, Tensor]) -> bytes:
@@ -134,19 +138,19 @@ def read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], Des
     """Read a `.safetensors` file with the description that `write_safetensors` adds.
 
     Raises:
-        UserError: the file or its description is damaged.
+        GoogLeNetError: the file or its description is damaged.
     """
     try:
         metadata = _checked_header(content).get("__metadata__") or {}
         saved = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, RecursionError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
+        raise GoogLeNetError(
             f"weights {path}: cannot be read as .safetensors, it is damaged ({reason})"
         ) from None
     expected = metadata.pop(DIGEST, None)
     if expected is not None and expected != _digest(saved, metadata):
-        raise UserError(f"weights {path}: is damaged; its content is not what was written")
+        raise GoogLeNetError(f"weights {path}: is damaged; its content is not what was written")
     state = _network_keys(saved)
     try:
         values = {
@@ -155,7 +159,7 @@ def read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], Des
             if key in Description.__dataclass_fields__ and key != "preset"
         }
     except (ValueError, RecursionError, TypeError):
-        raise UserError(f"weights {path}: its metadata are not JSON values") from None
+        raise GoogLeNetError(f"weights {path}: its metadata are not JSON values") from None
     return state, Description.checked(path, {**values, "preset": metadata.get("preset")})
 
 

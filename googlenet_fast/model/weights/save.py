@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.files import write_atomically
 from googlenet_fast.model.googlenet import GoogLeNet
 from googlenet_fast.model.preprocessing import Preprocessing
@@ -46,9 +46,15 @@ def save_weights(
         image_size: the side of the images alone.
 
     Raises:
-        UserError: the suffix is unknown or not for the preset, or writing fails.
+        GoogLeNetError: the suffix is unknown or not for the preset, the network has no classifier,
+            or writing fails.
     """
     path = Path(path)
+    if model.num_classes == 0:
+        raise GoogLeNetError(
+            f"weights {path}: the network has no classifier (num_classes=0), which a file of"
+            " weights needs; save its state dict with torch.save"
+        )
     known: dict[str, Any] = {"class_names": None if class_names is None else list(class_names)}
     known |= {"image_size": image_size} if preprocessing is None else preprocessing.values()
     values = {"preset": model.preset.name, **_options(model), **known}
@@ -64,14 +70,14 @@ def save_weights(
     elif path.suffix in _FOREIGN:
         preset, write = _FOREIGN[path.suffix]
         if model.preset.name != preset:
-            raise UserError(
+            raise GoogLeNetError(
                 f"weights {path}: {path.suffix} files are for preset {preset}, not"
                 f" {model.preset.name}; choose .safetensors or .pth"
             )
         content = write(state)
     else:
         suffixes = ", ".join([".safetensors", ".pth", *_FOREIGN])
-        raise UserError(f"weights {path}: unknown suffix; choose one of {suffixes}")
+        raise GoogLeNetError(f"weights {path}: unknown suffix; choose one of {suffixes}")
     write_atomically(path, content)
     if any(value is not None for value in known.values()):
         write_atomically(beside(path), description_beside(values, content))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.preprocessing import (
     FIELDS,
     IMAGE_SIZE,
@@ -56,18 +56,18 @@ class Description:
         """Build a description from a file's fields; unknown fields are ignored.
 
         Raises:
-            UserError: a field has an invalid value.
+            GoogLeNetError: a field has an invalid value.
         """
         known = {field: values.get(field) for field in _FIELDS}
         for field, value in known.items():
             if value is not None and not _FIELDS[field](value):
-                raise UserError(f"weights {path}: field {field} cannot be {shown(value)}")
+                raise GoogLeNetError(f"weights {path}: field {field} cannot be {shown(value)}")
         if known["class_names"] is not None:
             known["class_names"] = tuple(known["class_names"])
         described = cls(**known)
         image_size = described.image_size or IMAGE_SIZE
         if described.resize_size is not None and described.resize_size < image_size:
-            raise UserError(
+            raise GoogLeNetError(
                 f"weights {path}: field resize_size cannot be {described.resize_size}, less than"
                 f" image_size {image_size}"
             )
@@ -119,23 +119,27 @@ class WeightFile:
     description: Description
 
     def check_tensors(self) -> None:
-        """Raise `UserError` for an entry that is not a complete dense tensor of numbers."""
+        """Raise `GoogLeNetError` for an entry that is not a complete dense tensor of numbers."""
         for key, value in self.state.items():
             if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
-                raise UserError(f"weights {self.path}: {key} is not a tensor")
+                raise GoogLeNetError(f"weights {self.path}: {key} is not a tensor")
             if not value.is_floating_point() and value.ndim > 0:
-                raise UserError(f"weights {self.path}: {key} has dtype {value.dtype}, not a float")
+                raise GoogLeNetError(
+                    f"weights {self.path}: {key} has dtype {value.dtype}, not a float"
+                )
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise UserError(
+                raise GoogLeNetError(
                     f"weights {self.path}: {key} declares shape {tuple(value.shape)} but holds less"
                 )
 
     @property
     def num_classes(self) -> int:
-        """Length of the logits; raise `UserError` if there is no classifier."""
+        """Length of the logits; raise `GoogLeNetError` if there is no classifier."""
         weight = self.state.get("fc.weight")
         if weight is None or weight.ndim != 2:
-            raise UserError(f"weights {self.path}: no key fc.weight of shape (num_classes, 1024)")
+            raise GoogLeNetError(
+                f"weights {self.path}: no key fc.weight of shape (num_classes, 1024)"
+            )
         return weight.size(0)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, save_weights
-from googlenet_fast.model.weights.caffe import net_parameter
+from tests.model.weights.caffe_proto import net_parameter
 
 BLOCKS = {
     "3a": (192, 64, 96, 128, 16, 32, 32),

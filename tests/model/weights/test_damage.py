@@ -12,7 +12,7 @@ from torch import Tensor
 
 from googlenet_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from googlenet_fast.engine.run_folder import RunFolder
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights.load import read_weights
 from googlenet_fast.model.weights.pytorch import write_safetensors, write_torch
 
@@ -87,7 +87,7 @@ def test_no_damage_goes_unnoticed(name: str, tmp_path: Path) -> None:
     for damaged in variants(content, seed=1):
         path.write_bytes(damaged)
         found = result(read, path)
-        if isinstance(found, UserError):
+        if isinstance(found, GoogLeNetError):
             assert name in str(found)
             assert "\n" not in str(found)
         else:
@@ -100,7 +100,7 @@ def result(read: Callable[[Path], Any], path: Path) -> Any:
     """What a file holds, or the error about it."""
     try:
         return read(path)
-    except UserError as error:
+    except GoogLeNetError as error:
         return error
 
 
@@ -112,7 +112,7 @@ def test_one_flipped_bit_of_a_weight(tmp_path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[content.index(state()["fc.weight"].numpy().tobytes()) + 1000] ^= 1
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: (is damaged|cannot be read)"):
+        with pytest.raises(GoogLeNetError, match=f"{name}: (is damaged|cannot be read)"):
             read(path)
 
 
@@ -136,5 +136,5 @@ def test_archives_that_would_take_long_or_much_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(50_000_000))
-    with pytest.raises(UserError, match=r"bomb\.pt: cannot be read \(BadZipFile\)"):
+    with pytest.raises(GoogLeNetError, match=r"bomb\.pt: cannot be read \(BadZipFile\)"):
         load_checkpoint(path)

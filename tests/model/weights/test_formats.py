@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.engine.checkpoint import save_checkpoint
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import PRESETS, GoogLeNet
 from googlenet_fast.model.weights import load_model, load_weights, pytorch, save_weights
 from googlenet_fast.model.weights.load import read_weights
@@ -227,11 +227,11 @@ def test_pdparams_as_paddle_reads_them(tmp_path: Path) -> None:
 def test_formats_that_cannot_hold_a_network(
     preset: str, suffix: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(GoogLeNetError, match=message):
         save_weights(network(preset), tmp_path / f"w{suffix}")
     assert not list(tmp_path.iterdir())
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot save .*missing/w\.pth"):
+    with pytest.raises(GoogLeNetError, match=r"cannot save .*missing/w\.pth"):
         save_weights(network("paper"), tmp_path / "missing" / "w.pth")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, save_weights
-from googlenet_fast.model.weights.caffe import net_parameter
+from tests.model.weights.caffe_proto import net_parameter
 
 LOAD_ERRORS = "damaged|cannot be read|declares shape|is not a whole array|is missing|no key"
 
@@ -33,7 +33,7 @@ class Payload:
 
 def assert_refused(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(GoogLeNetError, match=message) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -213,5 +213,5 @@ def test_random_bytes(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.pth", tmp_path):
-        with pytest.raises(UserError, match=f"weights {path}: "):
+        with pytest.raises(GoogLeNetError, match=f"weights {path}: "):
             load_model(path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, load_weights, save_weights
 
@@ -111,7 +111,7 @@ def test_a_wrong_key_is_named_and_nothing_changes(
     path = tmp_path / "spoiled.pth"
     torch.save(spoiled(source.state_dict(), fault, key), path)
     before = snapshot(target)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(GoogLeNetError, match=message) as caught:
         load_weights(target, path)
     assert key in str(caught.value)
     assert str(path) in str(caught.value)
@@ -130,20 +130,26 @@ def test_a_wrong_key_is_named_and_nothing_changes(
 def test_another_preset(preset: str, suffix: str, holds: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{suffix}"
     save_weights(GoogLeNet(holds, 2, aux=False), path)
-    with pytest.raises(UserError, match=f"of preset {holds}, the model's is {preset}"):
+    with pytest.raises(GoogLeNetError, match=f"of preset {holds}, the model's is {preset}"):
         load_weights(GoogLeNet(preset, 2), path)
-    with pytest.raises(UserError, match=f"of preset {holds}"):
+    with pytest.raises(GoogLeNetError, match=f"of preset {holds}"):
         load_model(path, preset=preset)
 
 
 def test_another_number_of_classes_than_expected(path: Path) -> None:
     assert load_model(path, num_classes=5)[1].num_classes == 5
-    with pytest.raises(UserError, match="for 5 classes, not 1000"):
+    with pytest.raises(GoogLeNetError, match="for 5 classes, not 1000"):
         load_model(path, num_classes=1000)
+
+
+def test_the_folder_of_a_run_is_its_best_checkpoint(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(path.read_bytes())
+    ours, theirs = (load_model(weights)[0].state_dict() for weights in (tmp_path, path))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_another_network_altogether(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(2, 512)}, path)
-    with pytest.raises(UserError, match=r"key conv1\.conv\.weight is missing"):
+    with pytest.raises(GoogLeNetError, match=r"key conv1\.conv\.weight is missing"):
         load_weights(GoogLeNet("torchvision", 2), path)

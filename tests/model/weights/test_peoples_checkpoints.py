@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model import GoogLeNet
 from googlenet_fast.model.weights import load_model, load_weights, save_weights
-from googlenet_fast.model.weights.caffe import net_parameter
 from googlenet_fast.model.weights.load import read_weights
+from tests.model.weights.caffe_proto import net_parameter
 
 State = dict[str, Tensor]
 
@@ -160,12 +160,12 @@ def test_batches_are_counted_from_zero_if_the_file_does_not(
 def test_a_whole_network_is_named(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "w.pth")
     message = r"holds a torch\.nn\.modules\.linear\.Linear; save its state_dict\(\) instead"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(GoogLeNetError, match=message):
         load_model(tmp_path / "w.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "w.pt")
-    with pytest.raises(UserError, match="is a TorchScript archive"):
+    with pytest.raises(GoogLeNetError, match="is a TorchScript archive"):
         load_model(tmp_path / "w.pt")
 
 
@@ -176,9 +176,9 @@ def test_weights_of_another_preset(holds: str, tmp_path: Path) -> None:
     save_weights(GoogLeNet(holds, 2, aux=False), path)
     for preset in {"paper", "paddleclas", "torchvision"} - {holds}:
         message = f"of preset {holds}, the model's is {preset}; choose preset {holds} "
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(GoogLeNetError, match=message):
             load_weights(GoogLeNet(preset, 2, aux=False), path)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(GoogLeNetError, match=message):
             load_model(path, preset=preset)
 
 
@@ -221,7 +221,7 @@ def test_fine_tuned_caffe_networks(rename: Callable[[str], str], aux: bool, tmp_
 def test_an_unknown_layer_beside_all_known_ones(tmp_path: Path) -> None:
     model, path = GoogLeNet("paper", 3, aux=False), tmp_path / "w.caffemodel"
     caffe_layers(model, path, lambda name: "extra" if name == "conv2/3x3" else name)
-    with pytest.raises(UserError, match="layer 'extra' is not one of GoogLeNet's"):
+    with pytest.raises(GoogLeNetError, match="layer 'extra' is not one of GoogLeNet's"):
         load_model(path)
 
 

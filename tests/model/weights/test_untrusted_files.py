@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights import load_model
 from tests.helpers import run_python
 
@@ -251,7 +251,7 @@ def hostile_files() -> Iterator[tuple[str, bytes]]:
 CHILD = f"""
 import resource, sys, time
 from pathlib import Path
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 from googlenet_fast.model.weights import load_model
 
 (size,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize")]
@@ -262,7 +262,7 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
     try:
         load_model(file)
         outcome = "loaded"
-    except UserError as error:
+    except GoogLeNetError as error:
         outcome = f"refused: {{error}}"
     except BaseException as error:
         outcome = f"{{type(error).__name__}}"
@@ -299,7 +299,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path, "not a file"),
         (tmp_path / "sparse", "bytes are more than GoogLeNet's weights take"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(GoogLeNetError, match=message):
             load_model(path)
 
 

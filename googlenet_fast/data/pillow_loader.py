@@ -1,4 +1,4 @@
-"""Load images with Pillow and torchvision transforms, for machines without DALI."""
+"""Load images with Pillow, for machines without DALI. Crops and sizes are torchvision's."""
 
 import gc
 from collections import deque
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tf
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,13 +19,13 @@ from googlenet_fast.data.reading import PILLOW, decode
 from googlenet_fast.data.sampling import FLIP, BatchSampler, crop_window
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.data.waiting import waiting_for
-from googlenet_fast.errors import UserError
+from googlenet_fast.errors import GoogLeNetError
 
 Item = tuple[Location, int, NDArray[np.float64] | None]
 """Location, label and draws of an image: all that a worker gets, so none holds the file list."""
 
 
-class TorchvisionLoader:
+class PillowLoader:
     """Batches of a dataset, read by Pillow; see `googlenet_fast.data.Loader`.
 
     Workers live for one epoch and send uint8 pixels, which are normalised on the device.
@@ -75,7 +74,7 @@ class TorchvisionLoader:
             if batch is None:
                 return
             self._items.in_flight.popleft()
-            if isinstance(batch, UserError):
+            if isinstance(batch, GoogLeNetError):
                 raise batch
             pixels, labels = (part.to(self._device, non_blocking=True) for part in batch)
             images = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std
@@ -111,7 +110,7 @@ class _Items:
 class _Reader(Dataset):
     """Turn the items of a batch into uint8 pixels (N, H, W, 3) and labels (N,).
 
-    A UserError is returned, because one raised in a worker would arrive as a traceback.
+    A GoogLeNetError is returned, because one raised in a worker would arrive as a traceback.
     """
 
     def __init__(self, options: LoaderOptions) -> None:
@@ -119,10 +118,10 @@ class _Reader(Dataset):
         is_bgr = options.normalization.channel_order == "BGR"
         self._channels = slice(None, None, -1) if is_bgr else slice(None)
 
-    def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | UserError:
+    def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | GoogLeNetError:
         try:
             pixels = [self._read(location, draws) for location, _, draws in items]
-        except UserError as error:
+        except GoogLeNetError as error:
             return error
         labels = torch.tensor([label for _, label, _ in items])
         return torch.from_numpy(np.stack(pixels)), labels
@@ -141,13 +140,15 @@ class _Reader(Dataset):
         options, size = self._options, self._options.image_size
         aspect_ratio = options.augmentation.aspect_ratio
         window = crop_window(draws, image.height, image.width, aspect_ratio)
+        top, left, height, width = window
+        image = image.crop((left, top, left + width, top + height))
         if options.resize == "cv2":
-            pixels = np.asarray(tf.crop(image, *window))
+            pixels = np.asarray(image)
             axes = (CenterCrop(0, side / size) for side in pixels.shape[:2])
             image = Image.fromarray(cv2_bilinear(pixels, size, *axes))
         else:
-            image = tf.resized_crop(image, *window, size=[size, size])
-        return tf.horizontal_flip(image) if draws[FLIP] else image
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[FLIP] else image
 
 
 def _unchanged(batch: object) -> object:

@@ -1,0 +1,1 @@
+"""Files that run a trained network without this package."""
