@@ -5,7 +5,6 @@ import http.client
 import logging
 import os
 import re
-import secrets
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from tqdm import tqdm
 
 from googlenet_fast.errors import GoogLeNetError, printable
-from googlenet_fast.files import remove_unfinished
+from googlenet_fast.files import remove_unfinished, unfinished
 
 try:
     import fcntl
@@ -139,7 +138,7 @@ def _download_once(
 ) -> None:
     algorithm, _, expected = (digest or "sha256:").partition(":")
     found = hashlib.new(algorithm, usedforsecurity=False)
-    temporary = path.with_name(f".{path.name}.{secrets.randbits(63)}")
+    temporary = unfinished(path)
     try:
         with (
             temporary.open("wb") as file,

@@ -43,14 +43,20 @@ def csv_cell(value: object) -> object:
     return f"'{value}" if is_formula else value
 
 
-def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = None) -> None:
-    """Write `.NAME.NUMBER` beside the file, sync it to disk, and rename it.
+def unfinished(path: Path) -> Path:
+    """Return a name beside a file for its content while it is written: `.NAME.NUMBER`.
 
     The number is random: threads, and processes on several hosts, may write the same file.
+    `remove_unfinished` finds what a killed writer has left.
     """
+    return path.with_name(f".{path.name}.{secrets.randbits(63)}")
+
+
+def _replace(path: Path, content: bytes | memoryview, keep_as: Path | None = None) -> None:
+    """Write an unfinished file beside it, sync that to disk, and rename it."""
     if path.exists() and not path.is_file():  # a device, which a file would take the place of
         raise OSError(None, "it is not a regular file")
-    temporary = path.with_name(f".{path.name}.{secrets.randbits(63)}")
+    temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from googlenet_fast.capture import capturer_for
-from googlenet_fast.classifier.display_names import display_names
+from googlenet_fast.classifier.display_names import known_names, labels
 from googlenet_fast.classifier.explanation import Explanation, class_activation
 from googlenet_fast.classifier.scores import ClassScore, Prediction
 from googlenet_fast.classifier.transform import AnyImage, Transform, as_list
 from googlenet_fast.cli import Amp, Graph
 from googlenet_fast.data import ImageDataset, Loader, LoaderOptions, build_loader, read_class_names
-from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.loader import Kind
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.errors import GoogLeNetError
@@ -84,8 +83,7 @@ class Classifier:
         names = info.preprocessing.class_names
         if class_names is not None:
             names = _names_in(class_names, weights, info.num_classes)
-        elif names is None and info.num_classes == len(imagenet_classes()):
-            names = tuple(imagenet_classes())
+        names = known_names(names, info.num_classes)
         size = image_size or info.preprocessing.image_size
         if size != info.preprocessing.image_size:
             resize_size = resize_size or default_resize_size(size)
@@ -97,8 +95,7 @@ class Classifier:
             class_names=names,
         )
         """How images are made. Names are the user's, the weights', or ImageNet's identifiers."""
-        numbers = [str(i) for i in range(info.num_classes)]
-        self.names = display_names(names or numbers)
+        self.names = labels(names, info.num_classes)
         """What to call each class: its number if it has no name."""
         self.network.preset.check_input_size(size, aux=False)
         self.loader_options = LoaderOptions(

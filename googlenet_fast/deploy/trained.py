@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from googlenet_fast.classifier.display_names import display_names
+from googlenet_fast.classifier.display_names import known_names, labels
 from googlenet_fast.classifier.transform import AnyImage, Transform
-from googlenet_fast.data.imagenet import imagenet_classes
 from googlenet_fast.data.reading import decode
 from googlenet_fast.data.tar_members import Location
 from googlenet_fast.deploy.graph import Graph
@@ -50,10 +49,7 @@ class Trained:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names in the weights, or ImageNet's identifiers; None if unknown."""
-        names = self.preprocessing.class_names
-        if names is None and self.model.num_classes == len(imagenet_classes()):
-            return tuple(imagenet_classes())
-        return names
+        return known_names(self.preprocessing.class_names, self.model.num_classes)
 
     def description(self) -> dict[str, Any]:
         """Return what a program that runs the file must know, as plain values."""
@@ -61,13 +57,12 @@ class Trained:
         given = f"uint8 (N, {side}, {side}, 3), RGB"
         if self.graph.normalize is None:
             given = f"float32 (N, 3, {side}, {side}), (pixel - mean) / std of 8-bit pixels"
-        numbers = [str(i) for i in range(self.model.num_classes)]
         return {
             "input": given,
             "output": self.graph.output,
             "preset": self.model.preset.name,
             **self.preprocessing.values(),
-            "class_names": list(display_names(self.class_names or numbers)),
+            "class_names": list(labels(self.class_names, self.model.num_classes)),
         }
 
     def inputs(self, images: Sequence[Sample]) -> NDArray[Any]:
