@@ -370,7 +370,12 @@ class Step:
     command: Sequence[str]
     """The compiler and its flags, without input and output."""
     libraries: Sequence[str] = ()
-    """What is linked after the inputs; an object has none."""
+    """What a library links after the inputs."""
+
+    @property
+    def is_library(self) -> bool:
+        """False for an object."""
+        return self.output.suffix != ".o"
 
 
 NINJA_RULES = """\
@@ -396,7 +401,7 @@ def ninja_file(folder: Path, steps: Iterable[Step]) -> str:
 
     lines = [NINJA_RULES.format(folder=path(folder))]
     for step in steps:
-        rule = "link" if step.libraries else "compile"
+        rule = "link" if step.is_library else "compile"
         lines += [
             f"build {path(step.output)}: {rule} {' '.join(map(path, step.inputs))}",
             f"  tool = {arguments(step.command)}",
@@ -430,17 +435,21 @@ def run_ninja(folder: Path, steps: Iterable[Step], jobs: int) -> None:
         )
 
 
+def isa_flags(isa: str | None, *, amx: bool) -> list[str]:
+    """Return the flags of a translation unit; without `amx` its instructions are emulated."""
+    if isa is None:
+        return []
+    own = INSTRUCTION_SETS[isa] if isa != "amx" or amx else []
+    return [*VECTORIZE, *own, f"-DGOOGLENET_FAST_ISA={isa}"]
+
+
 def steps_of_cpu_part(folder: Path, cxx: list[str], torch: Torch) -> list[Step]:
     """Return the steps that make the objects of the CPU part."""
     flags = [*cxx, *STABLE_ABI, *(f"-isystem{include}" for include in torch.include)]
     steps = []
     for source in sources_in("csrc/bindings", "csrc/cpu"):
         for _, isa in translation_units(source):
-            own = []
-            if isa is not None:
-                known = isa != "amx" or has_amx(cxx)
-                own = [*VECTORIZE, *(INSTRUCTION_SETS[isa] if known else [])]
-                own.append(f"-DGOOGLENET_FAST_ISA={isa}")
+            own = isa_flags(isa, amx=isa == "amx" and has_amx(cxx))
             steps.append(Step(folder / f"{source}.{isa or 'cpu'}.o", [source], [*flags, *own]))
     return steps
 
@@ -532,7 +541,7 @@ def build_libraries() -> list[Path]:
     jobs = parallel_jobs(os.environ, cores, free_memory_gib())
     steps = steps_of_extension(folder, jobs)
     run_ninja(folder, steps, jobs)
-    return [step.output for step in steps if step.libraries]
+    return [step.output for step in steps if step.is_library]
 
 
 class BuildExtension(build_ext):

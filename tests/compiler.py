@@ -3,21 +3,12 @@
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-COMPILER = shlex.split(os.environ.get("CXX", "g++"))
+from tests.setup_script import setup
 
-RULES = """
-rule compile
-  command = {compiler} $flags -MD -MF $out.d -c $in -o $out
-  depfile = $out.d
-  deps = gcc
-rule link
-  command = {compiler} -shared $in $flags -o $out
-"""
+COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 
 Objects = Mapping[Path, tuple[Path, Sequence[str]]]
 """Object file -> its source, and the compiler's flags for it."""
@@ -39,19 +30,10 @@ def build_library(target: Path, objects: Objects, libraries: Sequence[str] = ())
     Returns:
         The target.
     """
-    lines = [RULES.format(compiler=shlex.join(COMPILER))]
-    for built, (source, flags) in objects.items():
-        lines += [f"build {built}: compile {source}", f"  flags = {_escaped(flags)}"]
-    inputs = " ".join(map(str, objects))
-    lines += [f"build {target}: link {inputs}", f"  flags = {_escaped(libraries)}", ""]
-    rules = target.with_suffix(".ninja")
-    rules.write_text("\n".join(lines))
-    command = [sys.executable, "-m", "ninja", "-f", rules, "-j2"]
-    child = subprocess.run([*map(str, command)], cwd=target.parent, capture_output=True, text=True)
-    assert child.returncode == 0, f"{child.stdout}\n{child.stderr}"
+    step = setup().Step
+    steps = [
+        step(built, [source], [*COMPILER, *flags]) for built, (source, flags) in objects.items()
+    ]
+    steps.append(step(target, list(objects), [*COMPILER, "-shared"], libraries))
+    setup().run_ninja(target.parent, steps, jobs=2)
     return target
-
-
-def _escaped(flags: Sequence[str]) -> str:
-    """Quote flags for the shell that ninja starts, and for ninja."""
-    return shlex.join(flags).replace("$", "$$")

@@ -63,10 +63,7 @@ def cpu_kernels(folder: Path, flags: Sequence[str], *, amx: bool) -> Objects:
     objects = {}
     for source in (ROOT / "csrc").glob("cpu/*.cpp"):
         for _, isa in setup().translation_units(str(source)):
-            own = [*flags, f"-DGOOGLENET_FAST_ISA={isa}"]
-            if isa is not None:
-                own += setup().VECTORIZE
-                own += setup().INSTRUCTION_SETS[isa] if isa != "amx" or amx else []
+            own = [*flags, *setup().isa_flags(isa, amx=amx)]
             objects[folder / f"{source.stem}-{isa}.o"] = (source, own)
     return objects
 
